@@ -1,0 +1,154 @@
+//! Files by offset, and the folders they live in: the seam between everything above and the kernel.
+//!
+//! `uring::File` and `uring::Folder` are the production side, `faults::FaultFile` and `faults::FaultFolder` the
+//! side that loses power, tears writes and runs out of space. Journal, manifest and images are written against these
+//! two traits only, so the simulation drives the very code that runs in production.
+
+use crate::uring::buffer::Buffer;
+use futures_util::future::LocalBoxFuture;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A future of this seam: bound to the I/O core that made it.
+pub type FileFuture<'a, T> = LocalBoxFuture<'a, Result<T, FileError>>;
+
+/// Alignment, in bytes, of offset, length and buffer that is always enough for a file opened with [`Caching::Direct`].
+pub const DIRECT_ALIGNMENT: u64 = 4096;
+
+/// One open file, addressed by offset.
+///
+/// Reads and writes of a [`Caching::Direct`] file must be aligned to [`DIRECT_ALIGNMENT`] in offset, length and memory
+/// ([`Buffer`] is, at its start); a misaligned request is a bug of the caller and panics in every implementation.
+pub trait FileIo: Send + Sync {
+    /// Fills `into` from `offset`. Fewer bytes than that before the end of the file is [`FileError::Ended`].
+    fn read_at(&self, offset: u64, into: Buffer) -> FileFuture<'_, Buffer>;
+
+    /// Writes all of `from` at `offset`, extending the file if need be. Not durable before [`FileIo::flush`].
+    /// The buffer comes back so that it can be used again.
+    fn write_at(&self, offset: u64, from: Buffer) -> FileFuture<'_, Buffer>;
+
+    /// Makes every completed write, and the length, durable (`fdatasync`).
+    fn flush(&self) -> FileFuture<'_, ()>;
+
+    /// Length in bytes.
+    fn length(&self) -> FileFuture<'_, u64>;
+
+    /// Sets the length: cuts, or extends with a hole.
+    fn set_length(&self, length: u64) -> FileFuture<'_, ()>;
+
+    /// Reserves space for `length` bytes at `offset`, extending the file; they read as zeroes where nothing was written.
+    fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
+
+    /// Makes `length` bytes at `offset` read as zeroes and gives their space back (whole file system blocks of it).
+    fn punch_hole(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
+
+    /// Makes `length` bytes at `offset` read as zeroes and keeps their space allocated.
+    fn zero_range(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
+
+    /// The next stretch of data at or after `offset`, as `(start, end)`; `None` when only holes follow.
+    fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>>;
+}
+
+/// Whether the page cache is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caching {
+    /// `O_DIRECT`.
+    Direct,
+    /// Through the page cache.
+    Buffered,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenMode {
+    /// Must exist; writes fail.
+    Read,
+    /// Must exist.
+    ReadWrite,
+    /// Must not exist yet. Its name is durable only after [`Folder::sync`] on the folder that holds it.
+    CreateNew,
+}
+
+/// A folder tree in which files are made, listed and removed. Paths are relative to its root and must stay inside.
+pub trait Folder: Send + Sync {
+    /// Opens or creates the file at `path`.
+    fn open<'a>(
+        &'a self,
+        path: &'a Path,
+        mode: OpenMode,
+        caching: Caching,
+    ) -> FileFuture<'a, Arc<dyn FileIo>>;
+
+    /// Names in the folder `path`, sorted; files and folders alike.
+    fn list<'a>(&'a self, path: &'a Path) -> FileFuture<'a, Vec<String>>;
+
+    /// Creates the folder `path` and its parents; no error if it exists.
+    fn create_folder<'a>(&'a self, path: &'a Path) -> FileFuture<'a, ()>;
+
+    /// Renames a file, replacing what is at `to`.
+    fn rename<'a>(&'a self, from: &'a Path, to: &'a Path) -> FileFuture<'a, ()>;
+
+    /// Removes a file.
+    fn remove<'a>(&'a self, path: &'a Path) -> FileFuture<'a, ()>;
+
+    /// Makes creations, renames and removals in the folder `path` durable.
+    fn sync<'a>(&'a self, path: &'a Path) -> FileFuture<'a, ()>;
+
+    /// Bytes that could still be allocated in the file system of the folder.
+    fn free_bytes(&self) -> FileFuture<'_, u64>;
+
+    /// The folder as a person would name it, for messages.
+    fn display(&self) -> PathBuf;
+}
+
+/// Why an operation on a file failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// No such file.
+    #[error("{path}: no such file")]
+    NotFound {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that must be new exists.
+    #[error("{path}: exists already")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file ended before the buffer was full.
+    #[error("{path}: ended after {got} of {wanted} bytes at offset {offset}")]
+    Ended {
+        /// The file.
+        path: PathBuf,
+        /// Where the read started.
+        offset: u64,
+        /// Bytes asked for.
+        wanted: usize,
+        /// Bytes there were.
+        got: usize,
+    },
+    /// The file system is full (`ENOSPC`, `EDQUOT`).
+    #[error("{path}: no space left")]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anything else the kernel said.
+    #[error("{path}: {operation} failed: {source}")]
+    Os {
+        /// The file.
+        path: PathBuf,
+        /// What was asked, as a verb.
+        operation: &'static str,
+        /// The kernel's answer.
+        source: Arc<std::io::Error>,
+    },
+    /// The path leaves the folder it must stay in.
+    #[error("{path}: leaves its folder")]
+    Outside {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
+}
