@@ -1,0 +1,90 @@
+# The two commands are `make demo` and `make test`; `make help` lists the rest.
+#
+# Every cargo call has the same profile, the same selection of packages and no RUSTFLAGS: RocksDB
+# takes a quarter of an hour to compile, and cargo would compile it again for another combination.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+
+export LANDFALL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
+# The tools built by scripts/install-tools, and /sbin, which only root has by default.
+export PATH := $(LANDFALL_CACHE)/tools/bin:$(PATH):/usr/sbin:/sbin
+# .cargo/config.toml says build/, because target/ is a source folder.
+BUILD := $(or $(CARGO_TARGET_DIR),$(CURDIR)/build)
+export LANDFALL_BIN := $(BUILD)/release/landfall
+
+ALL := --release --workspace --locked
+PACKAGES := landfall landfall-disks landfall-retention landfall-protocols landfall-perf landfall-tests
+
+# Test programs long enough to be gates of their own, so that the closing table shows their cost.
+SUITES := $(filter simulation crash interop,$(patsubst tests/tests/%.rs,%,\
+            $(patsubst %/main.rs,%.rs,$(wildcard tests/tests/*.rs tests/tests/*/main.rs))))
+# What `make test` runs, in this order; the first to fail ends it. Each is a target of this file.
+GATES := packages format clippy docs build unit doctest deny \
+           $(filter simulation crash,$(SUITES)) fuzz-smoke $(filter interop,$(SUITES))
+NOT_A_SUITE := not (none() $(foreach suite,$(SUITES),+ binary(=$(suite))))
+
+# How many seeds the randomised suites try; SEED=n makes them try that one alone.
+export LANDFALL_SIMULATION_SEEDS ?= 200
+export LANDFALL_CRASH_SEEDS ?= 100
+ifdef SEED
+export LANDFALL_SEED := $(SEED)
+endif
+
+##@ The two commands
+.PHONY: demo test
+demo: packages build ## replicate a real disk, boot a VM from a point of its history
+	scripts/demo
+test: ## every gate, in order, with the time each took
+	scripts/gates $(GATES)
+
+##@ Building
+.PHONY: build fmt clean
+build: ## build everything, optimised
+	cargo build $(ALL)
+fmt: ## format the source
+	cargo fmt --all
+	cd tests/fuzz && cargo fmt
+clean: ## remove what was built from this workspace, but not RocksDB
+	cargo clean --release --locked $(foreach package,$(PACKAGES),-p $(package))
+	rm -rf tests/fuzz/build
+
+##@ Gates, one at a time
+.PHONY: packages format clippy docs deny unit doctest simulation crash interop fuzz-smoke
+packages: ## Debian packages and cargo tools, installed if missing
+	scripts/install-packages
+	scripts/install-tools
+format: ## formatting of the workspace and of the fuzz crate
+	cargo fmt --all -- --check
+	cd tests/fuzz && cargo fmt -- --check
+clippy: ## lints, warnings are errors
+	cargo clippy $(ALL) --all-targets -- -D warnings
+docs: ## API documentation, warnings are errors
+	RUSTDOCFLAGS='-D warnings' cargo doc $(ALL) --no-deps --document-private-items
+deny: ## licences, sources and banned crates
+	cargo deny --locked check bans licenses sources
+unit: ## tests of every package but for the long suites; TEST=expression picks some
+	cargo nextest run $(ALL) -E '$(or $(TEST),$(NOT_A_SUITE))'
+doctest: ## examples in the documentation
+	cargo test $(ALL) --doc
+simulation crash interop: ## a long suite; SEED=n repeats one seed of a randomised one
+	cargo nextest run $(ALL) -E 'binary(=$@)'
+fuzz-smoke: ## every fuzz target for a few seconds
+	scripts/fuzz smoke
+
+##@ Longer
+.PHONY: perf soak fuzz
+perf: build ## figures beside peers and beside the device
+	$(BUILD)/release/landfall-perf
+soak: build ## the randomised suites with ten times the seeds
+	$(MAKE) simulation crash LANDFALL_SIMULATION_SEEDS=2000 LANDFALL_CRASH_SEEDS=1000
+fuzz: ## every fuzz target for ten minutes each; TARGET=name for one
+	scripts/fuzz long $(TARGET)
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z][a-z -]*:.*## / { printf "  %-26s %s\n", $$1, $$2 }' Makefile
