@@ -40,13 +40,18 @@ pub trait FileIo: Send + Sync {
     fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
 
     /// Makes `length` bytes at `offset` read as zeroes and gives their space back (whole file system blocks of it).
+    /// Never changes the length.
     fn punch_hole(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
 
-    /// Makes `length` bytes at `offset` read as zeroes and keeps their space allocated.
+    /// Makes `length` bytes at `offset` read as zeroes and keeps their space allocated, extending the file if need be.
     fn zero_range(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
 
     /// The next stretch of data at or after `offset`, as `(start, end)`; `None` when only holes follow.
     fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>>;
+
+    /// Takes the file for this handle alone, until it is dropped: another handle's attempt, in this process or another,
+    /// fails with [`FileError::Locked`].
+    fn lock_exclusive(&self) -> FileFuture<'_, ()>;
 }
 
 /// Whether the page cache is used.
@@ -82,7 +87,7 @@ pub trait Folder: Send + Sync {
     /// Names in the folder `path`, sorted; files and folders alike.
     fn list<'a>(&'a self, path: &'a Path) -> FileFuture<'a, Vec<String>>;
 
-    /// Creates the folder `path` and its parents; no error if it exists.
+    /// Creates the folder `path` and its parents, durably; no error if it exists.
     fn create_folder<'a>(&'a self, path: &'a Path) -> FileFuture<'a, ()>;
 
     /// Renames a file, replacing what is at `to`.
@@ -144,6 +149,12 @@ pub enum FileError {
         operation: &'static str,
         /// The kernel's answer.
         source: Arc<std::io::Error>,
+    },
+    /// Somebody else has locked the file.
+    #[error("{path}: in use by another process or handle")]
+    Locked {
+        /// The file.
+        path: PathBuf,
     },
     /// The path leaves the folder it must stay in.
     #[error("{path}: leaves its folder")]

@@ -1,0 +1,232 @@
+//! A file on the ring.
+//!
+//! Reads, writes, flushes and allocation go to the ring of the core that asks; seeking and cutting, which io_uring lacks
+//! or always blocks on, go through [`offload`]. Short transfers are continued, interrupted ones repeated.
+
+use super::blocking::offload;
+use super::buffer::Buffer;
+use super::descriptor::Descriptor;
+use super::op::{MAX_LENGTH, Op};
+use crate::file::{Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An open file. Usable from every core; a request of a thread that is none panics.
+pub struct File {
+    descriptor: Descriptor,
+    path: Arc<Path>,
+    caching: Caching,
+}
+
+impl File {
+    pub(super) fn new(owned: OwnedFd, path: &Path, caching: Caching) -> Self {
+        Self { descriptor: Descriptor::new(owned), path: path.into(), caching }
+    }
+
+    fn error(&self, operation: &'static str, source: io::Error) -> FileError {
+        file_error(&self.path, operation, source)
+    }
+
+    fn check_alignment(&self, offset: u64, buffer: &Buffer) {
+        if self.caching == Caching::Buffered {
+            return;
+        }
+        let unit = usize::try_from(DIRECT_ALIGNMENT).expect("a small constant");
+        assert!(
+            offset.is_multiple_of(DIRECT_ALIGNMENT)
+                && buffer.len().is_multiple_of(unit)
+                && buffer.is_aligned(unit),
+            "direct I/O of {} bytes at {offset} of {} is not aligned to {unit}",
+            buffer.len(),
+            self.path.display()
+        );
+    }
+
+    /// Where a transfer goes on after `done` bytes: direct I/O only at whole blocks, so a part may be moved twice.
+    fn resume_at(&self, done: usize) -> usize {
+        match self.caching {
+            Caching::Direct => done & !(usize::try_from(DIRECT_ALIGNMENT).expect("small") - 1),
+            Caching::Buffered => done,
+        }
+    }
+
+    async fn read_all(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer, FileError> {
+        let wanted = buffer.len();
+        let mut done = 0;
+        while done < wanted {
+            let start = self.resume_at(done);
+            let op = Op::read(&self.descriptor, buffer, start..wanted, offset + start as u64);
+            let (result, held) = op.await;
+            buffer = held.into_buffer();
+            match result {
+                Ok(count) if start + count > done => done = start + count,
+                Ok(_) => {
+                    let path = self.path.to_path_buf();
+                    return Err(FileError::Ended { path, offset, wanted, got: done });
+                }
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(self.error("reading", error)),
+            }
+        }
+        Ok(buffer)
+    }
+
+    async fn write_all(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer, FileError> {
+        let wanted = buffer.len();
+        let mut done = 0;
+        while done < wanted {
+            let start = self.resume_at(done);
+            let op = Op::write(&self.descriptor, buffer, start..wanted, offset + start as u64);
+            let (result, held) = op.await;
+            buffer = held.into_buffer();
+            match result {
+                Ok(count) if start + count > done => done = start + count,
+                Ok(_) => return Err(self.error("writing", io::ErrorKind::WriteZero.into())),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(self.error("writing", error)),
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// Repeats an operation without memory until it is done or fails for good.
+    async fn finish(
+        &self,
+        operation: &'static str,
+        start: impl Fn() -> Op,
+    ) -> Result<(), FileError> {
+        loop {
+            match start().await.0 {
+                Ok(_) => return Ok(()),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(self.error(operation, error)),
+            }
+        }
+    }
+
+    async fn reserve(
+        &self,
+        operation: &'static str,
+        mode: i32,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), FileError> {
+        if length == 0 {
+            return Ok(());
+        }
+        self.finish(operation, || Op::allocate(&self.descriptor, mode, offset, length)).await
+    }
+}
+
+impl FileIo for File {
+    fn read_at(&self, offset: u64, into: Buffer) -> FileFuture<'_, Buffer> {
+        self.check_alignment(offset, &into);
+        Box::pin(self.read_all(offset, into))
+    }
+
+    fn write_at(&self, offset: u64, from: Buffer) -> FileFuture<'_, Buffer> {
+        self.check_alignment(offset, &from);
+        Box::pin(self.write_all(offset, from))
+    }
+
+    fn flush(&self) -> FileFuture<'_, ()> {
+        Box::pin(self.finish("flushing", || Op::sync_data(&self.descriptor)))
+    }
+
+    fn length(&self) -> FileFuture<'_, u64> {
+        // Answered from memory by every local file system, so not worth a detour.
+        let length = rustix::fs::fstat(&self.descriptor)
+            .map(|stat| u64::try_from(stat.st_size).expect("a file has no negative length"))
+            .map_err(|errno| self.error("measuring", errno.into()));
+        Box::pin(std::future::ready(length))
+    }
+
+    fn set_length(&self, length: u64) -> FileFuture<'_, ()> {
+        Box::pin(async move {
+            let descriptor = self.descriptor.clone();
+            offload(move || rustix::fs::ftruncate(&descriptor, length))
+                .await
+                .map_err(|errno| self.error("resizing", errno.into()))
+        })
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
+        Box::pin(self.reserve("allocating", 0, offset, length))
+    }
+
+    fn punch_hole(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        Box::pin(self.reserve("punching a hole", mode, offset, length))
+    }
+
+    fn zero_range(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
+        Box::pin(self.reserve("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, length))
+    }
+
+    fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>> {
+        Box::pin(async move {
+            let descriptor = self.descriptor.clone();
+            offload(move || find_data(&descriptor, offset))
+                .await
+                .map_err(|errno| self.error("seeking data", errno.into()))
+        })
+    }
+
+    fn lock_exclusive(&self) -> FileFuture<'_, ()> {
+        Box::pin(std::future::ready(lock(&self.descriptor).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EACCES) => {
+                    FileError::Locked { path: self.path.to_path_buf() }
+                }
+                _ => self.error("locking", error),
+            }
+        })))
+    }
+}
+
+/// Worth repeating at once: nothing happened and nothing is wrong.
+pub(super) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}
+
+/// What an error of the kernel means for the file at `path`.
+pub(super) fn file_error(path: &Path, operation: &'static str, source: io::Error) -> FileError {
+    let path = PathBuf::from(path);
+    match source.raw_os_error() {
+        Some(libc::ENOENT) => FileError::NotFound { path },
+        Some(libc::EEXIST) => FileError::Exists { path },
+        Some(libc::ENOSPC | libc::EDQUOT) => FileError::NoSpace { path },
+        _ => FileError::Os { path, operation, source: Arc::new(source) },
+    }
+}
+
+fn find_data(descriptor: &Descriptor, offset: u64) -> Result<Option<(u64, u64)>, Errno> {
+    // The file position is moved, which nobody uses: every transfer names its offset.
+    let start = match rustix::fs::seek(descriptor, SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        // No data after `offset`, or `offset` is at or past the end.
+        Err(Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let end = rustix::fs::seek(descriptor, SeekFrom::Hole(start))?;
+    Ok(Some((start, end)))
+}
+
+/// An open-file-description lock on the whole file: it goes with the last copy of the descriptor, also when the process
+/// is killed, and QEMU's image locks collide with it.
+fn lock(descriptor: &Descriptor) -> io::Result<()> {
+    // SAFETY: `flock` is a C structure of integers, for which zero is a value (start 0, length 0: the whole file).
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK.try_into().expect("a small constant");
+    lock.l_whence = libc::SEEK_SET.try_into().expect("a small constant");
+    let fd = descriptor.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and F_OFD_SETLK reads a `flock` that lives through the call.
+    let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &raw const lock) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+const _: () = assert!(MAX_LENGTH.is_multiple_of(4096), "a direct transfer is cut at whole blocks");
