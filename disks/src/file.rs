@@ -163,3 +163,17 @@ pub enum FileError {
         path: PathBuf,
     },
 }
+
+/// That a request to a file of this kind is aligned; anything else is a bug of the caller.
+pub(crate) fn assert_aligned(caching: Caching, path: &Path, offset: u64, buffer: &Buffer) {
+    let unit = usize::try_from(DIRECT_ALIGNMENT).expect("a small constant");
+    let aligned = offset.is_multiple_of(DIRECT_ALIGNMENT)
+        && buffer.len().is_multiple_of(unit)
+        && buffer.is_aligned(unit);
+    assert!(
+        caching == Caching::Buffered || aligned,
+        "direct I/O of {} bytes at {offset} of {} is not aligned to {unit}",
+        buffer.len(),
+        path.display()
+    );
+}

@@ -7,7 +7,7 @@ use super::blocking::offload;
 use super::buffer::Buffer;
 use super::descriptor::Descriptor;
 use super::op::{MAX_LENGTH, Op};
-use crate::file::{Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo};
+use crate::file::{Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo, assert_aligned};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::io;
@@ -29,21 +29,6 @@ impl File {
 
     fn error(&self, operation: &'static str, source: io::Error) -> FileError {
         file_error(&self.path, operation, source)
-    }
-
-    fn check_alignment(&self, offset: u64, buffer: &Buffer) {
-        if self.caching == Caching::Buffered {
-            return;
-        }
-        let unit = usize::try_from(DIRECT_ALIGNMENT).expect("a small constant");
-        assert!(
-            offset.is_multiple_of(DIRECT_ALIGNMENT)
-                && buffer.len().is_multiple_of(unit)
-                && buffer.is_aligned(unit),
-            "direct I/O of {} bytes at {offset} of {} is not aligned to {unit}",
-            buffer.len(),
-            self.path.display()
-        );
     }
 
     /// Where a transfer goes on after `done` bytes: direct I/O only at whole blocks, so a part may be moved twice.
@@ -124,12 +109,12 @@ impl File {
 
 impl FileIo for File {
     fn read_at(&self, offset: u64, into: Buffer) -> FileFuture<'_, Buffer> {
-        self.check_alignment(offset, &into);
+        assert_aligned(self.caching, &self.path, offset, &into);
         Box::pin(self.read_all(offset, into))
     }
 
     fn write_at(&self, offset: u64, from: Buffer) -> FileFuture<'_, Buffer> {
-        self.check_alignment(offset, &from);
+        assert_aligned(self.caching, &self.path, offset, &from);
         Box::pin(self.write_all(offset, from))
     }
 
