@@ -19,6 +19,9 @@ pub const DIRECT_ALIGNMENT: u64 = 4096;
 ///
 /// Reads and writes of a [`Caching::Direct`] file must be aligned to [`DIRECT_ALIGNMENT`] in offset, length and memory
 /// ([`Buffer`] is, at its start); a misaligned request is a bug of the caller and panics in every implementation.
+///
+/// A write, allocation or cut whose future is dropped may happen in full, in part or not at all; whatever it still does, it
+/// does before anything that starts later on the same bytes through the same handle.
 pub trait FileIo: Send + Sync {
     /// Fills `into` from `offset`. Fewer bytes than that before the end of the file is [`FileError::Ended`].
     fn read_at(&self, offset: u64, into: Buffer) -> FileFuture<'_, Buffer>;

@@ -15,6 +15,7 @@
 pub mod block;
 mod disk;
 pub mod file;
+pub mod range_locks;
 pub mod raw;
 pub mod uring;
 
@@ -25,4 +26,5 @@ pub mod faults;
 
 pub use block::{BLOCK_BYTES, BLOCK_SIZE, Block, ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE};
 pub use disk::{Content, Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
+pub use range_locks::{RangeGuard, RangeLocks};
 pub use uring::buffer::Buffer;

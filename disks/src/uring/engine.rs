@@ -217,8 +217,8 @@ async fn listen(bell: Descriptor) {
 /// Acts on what other threads left; `false` when the core shall stop.
 fn take_mail(local: &Local) -> bool {
     let Some(mail) = local.mailbox.drain() else { return true };
-    for key in mail.orphans {
-        let released = local.ring.borrow_mut().orphan(key);
+    for (key, token) in mail.orphans {
+        let released = local.ring.borrow_mut().orphan(key, token);
         drop(released);
     }
     for task in mail.woken {

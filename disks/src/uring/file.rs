@@ -3,10 +3,12 @@
 //! Reads, writes, flushes and allocation go to the ring of the core that asks; seeking and cutting, which io_uring lacks
 //! or always blocks on, go through [`offload`]. Short transfers are continued, interrupted ones repeated.
 
+use super::abandoned::Abandoned;
 use super::blocking::offload;
 use super::buffer::Buffer;
 use super::descriptor::Descriptor;
 use super::op::{MAX_LENGTH, Op};
+use crate::block::{ByteOffset, ByteRange};
 use crate::file::{Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo, assert_aligned};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -20,11 +22,13 @@ pub struct File {
     descriptor: Descriptor,
     path: Arc<Path>,
     caching: Caching,
+    abandoned: Abandoned,
 }
 
 impl File {
     pub(super) fn new(owned: OwnedFd, path: &Path, caching: Caching) -> Self {
-        Self { descriptor: Descriptor::new(owned), path: path.into(), caching }
+        let descriptor = Descriptor::new(owned);
+        Self { descriptor, path: path.into(), caching, abandoned: Abandoned::default() }
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> FileError {
@@ -42,6 +46,7 @@ impl File {
     async fn read_all(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer, FileError> {
         let wanted = buffer.len();
         let mut done = 0;
+        self.abandoned.wait(stretch(offset, wanted as u64)).await;
         while done < wanted {
             let start = self.resume_at(done);
             let op = Op::read(&self.descriptor, buffer, start..wanted, offset + start as u64);
@@ -62,11 +67,13 @@ impl File {
 
     async fn write_all(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer, FileError> {
         let wanted = buffer.len();
+        let range = stretch(offset, wanted as u64);
         let mut done = 0;
+        self.abandoned.wait(range).await;
         while done < wanted {
             let start = self.resume_at(done);
             let op = Op::write(&self.descriptor, buffer, start..wanted, offset + start as u64);
-            let (result, held) = op.await;
+            let (result, held) = self.abandoned.guard(op, range).await;
             buffer = held.into_buffer();
             match result {
                 Ok(count) if start + count > done => done = start + count,
@@ -78,17 +85,12 @@ impl File {
         Ok(buffer)
     }
 
-    /// Repeats an operation without memory until it is done or fails for good.
-    async fn finish(
-        &self,
-        operation: &'static str,
-        start: impl Fn() -> Op,
-    ) -> Result<(), FileError> {
+    async fn sync(&self) -> Result<(), FileError> {
         loop {
-            match start().await.0 {
+            match Op::sync_data(&self.descriptor).await.0 {
                 Ok(_) => return Ok(()),
                 Err(error) if is_transient(&error) => {}
-                Err(error) => return Err(self.error(operation, error)),
+                Err(error) => return Err(self.error("flushing", error)),
             }
         }
     }
@@ -100,11 +102,38 @@ impl File {
         offset: u64,
         length: u64,
     ) -> Result<(), FileError> {
-        if length == 0 {
-            return Ok(());
+        let range = stretch(offset, length);
+        self.abandoned.wait(range).await;
+        while length > 0 {
+            let op = Op::allocate(&self.descriptor, mode, offset, length);
+            match self.abandoned.guard(op, range).await.0 {
+                Ok(_) => break,
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(self.error(operation, error)),
+            }
         }
-        self.finish(operation, || Op::allocate(&self.descriptor, mode, offset, length)).await
+        Ok(())
     }
+
+    async fn cut(&self, length: u64) -> Result<(), FileError> {
+        let everything = ByteRange::up_to(u64::MAX);
+        self.abandoned.wait(everything).await;
+        let descriptor = self.descriptor.clone();
+        // Work on the pool goes on when its future is dropped; the token says when it is over.
+        let token = self.abandoned.token(everything);
+        offload(move || {
+            let cut = rustix::fs::ftruncate(&descriptor, length);
+            drop(token);
+            cut
+        })
+        .await
+        .map_err(|errno| self.error("resizing", errno.into()))
+    }
+}
+
+/// The bytes an operation touches. The kernel refuses what does not fit a signed offset.
+fn stretch(offset: u64, length: u64) -> ByteRange {
+    ByteRange::at(ByteOffset::new(offset), length).expect("a file ends far below 2^64")
 }
 
 impl FileIo for File {
@@ -119,7 +148,7 @@ impl FileIo for File {
     }
 
     fn flush(&self) -> FileFuture<'_, ()> {
-        Box::pin(self.finish("flushing", || Op::sync_data(&self.descriptor)))
+        Box::pin(self.sync())
     }
 
     fn length(&self) -> FileFuture<'_, u64> {
@@ -131,12 +160,7 @@ impl FileIo for File {
     }
 
     fn set_length(&self, length: u64) -> FileFuture<'_, ()> {
-        Box::pin(async move {
-            let descriptor = self.descriptor.clone();
-            offload(move || rustix::fs::ftruncate(&descriptor, length))
-                .await
-                .map_err(|errno| self.error("resizing", errno.into()))
-        })
+        Box::pin(self.cut(length))
     }
 
     fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {

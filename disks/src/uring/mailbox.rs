@@ -12,7 +12,7 @@
 //! asleep at the same moment at least one sees the other: no wake-up is lost.
 
 use super::executor::TaskWake;
-use super::ring::Key;
+use super::ring::{Key, Token};
 use parking_lot::Mutex;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct Mail {
     pub(super) jobs: Vec<Job>,
     pub(super) woken: Vec<Arc<TaskWake>>,
     /// Operations whose futures were dropped on another thread.
-    pub(super) orphans: Vec<Key>,
+    pub(super) orphans: Vec<(Key, Option<Token>)>,
     pub(super) stop: bool,
 }
 
@@ -68,8 +68,8 @@ impl Mailbox {
     }
 
     /// Gives up an operation whose future was dropped on another thread.
-    pub(super) fn orphan(&self, key: Key) {
-        self.put(|mail| mail.orphans.push(key));
+    pub(super) fn orphan(&self, key: Key, token: Option<Token>) {
+        self.put(|mail| mail.orphans.push((key, token)));
     }
 
     /// Asks the core to stop.

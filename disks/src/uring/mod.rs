@@ -22,6 +22,7 @@
 //! **Not here:** formats, retries of failed requests, and policy of any kind.
 #![allow(unsafe_code)]
 
+mod abandoned;
 mod blocking;
 pub mod buffer;
 mod core;

@@ -8,7 +8,7 @@ use super::buffer::Buffer;
 use super::descriptor::Descriptor;
 use super::local;
 use super::mailbox::Mailbox;
-use super::ring::Key;
+use super::ring::{Key, Token};
 use io_uring::{opcode, squeue, types};
 use std::future::Future;
 use std::io;
@@ -242,18 +242,30 @@ impl Future for Op {
     }
 }
 
-impl Drop for Op {
-    fn drop(&mut self) {
-        let Some(key) = self.key else { return };
+impl Op {
+    /// As dropping it, but keeps `token` until the kernel is done with the operation, and then drops it.
+    pub(super) fn abandon(mut self, token: Token) {
+        self.give_up(Some(token));
+    }
+
+    fn give_up(&mut self, token: Option<Token>) {
+        let Some(key) = self.key.take() else { return };
         let released = local::with_current(|current| match current {
             Some(local) if Arc::ptr_eq(&local.mailbox, &self.mailbox) => {
-                local.ring.borrow_mut().orphan(key)
+                local.ring.borrow_mut().orphan(key, token)
             }
             _ => {
-                self.mailbox.orphan(key);
+                self.mailbox.orphan(key, token);
                 None
             }
         });
+        // Outside the borrow: a token may do anything.
         drop(released);
+    }
+}
+
+impl Drop for Op {
+    fn drop(&mut self) {
+        self.give_up(None);
     }
 }

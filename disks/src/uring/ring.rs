@@ -17,6 +17,7 @@ use super::descriptor::Descriptor;
 use super::op::Held;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::task::Waker;
@@ -53,13 +54,19 @@ enum Stage {
     Orphaned,
 }
 
-struct Flight {
+/// An operation in flight, and what lives as long as it.
+pub(super) struct Flight {
     count: u32,
     stage: Stage,
     held: Held,
     /// Keeps the number valid until the completion.
     _descriptor: Descriptor,
+    /// Dropped with the completion of an abandoned operation: tells who waits for it.
+    kept: Option<Token>,
 }
+
+/// Something whose drop says that an operation is over.
+pub(super) type Token = Box<dyn Any + Send>;
 
 /// Whether a turn may sleep.
 pub(super) enum Wait {
@@ -103,7 +110,8 @@ impl Ring {
         let key = Key { place, count: self.count };
         let entry = entry(descriptor.for_ring(), &mut held).user_data(key.encode());
         let stage = Stage::Waiting(None);
-        self.flights.insert(Flight { count: self.count, stage, held, _descriptor: descriptor });
+        let flight = Flight { count: self.count, stage, held, _descriptor: descriptor, kept: None };
+        self.flights.insert(flight);
         self.in_kernel += 1;
         self.push(entry);
         key
@@ -129,15 +137,16 @@ impl Ring {
         }
     }
 
-    /// Gives up an operation whose future is dropped: asks for its cancellation, keeps what it holds until it completes.
-    /// What is released now is given back, to be dropped where no ring is borrowed.
-    pub(super) fn orphan(&mut self, key: Key) -> Option<Held> {
+    /// Gives up an operation whose future is dropped: asks for its cancellation, keeps what it holds, and `token`, until
+    /// it completes. What is released now is given back, to be dropped where no ring is borrowed.
+    pub(super) fn orphan(&mut self, key: Key, token: Option<Token>) -> Option<Flight> {
         let flight = self.flights.get_mut(key.index())?;
         if flight.count != key.count {
             return None;
         }
+        flight.kept = token;
         match flight.stage {
-            Stage::Done(_) => Some(self.flights.remove(key.index()).held),
+            Stage::Done(_) => Some(self.flights.remove(key.index())),
             Stage::Orphaned => None,
             Stage::Waiting(_) => {
                 flight.stage = Stage::Orphaned;
@@ -179,7 +188,7 @@ impl Ring {
     }
 
     /// Hands over everything queued, waits if allowed, and collects the wakers of what has completed.
-    pub(super) fn turn(&mut self, wait: &Wait, woken: &mut Vec<Waker>, freed: &mut Vec<Held>) {
+    pub(super) fn turn(&mut self, wait: &Wait, woken: &mut Vec<Waker>, freed: &mut Vec<Flight>) {
         self.refill();
         // Completions that are there already make waiting wrong, not merely slow: their tasks may be all there is.
         let wait = if self.io.completion().is_empty() { wait } else { &Wait::No };
@@ -220,7 +229,7 @@ impl Ring {
         }
     }
 
-    fn reap(&mut self, woken: &mut Vec<Waker>, freed: &mut Vec<Held>) {
+    fn reap(&mut self, woken: &mut Vec<Waker>, freed: &mut Vec<Flight>) {
         for completion in self.io.completion() {
             if completion.user_data() == CANCEL {
                 continue;
@@ -231,23 +240,24 @@ impl Ring {
             self.in_kernel -= 1;
             match std::mem::replace(&mut flight.stage, Stage::Done(completion.result())) {
                 Stage::Waiting(waker) => woken.extend(waker),
-                Stage::Orphaned => freed.push(self.flights.remove(key.index()).held),
+                Stage::Orphaned => freed.push(self.flights.remove(key.index())),
                 Stage::Done(_) => unreachable!("an operation completes once"),
             }
         }
     }
 
     /// Asks for the cancellation of every operation; nobody awaits them any more.
-    pub(super) fn orphan_all(&mut self, freed: &mut Vec<Held>) {
+    pub(super) fn orphan_all(&mut self, freed: &mut Vec<Flight>) {
         let keys: Vec<Key> = self
             .flights
             .iter()
+            .filter(|(_, flight)| !matches!(flight.stage, Stage::Orphaned))
             .map(|(place, flight)| Key {
                 place: u32::try_from(place).expect("a place is below 2^32"),
                 count: flight.count,
             })
             .collect();
-        freed.extend(keys.into_iter().filter_map(|key| self.orphan(key)));
+        freed.extend(keys.into_iter().filter_map(|key| self.orphan(key, None)));
     }
 
     /// Operations whose completion has not been seen.

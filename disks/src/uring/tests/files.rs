@@ -195,3 +195,30 @@ fn a_locked_file_is_refused_to_others() {
         two.lock_exclusive().await.expect("free again");
     });
 }
+
+#[test]
+fn an_abandoned_write_never_overtakes_a_later_one() {
+    in_folder(|root| async move {
+        let file = create(&root, Caching::Direct).await;
+        let filled = |byte| {
+            let mut buffer = Buffer::zeroed(4 << 20);
+            buffer.fill(byte);
+            buffer
+        };
+        file.write_at(0, filled(0)).await.expect("written");
+        for round in 1..=20u8 {
+            // Large and first, so that it is still on its way when the small one starts.
+            let mut abandoned = file.write_at(0, filled(100 + round));
+            assert!(futures_util::poll!(&mut abandoned).is_pending());
+            // Lets the ring take it.
+            crate::uring::sleep(std::time::Duration::from_micros(200)).await;
+            drop(abandoned);
+            let mut last = Buffer::zeroed(4096);
+            last.fill(round);
+            file.write_at((4 << 20) - 4096, last).await.expect("written");
+            file.flush().await.expect("flushed");
+            let read = file.read_at((4 << 20) - 4096, Buffer::zeroed(4096)).await.expect("read");
+            assert!(read.iter().all(|byte| *byte == round), "round {round}: {}", read[0]);
+        }
+    });
+}

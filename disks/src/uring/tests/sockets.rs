@@ -2,7 +2,9 @@
 
 use super::{engine, first};
 use crate::Buffer;
+use crate::uring::descriptor::Descriptor;
 use crate::uring::net::{Listener, Peer, Receiver, Sender, Stream};
+use crate::uring::op::Op;
 use crate::uring::{sleep, spawn, timeout};
 use std::future::Future;
 use std::io::{self, Read, Write};
@@ -268,4 +270,29 @@ fn a_stream_may_be_handed_to_another_core() {
         stream.split().0.read_exact(1).await.map(|buffer| buffer[0])
     });
     assert_eq!(got.expect("running").expect("received"), b'x');
+}
+
+#[test]
+fn an_abandoned_operation_keeps_its_buffer_and_descriptor() {
+    let engine = engine();
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    first(&engine)
+        .block_on(move || async move {
+            let socket = Descriptor::new(ours.into());
+            let mut buffers = Vec::new();
+            for _ in 0..100 {
+                let mut op = Op::receive(&socket, Buffer::zeroed(4096), 0..4096);
+                assert!(futures_util::poll!(&mut op).is_pending());
+                drop(op);
+                // Would be given the memory of the dropped one, had it been freed.
+                buffers.push(Buffer::zeroed(4096));
+                theirs.write_all(b"not for you").expect("sent");
+            }
+            drop(socket);
+            sleep(SHORT).await;
+            assert!(buffers.iter().all(|buffer| buffer.iter().all(|byte| *byte == 0)));
+            let error = theirs.write_all(&[0]).expect_err("the last operation let go of it");
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        })
+        .expect("running");
 }
