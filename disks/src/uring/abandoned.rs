@@ -101,3 +101,54 @@ impl Drop for Guarded<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::ByteOffset;
+    use crate::uring::buffer::Buffer;
+    use crate::uring::descriptor::Descriptor;
+    use crate::uring::{Engine, EngineSettings, timeout};
+    use futures_util::poll;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(ByteOffset::new(start), ByteOffset::new(end)).expect("ordered")
+    }
+
+    #[test]
+    fn only_what_overlaps_waits_and_only_until_the_end() {
+        let abandoned = Abandoned::default();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let token = abandoned.token(range(4, 8));
+        let mut apart = pin!(abandoned.wait(range(0, 4)));
+        assert!(apart.as_mut().poll(&mut context).is_ready());
+        let mut over = pin!(abandoned.wait(range(7, 9)));
+        assert!(over.as_mut().poll(&mut context).is_pending());
+        drop(token);
+        assert!(over.as_mut().poll(&mut context).is_ready());
+    }
+
+    #[test]
+    fn an_operation_is_entered_when_it_is_dropped_and_leaves_when_it_is_over() {
+        let settings = EngineSettings { cores: 1, ring_entries: 8, blocking_threads: 1 };
+        let engine = Engine::start(settings).expect("tests run on a kernel with io_uring");
+        let test = async || {
+            let (ours, _theirs) = UnixStream::pair().expect("a pair");
+            let socket = Descriptor::new(ours.into());
+            let abandoned = Abandoned::default();
+            let op = Op::receive(&socket, Buffer::zeroed(8), 0..8);
+            let mut guarded = abandoned.guard(op, range(0, 8));
+            assert!(poll!(&mut guarded).is_pending());
+            assert_eq!(abandoned.shared.count.load(Ordering::SeqCst), 0);
+            drop(guarded);
+            assert_eq!(abandoned.shared.count.load(Ordering::SeqCst), 1);
+            // Its cancellation comes back from the kernel.
+            let waited = timeout(Duration::from_secs(10), abandoned.wait(range(0, 1))).await;
+            assert_eq!(waited, Ok(()));
+            assert_eq!(abandoned.shared.count.load(Ordering::SeqCst), 0);
+        };
+        engine.cores()[0].block_on(test).expect("running");
+    }
+}

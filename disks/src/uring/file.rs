@@ -102,17 +102,20 @@ impl File {
         offset: u64,
         length: u64,
     ) -> Result<(), FileError> {
+        // The kernel refuses a length of zero; there is nothing to do then.
+        if length == 0 {
+            return Ok(());
+        }
         let range = stretch(offset, length);
         self.abandoned.wait(range).await;
-        while length > 0 {
+        loop {
             let op = Op::allocate(&self.descriptor, mode, offset, length);
             match self.abandoned.guard(op, range).await.0 {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(self.error(operation, error)),
             }
         }
-        Ok(())
     }
 
     async fn cut(&self, length: u64) -> Result<(), FileError> {
