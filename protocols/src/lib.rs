@@ -1,1 +1,6 @@
-//! landfall.
+//! Protocols of landfall: how changes come in and how moments go out.
+//!
+//! Each protocol is a folder of `wire` (bytes to meaning and back), `session` (a state machine without I/O) and `serve`
+//! (sockets). Only `serve` and the clients wait for anything.
+
+pub mod nbd;

@@ -1,0 +1,14 @@
+//! NBD, the door through which hypervisors and stock tools read and write disks.
+//!
+//! ```text
+//!   wire      bytes ⇄ meaning, both directions; allocates nothing past a named limit
+//!   session   the server's decisions: negotiation, and what each request is answered with; no I/O
+//!   serve     sockets and disks around it, on the io_uring engine
+//!   client    the other side: a session without I/O and a driver over tokio streams
+//! ```
+//!
+//! By `doc/proto.md` of NetworkBlockDevice/nbd: fixed newstyle, structured replies, `base:allocation`. Not here: TLS, and
+//! the 64-bit headers of the `EXTENDED_HEADERS` extension (their options are answered with `NBD_REP_ERR_UNSUP`).
+
+pub mod wire;
+
