@@ -1,0 +1,62 @@
+//! What the server is given to offer: names, and the disks behind them.
+//!
+//! Nothing of points or machines is known here: whoever implements [`Exports`] turns a name into a disk and decides who
+//! may have it.
+
+use futures_util::future::LocalBoxFuture;
+use landfall_disks::Disk;
+use landfall_disks::uring::net::Peer;
+use std::sync::Arc;
+
+/// The exports of a server. Shared by all its connections, on every core.
+pub trait Exports: Send + Sync + 'static {
+    /// What `NBD_OPT_LIST` shows. The list is capped by the implementation; names beyond it still open.
+    fn list<'a>(&'a self, peer: &'a Peer) -> LocalBoxFuture<'a, Vec<ExportEntry>>;
+
+    /// Opens the export a client calls `name`, which is any text of at most 4096 bytes, or empty for the default export.
+    ///
+    /// A connection asks once per name and keeps the answer, so that a name such as `web/os@latest` means one moment
+    /// however often it is negotiated. What is held is released when the last clone of the disk goes.
+    fn open<'a>(
+        &'a self,
+        name: &'a str,
+        peer: &'a Peer,
+    ) -> LocalBoxFuture<'a, Result<Export, OpenError>>;
+}
+
+/// One line of a list of exports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExportEntry {
+    /// A name that opens.
+    pub name: String,
+    /// For people; may be empty.
+    pub description: String,
+}
+
+/// An export that was opened.
+#[derive(Clone)]
+pub struct Export {
+    /// The blocks. Its geometry says whether they can be written.
+    pub disk: Arc<dyn Disk>,
+    /// The name that always means exactly this content.
+    pub name: String,
+    /// For people; may be empty.
+    pub description: String,
+    /// Whether a client may spread requests over several connections: only where every connection that negotiates the
+    /// same name reaches the same content, and a flush on one covers all.
+    pub multi_conn: bool,
+}
+
+/// Why an export did not open. The text goes to the client.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none of this name.
+    #[error("{0}")]
+    Unknown(String),
+    /// There is one, but not for this client.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// There is one, but it cannot be opened now.
+    #[error("{0}")]
+    Failed(String),
+}

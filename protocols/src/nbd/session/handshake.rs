@@ -1,0 +1,443 @@
+//! Negotiation, the server's side.
+//!
+//! ```text
+//!   ClientFlags ─▶ Header ─▶ Data ──▶ Header …                      answered from what is known
+//!                    │  ▲      ├────▶ Listing ─▶ Header             needs the list of exports
+//!                    │  │      ├────▶ Opening ─▶ Header | Ended      needs an export
+//!                    ▼  │      └────▶ Ended
+//!                   Skipping                                        data too long to look at
+//! ```
+//!
+//! The caller sends [`Handshake::take_output`], then does what [`Handshake::step`] says and reports the outcome by the
+//! method named there. One option is under way at a time; the specification forbids clients to send a second one before
+//! the final reply, and bytes that come early wait in the socket.
+
+use super::action::{Access, Context, ContextId, Replies, Transmission};
+use crate::nbd::export::{ExportEntry, OpenError};
+use crate::nbd::wire::handshake::{
+    EXPORT_NAME_ZEROES, ExportNameReply, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Greeting, InfoKind,
+    OptionHeader, OptionKind, TransmissionFlags,
+};
+use crate::nbd::wire::option::{InfoRequest, MetaRequest, OptionError, OptionRequest};
+use crate::nbd::wire::reply::{BlockSizes, Info, OptionReply, Refusal};
+use crate::nbd::wire::{MAX_OPTION, MAX_REQUEST, MAX_SKIPPED_OPTION, OPTION_MAGIC, clip};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Most bytes of a list that are sent; the entries beyond are left out, as the specification permits.
+const MAX_LIST_BYTES: usize = 1 << 20;
+
+/// Options answered in one connection before it is cut off: a client needs a few per export it looks at.
+const MAX_OPTIONS: u32 = 65_536;
+
+/// What the caller has to do next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Receive exactly this many bytes (at most [`MAX_OPTION`]) and hand them to [`Handshake::received`].
+    Receive(usize),
+    /// Hand the list of exports to [`Handshake::listed`].
+    List,
+    /// Open the export of this name and hand the outcome to [`Handshake::opened`].
+    Open(String),
+    /// Nothing: negotiation is over. Further calls return the same.
+    End(End),
+}
+
+/// How negotiation ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Requests follow.
+    Transmission(Negotiated),
+    /// The client left politely.
+    Aborted,
+    /// The connection must be closed.
+    Broken(HandshakeError),
+}
+
+/// The outcome of a successful negotiation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Negotiated {
+    /// The export, by the name the client used.
+    pub name: String,
+    /// The rules for requests.
+    pub transmission: Transmission,
+}
+
+/// What negotiation tells of an export.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExportFacts {
+    /// Its absolute name.
+    pub name: String,
+    /// For people; may be empty.
+    pub description: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Whether it can be written.
+    pub access: Access,
+    /// Whether several connections may share it.
+    pub multi_conn: bool,
+    /// Unit that needs no reading around it, in bytes: a power of two of at least 512.
+    pub preferred_block: u32,
+}
+
+/// Why a connection was closed during negotiation.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// Flags that were not offered.
+    #[error("client flags {0:#x} were not offered")]
+    ClientFlags(u32),
+    /// No option where one should start.
+    #[error("an option starts with {0:#018x}, not with IHAVEOPT")]
+    OptionMagic(u64),
+    /// Option data longer than is even skipped.
+    #[error("option {option} comes with {length} bytes")]
+    OptionLength {
+        /// Its number.
+        option: u32,
+        /// Its length.
+        length: u32,
+    },
+    /// `NBD_OPT_EXPORT_NAME` cannot be answered with an error.
+    #[error("export name refused: {0}")]
+    ExportName(String),
+    /// More options than any client has a use for.
+    #[error("more than {MAX_OPTIONS} options")]
+    TooManyOptions,
+}
+
+enum State {
+    ClientFlags,
+    Header,
+    Data { option: OptionKind, length: u32 },
+    Skipping { option: OptionKind, left: u32 },
+    Listing,
+    Opening(OptionRequest),
+    Ended(End),
+}
+
+/// The contexts a client selected, and for which export.
+struct Selection {
+    name: String,
+    contexts: Vec<(ContextId, Context)>,
+}
+
+/// Negotiation of one connection.
+pub struct Handshake {
+    state: State,
+    output: Vec<u8>,
+    leave_out_zeroes: bool,
+    replies: Replies,
+    selection: Option<Selection>,
+    options: u32,
+}
+
+impl Default for Handshake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Handshake {
+    /// A fresh connection; the greeting is in the output.
+    pub fn new() -> Self {
+        Self {
+            state: State::ClientFlags,
+            output: Greeting::newstyle().as_bytes().to_vec(),
+            leave_out_zeroes: false,
+            replies: Replies::Simple,
+            selection: None,
+            options: 0,
+        }
+    }
+
+    /// What must be sent before the next step is done. Empty if nothing has to be.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// What to do next; the same until the outcome is reported.
+    pub fn step(&self) -> Step {
+        match &self.state {
+            State::ClientFlags => Step::Receive(4),
+            State::Header => Step::Receive(size_of::<OptionHeader>()),
+            State::Data { length, .. } => Step::Receive(bytes(*length)),
+            State::Skipping { left, .. } => Step::Receive(bytes((*left).min(MAX_OPTION))),
+            State::Listing => Step::List,
+            State::Opening(request) => Step::Open(export_of(request).to_owned()),
+            State::Ended(end) => Step::End(end.clone()),
+        }
+    }
+
+    /// The bytes that [`Step::Receive`] asked for. Panics on any other number of bytes, or at another step.
+    pub fn received(&mut self, data: &[u8]) {
+        assert_eq!(self.step(), Step::Receive(data.len()), "exactly what was asked for");
+        match self.state {
+            State::ClientFlags => self.client_flags(data),
+            State::Header => self.option_header(data),
+            State::Data { option, .. } => self.option_data(option, data),
+            State::Skipping { option, left } => self.skipped(option, left, data.len()),
+            State::Listing | State::Opening(_) | State::Ended(_) => unreachable!("asserted above"),
+        }
+    }
+
+    /// The list that [`Step::List`] asked for.
+    pub fn listed(&mut self, entries: &[ExportEntry]) {
+        assert!(matches!(self.state, State::Listing), "only after Step::List");
+        for entry in entries {
+            if self.output.len() >= MAX_LIST_BYTES {
+                break;
+            }
+            let reply = OptionReply::Server {
+                name: clip(&entry.name).to_owned(),
+                description: clip(&entry.description).to_owned(),
+            };
+            reply.encode(OptionKind::List, &mut self.output);
+        }
+        self.finish(OptionKind::List, &OptionReply::Ack);
+    }
+
+    /// The outcome of opening the export that [`Step::Open`] named.
+    pub fn opened(&mut self, outcome: Result<&ExportFacts, &OpenError>) {
+        let request = match std::mem::replace(&mut self.state, State::Header) {
+            State::Opening(request) => request,
+            _ => panic!("only after Step::Open"),
+        };
+        match (outcome, request) {
+            (Err(error), OptionRequest::ExportName(_)) => {
+                self.break_off(HandshakeError::ExportName(error.to_string()));
+            }
+            (Err(error), request) => self.refuse(request.kind(), refusal_of(error), error),
+            (Ok(facts), OptionRequest::ExportName(name)) => self.enter_by_name(name, facts),
+            (Ok(facts), OptionRequest::Info(request)) => {
+                self.inform(OptionKind::Info, &request, facts);
+            }
+            (Ok(facts), OptionRequest::Go(request)) => {
+                self.inform(OptionKind::Go, &request, facts);
+                self.enter(request.name, facts);
+            }
+            (Ok(_), OptionRequest::ListMetaContext(request)) => self.list_contexts(&request),
+            (Ok(_), OptionRequest::SetMetaContext(request)) => self.select_contexts(request),
+            (Ok(_), other) => unreachable!("{other:?} opens no export"),
+        }
+    }
+
+    fn client_flags(&mut self, data: &[u8]) {
+        let flags = u32::from_be_bytes(data.try_into().expect("four bytes were asked for"));
+        let offered = u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
+        if flags & !offered != 0 {
+            return self.break_off(HandshakeError::ClientFlags(flags));
+        }
+        self.leave_out_zeroes = flags & u32::from(FLAG_NO_ZEROES) != 0;
+        // A client that does not claim fixed newstyle may use it all the same, as the specification permits.
+        self.state = State::Header;
+    }
+
+    fn option_header(&mut self, data: &[u8]) {
+        let header = OptionHeader::read_from_bytes(data).expect("its length was asked for");
+        if header.magic.get() != OPTION_MAGIC {
+            return self.break_off(HandshakeError::OptionMagic(header.magic.get()));
+        }
+        self.options += 1;
+        if self.options > MAX_OPTIONS {
+            return self.break_off(HandshakeError::TooManyOptions);
+        }
+        let (option, length) = (OptionKind::from(header.option.get()), header.length.get());
+        if option == OptionKind::SetMetaContext {
+            // The command replaces the selection even when it fails.
+            self.selection = None;
+        }
+        if length > MAX_SKIPPED_OPTION || (length > MAX_OPTION && option == OptionKind::ExportName)
+        {
+            let option = header.option.get();
+            self.break_off(HandshakeError::OptionLength { option, length });
+        } else if length > MAX_OPTION {
+            self.state = State::Skipping { option, left: length };
+        } else if length == 0 {
+            self.option_data(option, &[]);
+        } else {
+            self.state = State::Data { option, length };
+        }
+    }
+
+    fn skipped(&mut self, option: OptionKind, left: u32, length: usize) {
+        let left = left - u32::try_from(length).expect("at most what was left");
+        if left > 0 {
+            self.state = State::Skipping { option, left };
+        } else if option == OptionKind::Abort {
+            self.act(OptionRequest::Abort);
+        } else if let OptionKind::Unknown(_) = option {
+            self.refuse(option, Refusal::Unsupported, "the option is not known here");
+        } else {
+            self.refuse(option, Refusal::TooBig, format!("option data beyond {MAX_OPTION} bytes"));
+        }
+    }
+
+    fn option_data(&mut self, option: OptionKind, data: &[u8]) {
+        match OptionRequest::parse(option, data) {
+            Ok(request) => self.act(request),
+            Err(error) if option == OptionKind::ExportName => {
+                self.break_off(HandshakeError::ExportName(error.to_string()));
+            }
+            Err(error @ OptionError::TooMany(_)) => self.refuse(option, Refusal::TooBig, error),
+            Err(error) => self.refuse(option, Refusal::Invalid, error),
+        }
+    }
+
+    fn act(&mut self, request: OptionRequest) {
+        match request {
+            OptionRequest::Abort => {
+                OptionReply::Ack.encode(OptionKind::Abort, &mut self.output);
+                self.state = State::Ended(End::Aborted);
+            }
+            OptionRequest::List => self.state = State::Listing,
+            OptionRequest::StructuredReply => {
+                self.replies = Replies::Structured;
+                self.finish(OptionKind::StructuredReply, &OptionReply::Ack);
+            }
+            OptionRequest::StartTls | OptionRequest::Unknown(_) => {
+                self.refuse(request.kind(), Refusal::Unsupported, "the option is not known here");
+            }
+            OptionRequest::ListMetaContext(_) | OptionRequest::SetMetaContext(_)
+                if self.replies == Replies::Simple =>
+            {
+                let why = "metadata contexts need NBD_OPT_STRUCTURED_REPLY first";
+                self.refuse(request.kind(), Refusal::Invalid, why);
+            }
+            OptionRequest::ExportName(_)
+            | OptionRequest::Info(_)
+            | OptionRequest::Go(_)
+            | OptionRequest::ListMetaContext(_)
+            | OptionRequest::SetMetaContext(_) => self.state = State::Opening(request),
+        }
+    }
+
+    fn enter_by_name(&mut self, name: String, facts: &ExportFacts) {
+        let flags = self.transmission_flags(facts).bits().into();
+        let reply = ExportNameReply { size: facts.size_bytes.into(), flags };
+        self.output.extend(reply.as_bytes());
+        if !self.leave_out_zeroes {
+            self.output.extend([0; EXPORT_NAME_ZEROES]);
+        }
+        self.enter(name, facts);
+    }
+
+    fn inform(&mut self, option: OptionKind, request: &InfoRequest, facts: &ExportFacts) {
+        let mut infos = vec![
+            Info::Export { size_bytes: facts.size_bytes, flags: self.transmission_flags(facts) },
+            Info::BlockSize(BlockSizes {
+                minimum: 1,
+                preferred: facts.preferred_block,
+                maximum_payload: MAX_REQUEST,
+            }),
+        ];
+        if request.items.contains(&InfoKind::Name) || request.name != facts.name {
+            infos.push(Info::Name(clip(&facts.name).to_owned()));
+        }
+        if !facts.description.is_empty() {
+            infos.push(Info::Description(clip(&facts.description).to_owned()));
+        }
+        for info in infos {
+            OptionReply::Info(info).encode(option, &mut self.output);
+        }
+        self.finish(option, &OptionReply::Ack);
+    }
+
+    fn list_contexts(&mut self, request: &MetaRequest) {
+        for context in Context::ALL {
+            let wanted = |query: &String| context.is_listed_by(query);
+            if request.queries.is_empty() || request.queries.iter().any(wanted) {
+                let reply = OptionReply::MetaContext { id: 0, name: context.name().to_owned() };
+                reply.encode(OptionKind::ListMetaContext, &mut self.output);
+            }
+        }
+        self.finish(OptionKind::ListMetaContext, &OptionReply::Ack);
+    }
+
+    fn select_contexts(&mut self, request: MetaRequest) {
+        let wanted = |context: &Context| request.queries.iter().any(|name| name == context.name());
+        let chosen = Context::ALL.into_iter().filter(wanted);
+        let contexts: Vec<_> = (1..).map(ContextId::new).zip(chosen).collect();
+        for (id, context) in &contexts {
+            let (id, name) = (id.number(), context.name().to_owned());
+            OptionReply::MetaContext { id, name }
+                .encode(OptionKind::SetMetaContext, &mut self.output);
+        }
+        self.selection = Some(Selection { name: request.name, contexts });
+        self.finish(OptionKind::SetMetaContext, &OptionReply::Ack);
+    }
+
+    fn transmission_flags(&self, facts: &ExportFacts) -> TransmissionFlags {
+        let mut flags = TransmissionFlags::HAS_FLAGS
+            .with(TransmissionFlags::SEND_FLUSH)
+            .with(TransmissionFlags::SEND_FUA)
+            .with(TransmissionFlags::SEND_CACHE);
+        flags = flags.with(match facts.access {
+            Access::ReadOnly => TransmissionFlags::READ_ONLY,
+            Access::Writable => TransmissionFlags::SEND_TRIM
+                .with(TransmissionFlags::SEND_WRITE_ZEROES)
+                .with(TransmissionFlags::SEND_FAST_ZERO),
+        });
+        if self.replies == Replies::Structured {
+            flags = flags.with(TransmissionFlags::SEND_DF);
+        }
+        if facts.multi_conn {
+            flags = flags.with(TransmissionFlags::CAN_MULTI_CONN);
+        }
+        flags
+    }
+
+    fn enter(&mut self, name: String, facts: &ExportFacts) {
+        // Contexts count only for the export they were selected for.
+        let contexts = match self.selection.take() {
+            Some(selection) if selection.name == name => selection.contexts,
+            _ => Vec::new(),
+        };
+        let transmission = Transmission {
+            size_bytes: facts.size_bytes,
+            access: facts.access,
+            replies: self.replies,
+            contexts,
+        };
+        self.state = State::Ended(End::Transmission(Negotiated { name, transmission }));
+    }
+
+    fn refuse(&mut self, option: OptionKind, refusal: Refusal, why: impl ToString) {
+        let message = clip(&why.to_string()).to_owned();
+        self.finish(option, &OptionReply::Refused { refusal, message });
+    }
+
+    fn finish(&mut self, option: OptionKind, reply: &OptionReply) {
+        reply.encode(option, &mut self.output);
+        self.state = State::Header;
+    }
+
+    fn break_off(&mut self, error: HandshakeError) {
+        self.state = State::Ended(End::Broken(error));
+    }
+}
+
+fn bytes(length: u32) -> usize {
+    usize::try_from(length).expect("32 bits fit a usize")
+}
+
+fn export_of(request: &OptionRequest) -> &str {
+    match request {
+        OptionRequest::ExportName(name) => name,
+        OptionRequest::Info(request) | OptionRequest::Go(request) => &request.name,
+        OptionRequest::ListMetaContext(request) | OptionRequest::SetMetaContext(request) => {
+            &request.name
+        }
+        OptionRequest::Abort
+        | OptionRequest::List
+        | OptionRequest::StartTls
+        | OptionRequest::StructuredReply
+        | OptionRequest::Unknown(_) => unreachable!("{request:?} opens no export"),
+    }
+}
+
+fn refusal_of(error: &OpenError) -> Refusal {
+    match error {
+        // The specification's word for both is "not available"; the message tells them apart.
+        OpenError::Unknown(_) | OpenError::Failed(_) => Refusal::Unknown,
+        OpenError::NotAllowed(_) => Refusal::Policy,
+    }
+}

@@ -1,0 +1,256 @@
+//! From what a disk knows of its content to what is told of it: holes of a read, descriptors of a block status.
+
+use super::action::Extents;
+use crate::nbd::wire::MAX_DESCRIPTORS;
+use crate::nbd::wire::transmission::{Descriptor, STATE_HOLE, STATE_ZERO};
+use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange, Content, MappedRange};
+
+/// Shortest run of zeroes that is worth a chunk of its own, in bytes. Below it, one read and one chunk for the
+/// whole are cheaper than several.
+const WORTHWHILE_HOLE: u64 = 32 << 10;
+
+/// One piece of the reply to a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Chunk {
+    /// Bytes to read and send.
+    Data(ByteRange),
+    /// Zeroes, told and not sent.
+    Hole(ByteRange),
+}
+
+/// Divides a read of `range` by `map`, which describes a prefix of it; what lies behind the prefix is data. The chunks
+/// tile the range; neighbours differ in kind.
+pub fn plan_read(range: ByteRange, map: &[MappedRange]) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    // Start of data that is not yet in a chunk, and of the run of zeroes that is being extended.
+    let mut data = range.start();
+    let mut zeroes = range.start();
+    let mut at = range.start();
+    let mut close = |data: &mut ByteOffset, zeroes: ByteOffset, end: ByteOffset| {
+        let hole = ByteRange::new(zeroes, end).expect("zeroes start before they end");
+        if hole.length() < WORTHWHILE_HOLE {
+            return;
+        }
+        let before = ByteRange::new(*data, zeroes).expect("data ends where zeroes start");
+        if !before.is_empty() {
+            chunks.push(Chunk::Data(before));
+        }
+        chunks.push(Chunk::Hole(hole));
+        *data = end;
+    };
+    for mapped in map {
+        let stretch = mapped.range.intersection(range);
+        if stretch.is_empty() || stretch.start() != at {
+            // A map that does not go on where it ended is not relied upon.
+            break;
+        }
+        at = stretch.end();
+        if mapped.content == Content::Data {
+            close(&mut data, zeroes, stretch.start());
+            zeroes = at;
+        }
+    }
+    close(&mut data, zeroes, at);
+    let rest = ByteRange::new(data, range.end()).expect("chunks stay within the range");
+    if !rest.is_empty() {
+        chunks.push(Chunk::Data(rest));
+    }
+    chunks
+}
+
+/// Collects the descriptors of a block status reply.
+///
+/// Their total never exceeds the request, so both the rule for many extents and the one for a single extent hold.
+#[derive(Debug)]
+pub struct StatusList {
+    left: ByteRange,
+    extents: Extents,
+    descriptors: Vec<(u64, u32)>,
+}
+
+impl StatusList {
+    /// An empty list for a request of `range`, which is not empty.
+    pub fn new(range: ByteRange, extents: Extents) -> Self {
+        assert!(!range.is_empty(), "an empty request is refused before");
+        // A descriptor has 32 bits for its length.
+        let longest = u64::from(u32::MAX) & !(BLOCK_SIZE - 1);
+        let length = range.length().min(longest);
+        let left = ByteRange::at(range.start(), length).expect("not longer than the range");
+        Self { left, extents, descriptors: Vec::new() }
+    }
+
+    /// What must be mapped and added next; `None` when the list is complete.
+    pub fn next(&self) -> Option<ByteRange> {
+        let full = self.descriptors.len() >= MAX_DESCRIPTORS;
+        // With one extent, a second descriptor has shown where the first one ends.
+        let enough = self.extents == Extents::One && self.descriptors.len() > 1;
+        (!self.left.is_empty() && !full && !enough).then_some(self.left)
+    }
+
+    /// Adds what the disk said of the start of [`StatusList::next`]. An answer that does not start there, or is empty,
+    /// ends the list with "data", which is always true.
+    pub fn add(&mut self, map: &[MappedRange]) {
+        let before = self.left.start();
+        for mapped in map {
+            let stretch = mapped.range.intersection(self.left);
+            if stretch.is_empty() || stretch.start() != self.left.start() {
+                break;
+            }
+            self.push(stretch.length(), status_of(mapped.content));
+            (_, self.left) = self.left.split_at(stretch.end());
+        }
+        if self.left.start() == before {
+            self.push(self.left.length(), status_of(Content::Data));
+            (_, self.left) = self.left.split_at(self.left.end());
+        }
+    }
+
+    fn push(&mut self, length: u64, status: u32) {
+        match self.descriptors.last_mut() {
+            Some((total, last)) if *last == status => *total += length,
+            _ => self.descriptors.push((length, status)),
+        }
+    }
+
+    /// The descriptors; at least one if anything was added.
+    pub fn into_descriptors(mut self) -> Vec<Descriptor> {
+        self.descriptors.truncate(match self.extents {
+            Extents::One => 1,
+            Extents::Many => MAX_DESCRIPTORS,
+        });
+        let descriptor = |(length, status): (u64, u32)| Descriptor {
+            length: u32::try_from(length).expect("the total was limited to 32 bits").into(),
+            status: status.into(),
+        };
+        self.descriptors.into_iter().map(descriptor).collect()
+    }
+}
+
+fn status_of(content: Content) -> u32 {
+    match content {
+        Content::Data => 0,
+        Content::Zero => STATE_ZERO,
+        Content::Hole => STATE_HOLE | STATE_ZERO,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(ByteOffset::new(start), ByteOffset::new(end)).expect("ordered")
+    }
+
+    fn mapped(start: u64, end: u64, content: Content) -> MappedRange {
+        MappedRange { range: range(start, end), content }
+    }
+
+    const K: u64 = 1024;
+
+    #[test]
+    fn long_holes_are_told_and_short_ones_are_read() {
+        let map = [
+            mapped(0, 64 * K, Content::Hole),
+            mapped(64 * K, 68 * K, Content::Data),
+            mapped(68 * K, 72 * K, Content::Hole),
+            mapped(72 * K, 80 * K, Content::Data),
+            mapped(80 * K, 100 * K, Content::Zero),
+            mapped(100 * K, 120 * K, Content::Hole),
+        ];
+        let expected = [
+            Chunk::Hole(range(0, 64 * K)),
+            Chunk::Data(range(64 * K, 80 * K)),
+            Chunk::Hole(range(80 * K, 120 * K)),
+            Chunk::Data(range(120 * K, 128 * K)),
+        ];
+        assert_eq!(plan_read(range(0, 128 * K), &map), expected);
+    }
+
+    #[test]
+    fn without_a_map_everything_is_data() {
+        assert_eq!(plan_read(range(3, 9), &[]), [Chunk::Data(range(3, 9))]);
+        assert_eq!(plan_read(range(3, 3), &[]), []);
+    }
+
+    #[test]
+    fn a_map_with_a_gap_is_not_relied_upon() {
+        let map = [mapped(100 * K, 200 * K, Content::Hole)];
+        assert_eq!(plan_read(range(0, 200 * K), &map), [Chunk::Data(range(0, 200 * K))]);
+        let mut list = StatusList::new(range(0, 200 * K), Extents::Many);
+        list.add(&map);
+        assert_eq!(list.next(), None);
+        let data = Descriptor { length: 204_800.into(), status: 0.into() };
+        assert_eq!(list.into_descriptors(), [data]);
+    }
+
+    #[test]
+    fn one_extent_is_one_descriptor_even_over_several_maps() {
+        let mut list = StatusList::new(range(0, 100), Extents::One);
+        list.add(&[mapped(0, 10, Content::Hole)]);
+        assert_eq!(list.next(), Some(range(10, 100)));
+        list.add(&[mapped(10, 30, Content::Hole), mapped(30, 40, Content::Data)]);
+        assert_eq!(list.next(), None);
+        let hole = Descriptor { length: 30.into(), status: 3.into() };
+        assert_eq!(list.into_descriptors(), [hole]);
+    }
+
+    #[test]
+    fn a_descriptor_never_needs_more_than_32_bits() {
+        let mut list = StatusList::new(ByteRange::up_to(1 << 40), Extents::Many);
+        list.add(&[mapped(0, 1 << 40, Content::Hole)]);
+        assert_eq!(list.next(), None);
+        assert_eq!(list.into_descriptors()[0].length.get(), u32::MAX - 4095);
+    }
+
+    /// A map of lengths, cut into answers, beside the content of every byte.
+    fn maps() -> impl Strategy<Value = (Vec<MappedRange>, Vec<Content>)> {
+        let content = prop_oneof![Just(Content::Data), Just(Content::Zero), Just(Content::Hole)];
+        prop::collection::vec((1u64..80_000, content), 1..12).prop_map(|stretches| {
+            let (mut map, mut contents, mut at) = (Vec::new(), Vec::new(), 0);
+            for (length, content) in stretches {
+                map.push(mapped(at, at + length, content));
+                contents.extend((0..length).map(|_| content));
+                at += length;
+            }
+            (map, contents)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_tile_and_holes_hold_no_data((map, contents) in maps(), cut in 0usize..12) {
+            let whole = ByteRange::up_to(contents.len() as u64);
+            let mut at = whole.start();
+            for chunk in plan_read(whole, &map[..cut.min(map.len())]) {
+                let (Chunk::Data(part) | Chunk::Hole(part)) = chunk;
+                prop_assert_eq!(part.start(), at);
+                prop_assert!(!part.is_empty());
+                at = part.end();
+                if let Chunk::Hole(part) = chunk {
+                    let bytes = part.start().bytes() as usize..part.end().bytes() as usize;
+                    prop_assert!(contents[bytes].iter().all(|byte| *byte != Content::Data));
+                }
+            }
+            prop_assert_eq!(at, whole.end());
+        }
+
+        #[test]
+        fn descriptors_tell_the_content_of_every_byte((map, contents) in maps()) {
+            let mut list = StatusList::new(ByteRange::up_to(contents.len() as u64), Extents::Many);
+            // One mapped range at a time, as a disk that stops early would answer.
+            for one in &map {
+                list.add(std::slice::from_ref(one));
+            }
+            prop_assert_eq!(list.next(), None);
+            let descriptors = list.into_descriptors();
+            prop_assert!(descriptors.windows(2).all(|pair| pair[0].status != pair[1].status));
+            let told = descriptors.iter().flat_map(|one| {
+                std::iter::repeat_n(one.status.get(), one.length.get() as usize)
+            });
+            prop_assert!(told.eq(contents.iter().map(|content| status_of(*content))));
+        }
+    }
+}

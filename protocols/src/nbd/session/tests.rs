@@ -1,0 +1,324 @@
+//! Negotiation from the client's side of the wire: options in, parsed replies out.
+
+use super::*;
+use crate::nbd::export::{ExportEntry, OpenError};
+use crate::nbd::wire::handshake::{
+    ExportNameReply, Greeting, InfoKind, OptionKind, OptionReplyHeader, TransmissionFlags,
+};
+use crate::nbd::wire::option::{InfoRequest, MetaRequest, OptionRequest};
+use crate::nbd::wire::reply::{Info, OptionReply, Refusal};
+use crate::nbd::wire::{MAX_OPTION, MAX_SKIPPED_OPTION, OPTION_MAGIC, OPTION_REPLY_MAGIC};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+const SIZE: u64 = 1 << 30;
+
+/// A session with a server that has the exports `disk` and, for nobody, `locked`.
+struct Talk {
+    session: Handshake,
+    opened: Vec<String>,
+}
+
+fn facts(name: &str) -> Result<ExportFacts, OpenError> {
+    match name {
+        "disk" | "disk@7" => Ok(ExportFacts {
+            name: "disk@7".into(),
+            description: "seven".into(),
+            size_bytes: SIZE,
+            access: Access::Writable,
+            multi_conn: true,
+            preferred_block: 4096,
+        }),
+        "locked" => Err(OpenError::NotAllowed("not for you".into())),
+        other => Err(OpenError::Unknown(format!("no export {other}; there is disk"))),
+    }
+}
+
+impl Talk {
+    fn new(client_flags: u32) -> Self {
+        let mut session = Handshake::new();
+        let greeting = session.take_output();
+        let greeting = Greeting::read_from_bytes(&greeting).expect("the greeting");
+        assert_eq!(greeting.flags.get(), 3);
+        session.received(&client_flags.to_be_bytes());
+        Self { session, opened: Vec::new() }
+    }
+
+    /// Feeds bytes and answers questions until the session wants more bytes than there are, or ends.
+    fn feed(&mut self, mut bytes: &[u8]) {
+        loop {
+            match self.session.step() {
+                Step::Receive(wanted) if wanted <= bytes.len() => {
+                    self.session.received(&bytes[..wanted]);
+                    bytes = &bytes[wanted..];
+                }
+                Step::Receive(_) | Step::End(_) => return,
+                Step::List => {
+                    let entry = |name: &str| ExportEntry {
+                        name: name.into(),
+                        description: format!("this is {name}"),
+                    };
+                    self.session.listed(&[entry("disk"), entry("locked")]);
+                }
+                Step::Open(name) => {
+                    let outcome = facts(&name);
+                    self.opened.push(name);
+                    self.session.opened(outcome.as_ref());
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &OptionRequest) -> Vec<OptionReply> {
+        let mut bytes = Vec::new();
+        request.encode(&mut bytes);
+        self.feed(&bytes);
+        self.replies(request.kind())
+    }
+
+    fn ask_raw(&mut self, option: u32, data: &[u8]) -> Vec<OptionReply> {
+        let mut bytes = OPTION_MAGIC.to_be_bytes().to_vec();
+        bytes.extend(option.to_be_bytes());
+        bytes.extend(u32::try_from(data.len()).expect("small").to_be_bytes());
+        bytes.extend(data);
+        self.feed(&bytes);
+        self.replies(OptionKind::from(option))
+    }
+
+    fn replies(&mut self, option: OptionKind) -> Vec<OptionReply> {
+        let output = self.session.take_output();
+        let mut rest = output.as_slice();
+        let mut replies = Vec::new();
+        while !rest.is_empty() {
+            let (header, after) = OptionReplyHeader::read_from_prefix(rest).expect("a header");
+            assert_eq!(header.magic.get(), OPTION_REPLY_MAGIC);
+            assert_eq!(header.option.get(), option.number());
+            let (data, after) = after.split_at(header.length.get() as usize);
+            replies.push(OptionReply::parse(header.kind.get(), data).expect("a valid reply"));
+            rest = after;
+        }
+        replies
+    }
+
+    fn end(&self) -> Option<End> {
+        match self.session.step() {
+            Step::End(end) => Some(end),
+            _ => None,
+        }
+    }
+}
+
+fn info(name: &str) -> InfoRequest {
+    InfoRequest { name: name.into(), items: vec![InfoKind::BlockSize] }
+}
+
+fn meta(name: &str, queries: &[&str]) -> MetaRequest {
+    MetaRequest {
+        name: name.into(),
+        queries: queries.iter().map(|query| (*query).to_owned()).collect(),
+    }
+}
+
+fn refusal(replies: &[OptionReply]) -> Option<Refusal> {
+    match replies {
+        [OptionReply::Refused { refusal, .. }] => Some(*refusal),
+        _ => None,
+    }
+}
+
+fn flags_in(replies: &[OptionReply]) -> TransmissionFlags {
+    let flags = |reply: &OptionReply| match reply {
+        OptionReply::Info(Info::Export { flags, .. }) => Some(*flags),
+        _ => None,
+    };
+    replies.iter().find_map(flags).expect("an info about the export")
+}
+
+fn context(id: u32) -> OptionReply {
+    OptionReply::MetaContext { id, name: "base:allocation".into() }
+}
+
+#[test]
+fn go_tells_everything_and_enters_transmission() {
+    let mut talk = Talk::new(3);
+    assert_eq!(talk.ask(&OptionRequest::StructuredReply), [OptionReply::Ack]);
+    let chosen =
+        talk.ask(&OptionRequest::SetMetaContext(meta("disk", &["base:allocation", "x:y"])));
+    assert_eq!(chosen, [context(1), OptionReply::Ack]);
+    let replies = talk.ask(&OptionRequest::Go(info("disk")));
+    assert_eq!(replies.last(), Some(&OptionReply::Ack));
+    assert!(replies.contains(&OptionReply::Info(Info::Name("disk@7".into()))));
+    assert!(replies.contains(&OptionReply::Info(Info::Description("seven".into()))));
+    let flags = flags_in(&replies);
+    for flag in [
+        TransmissionFlags::HAS_FLAGS,
+        TransmissionFlags::SEND_DF,
+        TransmissionFlags::CAN_MULTI_CONN,
+        TransmissionFlags::SEND_FAST_ZERO,
+    ] {
+        assert!(flags.contains(flag), "{flag:?}");
+    }
+    assert!(!flags.contains(TransmissionFlags::READ_ONLY));
+    let transmission = Transmission {
+        size_bytes: SIZE,
+        access: Access::Writable,
+        replies: Replies::Structured,
+        contexts: vec![(ContextId::new(1), Context::BaseAllocation)],
+    };
+    let negotiated = Negotiated { name: "disk".into(), transmission };
+    assert_eq!(talk.end(), Some(End::Transmission(negotiated)));
+}
+
+#[test]
+fn info_does_not_enter_and_df_waits_for_structured_replies() {
+    let mut talk = Talk::new(3);
+    let replies = talk.ask(&OptionRequest::Info(info("disk")));
+    assert!(!flags_in(&replies).contains(TransmissionFlags::SEND_DF));
+    assert_eq!(talk.end(), None);
+}
+
+#[test]
+fn an_unknown_export_is_refused_with_what_exists_and_the_connection_goes_on() {
+    let mut talk = Talk::new(3);
+    let replies = talk.ask(&OptionRequest::Go(info("nothing")));
+    let message = "no export nothing; there is disk".into();
+    assert_eq!(replies, [OptionReply::Refused { refusal: Refusal::Unknown, message }]);
+    let replies = talk.ask(&OptionRequest::Info(info("locked")));
+    assert_eq!(refusal(&replies), Some(Refusal::Policy));
+    assert_eq!(talk.ask(&OptionRequest::Go(info("disk"))).last(), Some(&OptionReply::Ack));
+}
+
+#[test]
+fn export_name_is_answered_with_or_without_zeroes_or_the_connection_ends() {
+    for (client_flags, length) in [(1, 10 + 124), (3, 10)] {
+        let mut talk = Talk::new(client_flags);
+        let mut bytes = Vec::new();
+        OptionRequest::ExportName("disk".into()).encode(&mut bytes);
+        talk.feed(&bytes);
+        let output = talk.session.take_output();
+        assert_eq!(output.len(), length);
+        let (reply, _) = ExportNameReply::read_from_prefix(&output).expect("long enough");
+        assert_eq!(reply.size.get(), SIZE);
+        assert!(matches!(talk.end(), Some(End::Transmission(_))));
+    }
+    let mut talk = Talk::new(3);
+    assert_eq!(talk.ask(&OptionRequest::ExportName("nothing".into())), []);
+    assert!(matches!(talk.end(), Some(End::Broken(HandshakeError::ExportName(_)))));
+}
+
+#[test]
+fn contexts_need_structured_replies_and_count_for_their_export_only() {
+    let mut talk = Talk::new(3);
+    let select = OptionRequest::SetMetaContext(meta("disk", &["base:allocation"]));
+    assert_eq!(refusal(&talk.ask(&select)), Some(Refusal::Invalid));
+    talk.ask(&OptionRequest::StructuredReply);
+    assert_eq!(talk.ask(&select), [context(1), OptionReply::Ack]);
+    talk.ask(&OptionRequest::Go(info("disk@7")));
+    let Some(End::Transmission(negotiated)) = talk.end() else { panic!("not entered") };
+    assert_eq!(negotiated.transmission.contexts, []);
+}
+
+#[test]
+fn a_failed_selection_clears_the_one_before() {
+    let mut talk = Talk::new(3);
+    talk.ask(&OptionRequest::StructuredReply);
+    talk.ask(&OptionRequest::SetMetaContext(meta("disk", &["base:allocation"])));
+    assert_eq!(refusal(&talk.ask_raw(10, b"nonsense")), Some(Refusal::Invalid));
+    talk.ask(&OptionRequest::Go(info("disk")));
+    let Some(End::Transmission(negotiated)) = talk.end() else { panic!("not entered") };
+    assert_eq!(negotiated.transmission.contexts, []);
+}
+
+#[test]
+fn wildcards_list_and_do_not_select() {
+    let mut talk = Talk::new(3);
+    talk.ask(&OptionRequest::StructuredReply);
+    for queries in [&[][..], &["base:"], &["base:allocation", "base:"]] {
+        let replies = talk.ask(&OptionRequest::ListMetaContext(meta("disk", queries)));
+        assert_eq!(replies, [context(0), OptionReply::Ack], "{queries:?}");
+    }
+    let none = talk.ask(&OptionRequest::ListMetaContext(meta("disk", &["qemu:"])));
+    assert_eq!(none, [OptionReply::Ack]);
+    let none = talk.ask(&OptionRequest::SetMetaContext(meta("disk", &["base:"])));
+    assert_eq!(none, [OptionReply::Ack]);
+}
+
+#[test]
+fn what_is_not_supported_or_malformed_is_refused_and_the_connection_goes_on() {
+    let mut talk = Talk::new(3);
+    let unsupported = Some(Refusal::Unsupported);
+    assert_eq!(refusal(&talk.ask_raw(5, b"")), unsupported, "STARTTLS");
+    assert_eq!(refusal(&talk.ask_raw(11, b"")), unsupported, "EXTENDED_HEADERS");
+    assert_eq!(refusal(&talk.ask_raw(4, b"data")), unsupported, "PEEK_EXPORT");
+    assert_eq!(refusal(&talk.ask_raw(3, b"data")), Some(Refusal::Invalid), "LIST");
+    assert_eq!(refusal(&talk.ask_raw(8, b"data")), Some(Refusal::Invalid), "STRUCTURED_REPLY");
+    assert_eq!(refusal(&talk.ask_raw(7, b"")), Some(Refusal::Invalid), "GO");
+    let long = vec![0; MAX_OPTION as usize + 1];
+    assert_eq!(refusal(&talk.ask_raw(7, &long)), Some(Refusal::TooBig));
+    assert_eq!(refusal(&talk.ask_raw(99, &long)), unsupported);
+    assert_eq!(talk.ask(&OptionRequest::Go(info("disk"))).last(), Some(&OptionReply::Ack));
+}
+
+#[test]
+fn the_list_is_complete_and_abort_is_acknowledged() {
+    let mut talk = Talk::new(3);
+    let replies = talk.ask(&OptionRequest::List);
+    assert_eq!(replies.len(), 3);
+    assert_eq!(
+        replies[0],
+        OptionReply::Server { name: "disk".into(), description: "this is disk".into() }
+    );
+    assert_eq!(talk.ask(&OptionRequest::Abort), [OptionReply::Ack]);
+    assert_eq!(talk.end(), Some(End::Aborted));
+}
+
+#[test]
+fn breaches_end_the_connection() {
+    let broken = |talk: Talk| match talk.end() {
+        Some(End::Broken(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(broken(Talk::new(4)), HandshakeError::ClientFlags(4));
+    let mut talk = Talk::new(3);
+    talk.feed(&[0; 16]);
+    assert_eq!(broken(talk), HandshakeError::OptionMagic(0));
+    let mut talk = Talk::new(3);
+    let length = MAX_SKIPPED_OPTION + 1;
+    let header = [&OPTION_MAGIC.to_be_bytes()[..], &7u32.to_be_bytes(), &length.to_be_bytes()];
+    talk.feed(&header.concat());
+    assert_eq!(broken(talk), HandshakeError::OptionLength { option: 7, length });
+}
+
+proptest! {
+    /// Whatever options with whatever data arrive, each is answered by exactly one final reply or ends the connection.
+    #[test]
+    fn every_option_is_answered_once_or_ends_the_connection(
+        options in prop::collection::vec(
+            (0u32..13, prop::collection::vec(any::<u8>(), 0..40)), 0..20),
+    ) {
+        let mut talk = Talk::new(3);
+        for (option, data) in options {
+            if talk.end().is_some() {
+                break;
+            }
+            if option == 1 {
+                // Not answered in the form of other options.
+                continue;
+            }
+            let replies = talk.ask_raw(option, &data);
+            let finals = replies.iter().filter(|reply| reply.is_final()).count();
+            prop_assert_eq!(finals, 1);
+            prop_assert!(replies.last().is_some_and(OptionReply::is_final));
+        }
+    }
+
+    /// Any bytes at all: no panic, and no request for more than the limit.
+    #[test]
+    fn any_bytes_leave_the_session_sound(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let mut talk = Talk::new(3);
+        talk.feed(&bytes);
+        if let Step::Receive(wanted) = talk.session.step() {
+            prop_assert!(wanted <= MAX_OPTION as usize);
+        }
+    }
+}
