@@ -10,6 +10,7 @@
 //! By `doc/proto.md` of NetworkBlockDevice/nbd: fixed newstyle, structured replies, `base:allocation`. Not here: TLS, and
 //! the 64-bit headers of the `EXTENDED_HEADERS` extension (their options are answered with `NBD_REP_ERR_UNSUP`).
 
+pub mod client;
 mod export;
 pub mod session;
 pub mod wire;
