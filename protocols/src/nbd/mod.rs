@@ -11,8 +11,11 @@
 //! the 64-bit headers of the `EXTENDED_HEADERS` extension (their options are answered with `NBD_REP_ERR_UNSUP`).
 
 pub mod client;
+mod counters;
 mod export;
+pub mod serve;
 pub mod session;
 pub mod wire;
 
+pub use counters::{CommandCounters, Counters, Reading};
 pub use export::{Export, ExportEntry, Exports, OpenError};

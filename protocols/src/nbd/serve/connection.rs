@@ -1,0 +1,296 @@
+//! One connection, from its first byte to its last.
+//!
+//! ```text
+//!   negotiate ─▶ receive loop ─▶ drain ─▶ closed
+//!        │            │            └── every accepted request answered, or the time for that over
+//!        │            └── DISC, end of stream, breach, server stops, sending failed
+//!        └── leave taken, breach, time over, server stops
+//! ```
+
+use super::Service;
+use super::execute::{HoleSense, execute, failure};
+use super::negotiate::{NegotiationError, negotiate};
+use super::outbox::{Outbox, Permits};
+use crate::nbd::counters::{Counters, add, count};
+use crate::nbd::export::Export;
+use crate::nbd::session::{Action, Answer, ContextId, Failure, Transmission};
+use crate::nbd::wire::MAX_SKIPPED_PAYLOAD;
+use crate::nbd::wire::transmission::{BadRequestMagic, Command, REQUEST_HEADER, Request};
+use futures_util::future::{Either, select};
+use landfall_disks::uring::net::{Peer, Receiver, Stream};
+use landfall_disks::uring::{spawn, timeout};
+use landfall_disks::{Buffer, Disk, DiskError};
+use std::cell::Cell;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Disk errors of one connection that are logged one by one; the others are told as a number when it ends.
+const MAX_LOGGED: u64 = 8;
+
+/// Bytes of an unwanted payload that are read, and thrown away, at a time.
+const SKIP_AT_A_TIME: u64 = 1 << 20;
+
+/// Serves the connection until it ends.
+pub(super) async fn run(stream: Stream, peer: Peer, service: &Service) {
+    let (mut receiver, mut sender) = stream.split();
+    let negotiation = {
+        let work = negotiate(&mut receiver, &mut sender, &*service.exports, &peer);
+        let limited = pin!(timeout(service.settings.handshake_time, work));
+        match select(limited, pin!(service.stopped())).await {
+            Either::Left((Ok(outcome), _)) => outcome,
+            Either::Left((Err(_elapsed), _)) => {
+                Err(NegotiationError::Socket(io::ErrorKind::TimedOut.into()))
+            }
+            Either::Right(_) => return,
+        }
+    };
+    let (negotiated, export) = match negotiation {
+        Ok(Some(entered)) => entered,
+        Ok(None) => return,
+        Err(error) => {
+            count(&service.counters.handshakes_failed);
+            tracing::debug!(%peer, %error, "NBD negotiation failed");
+            return;
+        }
+    };
+    tracing::debug!(%peer, asked = negotiated.name, export = export.name, "NBD export opened");
+    let connection = Rc::new(Connection::new(export, negotiated.transmission, peer, service));
+    let ended = {
+        let work = pin!(connection.receive_then_drain(&mut receiver, service));
+        match select(work, pin!(connection.outbox.pump(&mut sender))).await {
+            Either::Left((ended, _)) => ended,
+            // The receive loop has been told; requests in flight finish and their replies are dropped.
+            Either::Right((error, work)) => {
+                work.await;
+                Ended::Socket(error)
+            }
+        }
+    };
+    // Counted before the client can know of it.
+    connection.farewell(&ended);
+    sender.shutdown();
+}
+
+/// How transmission came to its end.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the client disconnected")]
+    Disconnected,
+    #[error("the client closed the connection without a disconnect")]
+    Closed,
+    #[error("the server stops")]
+    Stopped,
+    #[error("sending failed")]
+    SendFailed,
+    #[error(transparent)]
+    Magic(#[from] BadRequestMagic),
+    #[error("a write of {0} bytes is too long even to be refused")]
+    Payload(u64),
+    #[error(transparent)]
+    Socket(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Socket(error),
+        }
+    }
+}
+
+/// What the requests of a connection share.
+struct Connection {
+    export: Export,
+    rules: Transmission,
+    contexts: Vec<ContextId>,
+    peer: Peer,
+    counters: Arc<Counters>,
+    outbox: Outbox,
+    requests: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    requests_in_flight: u32,
+    holes: HoleSense,
+    disk_errors: Cell<u64>,
+}
+
+impl Connection {
+    fn new(export: Export, rules: Transmission, peer: Peer, service: &Service) -> Self {
+        let settings = &service.settings;
+        let semaphore = |permits: u32| {
+            Arc::new(Semaphore::new(usize::try_from(permits).expect("32 bits fit a usize")))
+        };
+        Self {
+            export,
+            contexts: rules.contexts.iter().map(|(id, _)| *id).collect(),
+            outbox: Outbox::new(rules.replies),
+            rules,
+            peer,
+            counters: Arc::clone(&service.counters),
+            requests: semaphore(settings.requests_in_flight),
+            bytes: semaphore(settings.bytes_in_flight),
+            requests_in_flight: settings.requests_in_flight,
+            holes: HoleSense::default(),
+            disk_errors: Cell::new(0),
+        }
+    }
+
+    async fn receive_then_drain(
+        self: &Rc<Self>,
+        receiver: &mut Receiver,
+        service: &Service,
+    ) -> Ended {
+        let ended = self.receive(receiver, service).await;
+        // All permits are back when every reply was sent.
+        let drained = self.requests.acquire_many(self.requests_in_flight);
+        if timeout(service.settings.drain_time, drained).await.is_err() {
+            tracing::debug!(peer = %self.peer, "NBD connection closed before all was answered");
+        }
+        ended
+    }
+
+    /// Takes requests off the socket until there are no more to be taken.
+    async fn receive(self: &Rc<Self>, receiver: &mut Receiver, service: &Service) -> Ended {
+        let mut stopped = pin!(service.stopped());
+        let mut broken = pin!(self.outbox.broken());
+        let mut ending = pin!(select(stopped.as_mut(), broken.as_mut()));
+        loop {
+            match select(pin!(self.receive_one(receiver)), ending.as_mut()).await {
+                Either::Left((Ok(()), _)) => {}
+                Either::Left((Err(ended), _)) => return ended,
+                Either::Right((Either::Left(_), _)) => return Ended::Stopped,
+                Either::Right((Either::Right(_), _)) => return Ended::SendFailed,
+            }
+        }
+    }
+
+    async fn receive_one(self: &Rc<Self>, receiver: &mut Receiver) -> Result<(), Ended> {
+        let header = receiver.read_exact(REQUEST_HEADER).await?;
+        let header = header[..].try_into().expect("the length that was asked for");
+        let request = Request::parse(header)?;
+        let payload = if request.command == Command::Write { request.length } else { 0 };
+        let action = match self.rules.decide(&request) {
+            Ok(Action::Disconnect) => return Err(Ended::Disconnected),
+            Ok(action) => action,
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "NBD request refused");
+                skip(receiver, payload).await?;
+                let permits = self.permits(0).await;
+                let counters = self.counters.of(request.command);
+                count(&counters.requests);
+                count(&counters.refused);
+                let failure = Failure { code: error.code(), message: error.to_string(), at: None };
+                self.outbox.push(&request, Answer::Failed(failure), permits);
+                return Ok(());
+            }
+        };
+        let permits = self.permits(bytes_held(&action)).await;
+        let payload = match &action {
+            Action::Write { .. } => {
+                let length = usize::try_from(payload).expect("at most the maximum request");
+                Some(receiver.read_exact(length).await?)
+            }
+            _ => None,
+        };
+        let connection = Rc::clone(self);
+        spawn(async move { connection.answer(request, action, payload, permits).await });
+        Ok(())
+    }
+
+    /// Waits until the request fits the budget of the connection.
+    async fn permits(&self, bytes: u64) -> Permits {
+        let bytes = u32::try_from(bytes).expect("at most the maximum request");
+        let request = Arc::clone(&self.requests).acquire_owned().await;
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await;
+        Permits {
+            _request: request.expect("the semaphore is never closed"),
+            _bytes: bytes.expect("the semaphore is never closed"),
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request,
+        action: Action,
+        payload: Option<Buffer>,
+        permits: Permits,
+    ) {
+        let disk: &dyn Disk = &*self.export.disk;
+        let outcome = execute(disk, &self.contexts, &self.holes, action, payload).await;
+        let counters = self.counters.of(request.command);
+        count(&counters.requests);
+        let answer = match outcome {
+            Ok(answer) => {
+                match action {
+                    Action::Read { range, .. } => add(&self.counters.bytes_read, range.length()),
+                    Action::Write { range, .. } => {
+                        add(&self.counters.bytes_written, range.length());
+                    }
+                    _ => {}
+                }
+                answer
+            }
+            Err(error) => {
+                count(&counters.failed);
+                self.log(&request, &error);
+                Answer::Failed(failure(&error, &action))
+            }
+        };
+        self.outbox.push(&request, answer, permits);
+    }
+
+    fn log(&self, request: &Request, error: &DiskError) {
+        let before = self.disk_errors.get();
+        self.disk_errors.set(before + 1);
+        // A disk that is gone, full or read-only is an ordinary answer; what is left is trouble of our own.
+        let ordinary = matches!(
+            error,
+            DiskError::Gone(_)
+                | DiskError::NoSpace(_)
+                | DiskError::ReadOnly
+                | DiskError::OutOfRange { .. }
+        );
+        let (peer, export, command) = (&self.peer, &self.export.name, request.command);
+        if ordinary || before >= MAX_LOGGED {
+            tracing::debug!(%peer, export, ?command, %error, "NBD request failed");
+        } else {
+            tracing::warn!(%peer, export, ?command, %error, "NBD request failed");
+        }
+    }
+
+    fn farewell(&self, ended: &Ended) {
+        match ended {
+            Ended::Disconnected | Ended::Closed | Ended::Stopped => {}
+            Ended::SendFailed | Ended::Magic(_) | Ended::Payload(_) | Ended::Socket(_) => {
+                count(&self.counters.connections_broken);
+            }
+        }
+        let disk_errors = self.disk_errors.get();
+        tracing::debug!(peer = %self.peer, %ended, disk_errors, "NBD connection ended");
+    }
+}
+
+/// Bytes of payload a request holds, in either direction.
+fn bytes_held(action: &Action) -> u64 {
+    match action {
+        Action::Read { range, .. } | Action::Write { range, .. } => range.length(),
+        _ => 0,
+    }
+}
+
+/// Reads the payload of a refused write, so that the next request is found behind it.
+async fn skip(receiver: &mut Receiver, payload: u64) -> Result<(), Ended> {
+    if payload > u64::from(MAX_SKIPPED_PAYLOAD) {
+        return Err(Ended::Payload(payload));
+    }
+    let mut left = payload;
+    while left > 0 {
+        let part = left.min(SKIP_AT_A_TIME);
+        receiver.read_exact(usize::try_from(part).expect("a small part")).await?;
+        left -= part;
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The server: sockets and disks around the [`session`](super::session), on the io_uring engine.
+//!
+//! ```text
+//!   serve ──accept──▶ connection (a task on one of the cores)
+//!                       negotiate      one option at a time, within a time limit
+//!                       receive loop   header, budget, payload ──spawn──▶ execute (disk) ──▶ outbox
+//!                       outbox.pump    everything that is ready goes out in one send
+//! ```
+//!
+//! **Invariants**
+//! - A connection never holds more requests or bytes than its budget; what a slow client does not read stops it from
+//!   being asked more, and nobody else.
+//! - Requests of a connection run at the same time and are answered in the order they finish.
+//! - A connection ends only after the replies to everything it has accepted were sent, unless the socket failed or the
+//!   time for draining is over.
+
+mod connection;
+mod execute;
+mod negotiate;
+mod outbox;
+
+use super::counters::{Counters, count};
+use super::export::Exports;
+use super::wire::MAX_REQUEST;
+use futures_util::future::{Either, select};
+use landfall_disks::uring::net::{Listener, Peer, Stream};
+use landfall_disks::uring::{Core, sleep, spawn, timeout};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long accepting pauses after an error: a shortage of descriptors ends when a connection does.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Limits of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Connections at a time, over all listeners. One more is closed at once.
+    pub connections: u64,
+    /// Requests of a connection that are worked on, or answered and not sent yet.
+    pub requests_in_flight: u32,
+    /// Bytes of payload those requests may hold in either direction; at least [`MAX_REQUEST`].
+    pub bytes_in_flight: u32,
+    /// Time for negotiation, from the accepted connection to the first request.
+    pub handshake_time: Duration,
+    /// Time that requests in flight get to finish once a connection or the server is to end.
+    pub drain_time: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            requests_in_flight: 256,
+            bytes_in_flight: 2 * MAX_REQUEST,
+            handshake_time: Duration::from_secs(10),
+            drain_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What all connections of a server share.
+pub struct Service {
+    exports: Arc<dyn Exports>,
+    settings: Settings,
+    counters: Arc<Counters>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Service {
+    /// A service for `exports`, not listening anywhere yet.
+    pub fn new(exports: Arc<dyn Exports>, settings: Settings) -> Self {
+        let settings = Settings {
+            // A request of the announced size must fit, or it would wait for ever.
+            bytes_in_flight: settings.bytes_in_flight.max(MAX_REQUEST),
+            requests_in_flight: settings.requests_in_flight.max(1),
+            ..settings
+        };
+        let counters = Arc::new(Counters::default());
+        Self { exports, settings, counters, stopping: watch::Sender::new(false) }
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Ends it, from any thread: no connection is accepted and no request read any more; [`serve`] returns when the
+    /// requests in flight are answered.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // An error means that the service itself is gone, which is as final.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+}
+
+/// An open connection, counted while it lives.
+struct Slot {
+    counters: Arc<Counters>,
+    /// Dropped with the slot: how [`serve`] learns that its last connection has ended.
+    _open: mpsc::Sender<()>,
+}
+
+impl Slot {
+    fn take(service: &Service, open: &mpsc::Sender<()>) -> Option<Self> {
+        let counters = &service.counters;
+        // Counted before it is compared: connections arrive on several listeners at once.
+        let before = counters.connections_open.fetch_add(1, Relaxed);
+        let slot = Self { counters: Arc::clone(counters), _open: open.clone() };
+        (before < service.settings.connections).then_some(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.counters.connections_open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Accepts connections on `listener` and deals them out to `cores`, or keeps them on the current core if there are none.
+/// Runs on an I/O core. Returns after [`Service::stop`], when the connections it accepted have ended.
+pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
+    let (open, mut all_closed) = mpsc::channel(1);
+    let mut turn = cores.iter().cycle();
+    let mut stopped = pin!(service.stopped());
+    loop {
+        match select(pin!(listener.accept()), stopped.as_mut()).await {
+            Either::Left((Ok((stream, peer)), _)) => match Slot::take(&service, &open) {
+                Some(slot) => start(stream, peer, slot, Arc::clone(&service), turn.next()),
+                None => {
+                    count(&service.counters.connections_refused);
+                    tracing::debug!(%peer, "NBD connection refused: too many are open");
+                }
+            },
+            Either::Left((Err(error), _)) => pause(&error).await,
+            Either::Right(_) => break,
+        }
+    }
+    // Nobody is to connect while the last requests are answered.
+    drop((listener, open));
+    let closed = all_closed.recv();
+    if timeout(service.settings.drain_time + ACCEPT_PAUSE, closed).await.is_err() {
+        tracing::warn!("NBD connections were still open when the time for draining was over");
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept an NBD connection");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+fn start(stream: Stream, peer: Peer, slot: Slot, service: Arc<Service>, core: Option<&Core>) {
+    count(&service.counters.connections);
+    let connection = move || async move {
+        connection::run(stream, peer, &service).await;
+        drop(slot);
+    };
+    match core {
+        Some(core) => core.spawn(connection),
+        None => spawn(connection()),
+    }
+}

@@ -1,0 +1,109 @@
+//! Negotiation over a socket: moves bytes for the [`Handshake`], opens the exports it asks for.
+
+use crate::nbd::export::{Export, Exports, OpenError};
+use crate::nbd::session::{Access, End, ExportFacts, Handshake, HandshakeError, Negotiated, Step};
+use crate::nbd::wire::MAX_REQUEST;
+use landfall_disks::Buffer;
+use landfall_disks::uring::net::{Peer, Receiver, Sender};
+use std::collections::VecDeque;
+use std::io;
+
+/// Exports a connection may hold open while it negotiates. With one more the oldest is let go: its name is resolved anew
+/// if it is asked for again.
+const MAX_HELD: usize = 8;
+
+/// Smallest preferred block that may be announced, in bytes: the unit of history.
+const PREFERRED_BLOCK: u32 = 4096;
+
+/// Why negotiation led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NegotiationError {
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error(transparent)]
+    Session(#[from] HandshakeError),
+}
+
+/// Negotiates; `None` when the client took leave.
+pub(super) async fn negotiate(
+    receiver: &mut Receiver,
+    sender: &mut Sender,
+    exports: &dyn Exports,
+    peer: &Peer,
+) -> Result<Option<(Negotiated, Export)>, NegotiationError> {
+    let mut session = Handshake::new();
+    let mut held = Held::default();
+    loop {
+        let output = session.take_output();
+        if !output.is_empty() {
+            sender.send(vec![Buffer::copy_of(&output)]).await?;
+        }
+        match session.step() {
+            Step::Receive(length) => {
+                let data = receiver.read_exact(length).await?;
+                session.received(&data);
+            }
+            Step::List => session.listed(&exports.list(peer).await),
+            Step::Open(name) => match held.open(&name, exports, peer).await {
+                Ok(export) => session.opened(Ok(&facts(export))),
+                Err(error) => session.opened(Err(&error)),
+            },
+            Step::End(End::Aborted) => return Ok(None),
+            Step::End(End::Broken(error)) => return Err(error.into()),
+            Step::End(End::Transmission(negotiated)) => {
+                let export = held.take(&negotiated.name);
+                return Ok(Some((negotiated, export)));
+            }
+        }
+    }
+}
+
+/// Exports opened during negotiation, by the name the client used: one resolution per name and connection.
+#[derive(Default)]
+struct Held {
+    exports: VecDeque<(String, Export)>,
+}
+
+impl Held {
+    async fn open(
+        &mut self,
+        name: &str,
+        exports: &dyn Exports,
+        peer: &Peer,
+    ) -> Result<&Export, OpenError> {
+        let index = match self.exports.iter().position(|(held, _)| held == name) {
+            Some(index) => index,
+            None => {
+                let export = exports.open(name, peer).await?;
+                if self.exports.len() == MAX_HELD {
+                    self.exports.pop_front();
+                }
+                self.exports.push_back((name.to_owned(), export));
+                self.exports.len() - 1
+            }
+        };
+        Ok(&self.exports[index].1)
+    }
+
+    /// The export of this name; all others are released.
+    fn take(self, name: &str) -> Export {
+        let found = self.exports.into_iter().find(|(held, _)| held == name);
+        found.map(|(_, export)| export).expect("transmission starts right after the export opened")
+    }
+}
+
+fn facts(export: &Export) -> ExportFacts {
+    let geometry = export.disk.geometry();
+    let largest = MAX_REQUEST.min(1 << 20);
+    ExportFacts {
+        name: export.name.clone(),
+        description: export.description.clone(),
+        size_bytes: geometry.size_bytes,
+        access: if geometry.read_only { Access::ReadOnly } else { Access::Writable },
+        multi_conn: export.multi_conn,
+        preferred_block: geometry
+            .physical_sector
+            .clamp(PREFERRED_BLOCK, largest)
+            .next_power_of_two(),
+    }
+}

@@ -1,0 +1,7 @@
+//! The NBD server over sockets: against this project's client, and against the world's.
+
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
+
+mod interop;
+mod memory;
+mod serve;
