@@ -117,6 +117,20 @@ pub enum DiskError {
         /// Size that was asked for.
         to_bytes: u64,
     },
+    /// A size no disk can have.
+    #[error("a disk cannot have {size_bytes} bytes: whole sectors of 512, at most 64 TiB")]
+    InvalidSize {
+        /// Size that was asked for or found.
+        size_bytes: u64,
+    },
+    /// The image is not as long as the disk.
+    #[error("the image has {found_bytes} bytes instead of {expected_bytes}")]
+    WrongSize {
+        /// Length of the image.
+        found_bytes: u64,
+        /// Size of the disk.
+        expected_bytes: u64,
+    },
     /// The stored bytes fail their checksum. They are never returned.
     #[error("damaged data in {range}: {what}")]
     Damaged {
