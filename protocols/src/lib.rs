@@ -4,3 +4,4 @@
 //! (sockets). Only `serve` and the clients wait for anything.
 
 pub mod nbd;
+pub mod pki;
