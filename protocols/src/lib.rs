@@ -3,5 +3,6 @@
 //! Each protocol is a folder of `wire` (bytes to meaning and back), `session` (a state machine without I/O) and `serve`
 //! (sockets). Only `serve` and the clients wait for anything.
 
+pub mod delta;
 pub mod nbd;
 pub mod pki;
