@@ -3,6 +3,8 @@
 
 use crate::memory::Server;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
@@ -197,6 +199,24 @@ fn fio_verifies_what_it_wrote() {
         let said = run("fio", &arguments);
         assert!(said.contains("err= 0"), "{said}");
     }
+    server.stop();
+}
+
+#[test]
+fn a_legacy_client_without_options_reads_and_writes() {
+    let server = server();
+    let mut stream = UnixStream::connect(server.socket()).expect("connected");
+    let export = nbd::client::handshake(&mut stream, b"disk").expect("negotiated");
+    assert_eq!((export.size, export.readonly), (SIZE, false));
+    let mut client = nbd::client::NbdClient::new(&mut stream, &export);
+    client.seek(SeekFrom::Start(8 * MIB)).expect("a position");
+    client.write_all(&noise(MIB, 11)).expect("written");
+    client.seek(SeekFrom::Start(8 * MIB - 512)).expect("a position");
+    let mut read = vec![0; 1024];
+    client.read_exact(&mut read).expect("read");
+    assert_eq!(read[..512], [0; 512]);
+    assert_eq!(read[512..], noise(MIB, 11)[..512]);
+    drop(stream);
     server.stop();
 }
 
