@@ -1,0 +1,129 @@
+//! Numbers that mean something: one type each, so that none can be taken for another.
+//!
+//! All of them are stored little-endian in journal and manifest and big-endian in index keys (so that keys sort).
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name($inner);
+
+        impl $name {
+            /// The value that stands for `number`.
+            pub const fn new(number: $inner) -> Self {
+                Self(number)
+            }
+
+            /// The bare number, for formats and listings.
+            pub const fn number(self) -> $inner {
+                self.0
+            }
+
+            /// The one after this.
+            pub const fn next(self) -> Self {
+                Self(self.0.strict_add(1))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+number!(
+    /// A protected machine.
+    MachineId(u32),
+    "machine#"
+);
+number!(
+    /// Machines with common points.
+    GroupId(u32),
+    "group#"
+);
+number!(
+    /// A disk of a machine. Never used twice, not even after its machine is removed.
+    DiskId(u32),
+    "disk#"
+);
+number!(
+    /// A writable history: the trunk of a group or a branch. Never used twice.
+    LineId(u32),
+    "line#"
+);
+number!(
+    /// Position in a line; grows by one per accepted batch. Zero is "before the first".
+    Sequence(u64),
+    "seq:"
+);
+number!(
+    /// Raised when the holder of a line's stream changes or its position cannot be vouched for.
+    Generation(u64),
+    "generation "
+);
+number!(
+    /// Position in a stream, within one generation; grows by one per batch or mark. Zero is "nothing yet".
+    Position(u64),
+    "position "
+);
+number!(
+    /// An append-only lane of the journal; bound to one I/O core.
+    LaneId(u16),
+    "lane "
+);
+number!(
+    /// Position in a lane; grows by one per record of any kind.
+    LaneSequence(u64),
+    "lane sequence "
+);
+number!(
+    /// A segment file of the journal, unique over all lanes. Never used twice.
+    SegmentId(u32),
+    "segment "
+);
+number!(
+    /// An export that was set up by hand.
+    ExportId(u32),
+    "export#"
+);
+
+/// Sixteen random bytes by which a source process names its stream. All zero: no stream (branch writes).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct StreamId([u8; 16]);
+
+impl StreamId {
+    /// What writes that come from no stream carry.
+    pub const NONE: Self = Self([0; 16]);
+
+    /// The id with these bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, as sent and stored.
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {self}")
+    }
+}
