@@ -1,0 +1,561 @@
+//! A lane: one append-only history, written by one task on one I/O core.
+//!
+//! ```text
+//!   drafts ─▶ queue ─▶ plan ─▶ write ─▶ flush ─▶ index ─▶ publish to lines ─▶ acknowledge
+//!                       ▲ one group at a time: everything that waits goes into the next group
+//! ```
+//!
+//! **Invariants:** a group is acknowledged only when it and every earlier one is durable and indexed. A full disk
+//! refuses drafts and harms nothing: a segment gets its space before anything is written to it. Any other failed write
+//! or flush poisons the lane until the journal is opened again, because what reached the medium is not known.
+
+use super::format::{
+    MAX_BODY_BYTES, MAX_EXTENTS, MIN_SEGMENT_BYTES, Record, RecordKind, SEGMENT_HEADER_BYTES,
+};
+use super::indexing::index_record;
+use super::plan::{Layout, Plan, Taken, record_bytes};
+use super::segment::{Segments, new_entry};
+use crate::ids::{DiskId, Generation, LaneId, LaneSequence, Position, Sequence, StreamId};
+use crate::index::tail_key::{put_progress, put_tail};
+use crate::index::{IndexBatch, IndexStore};
+use crate::line::Line;
+use crate::manifest::record::ManifestRecord;
+use crate::manifest::state::SegmentEntry;
+use crate::manifest::{Manifest, ManifestError};
+use crate::time::{Clock, Timestamp};
+use landfall_disks::file::{FileError, FileIo};
+use landfall_disks::uring::offload;
+use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot};
+
+/// Most bytes that are written and flushed together.
+const GROUP_BYTES: u64 = 16 << 20;
+/// Drafts that may wait for a lane before senders wait too.
+const QUEUE_DRAFTS: usize = 256;
+
+/// Limits of the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalSettings {
+    /// Length of a segment file.
+    pub segment_bytes: u64,
+    /// Space of the file system that new segments leave alone, for manifest and index.
+    pub reserve_bytes: u64,
+}
+
+impl Default for JournalSettings {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, reserve_bytes: 256 << 20 }
+    }
+}
+
+impl JournalSettings {
+    /// The settings with a segment long enough for any record.
+    pub(crate) fn checked(self) -> Self {
+        let segment_bytes = self.segment_bytes.max(MIN_SEGMENT_BYTES).next_multiple_of(BLOCK_SIZE);
+        Self { segment_bytes, ..self }
+    }
+}
+
+/// A change that wants to become part of a line.
+pub(crate) struct Draft {
+    pub(crate) line: Arc<Line>,
+    pub(crate) origin: DraftOrigin,
+    pub(crate) kind: RecordKind,
+    pub(crate) boundary: bool,
+    pub(crate) source_time: Timestamp,
+    pub(crate) extents: Vec<DraftExtent>,
+    pub(crate) reply: oneshot::Sender<Result<Committed, AppendError>>,
+}
+
+/// Where a draft comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DraftOrigin {
+    /// A stream: everything here is checked against the line when the draft's turn comes.
+    Stream(StreamOrigin),
+    /// A branch's disk.
+    Local,
+    /// A mark somebody on this machine asked for: refused in the middle of a pass.
+    Mark,
+}
+
+/// Which place in which stream a draft has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamOrigin {
+    pub(crate) generation: Generation,
+    pub(crate) stream: StreamId,
+    pub(crate) position: Position,
+    /// Position of the stream's last record before this one: if that failed, this one must not be accepted.
+    pub(crate) previous: Position,
+    /// Which opening of the stream it came by; an older one may still have drafts under way.
+    pub(crate) epoch: u64,
+}
+
+/// One change of a draft: whole blocks.
+pub(crate) struct DraftExtent {
+    pub(crate) disk: DiskId,
+    pub(crate) range: ByteRange,
+    pub(crate) content: DraftContent,
+}
+
+/// What a range becomes.
+pub(crate) enum DraftContent {
+    /// These bytes, exactly as many as the range has, with their BLAKE3.
+    Data { bytes: Buffer, hash: [u8; 32] },
+    /// Zeroes.
+    Zero,
+}
+
+/// What an acknowledged draft became.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// Its sequence in the line.
+    pub sequence: Sequence,
+    /// When it was committed.
+    pub commit_time: Timestamp,
+}
+
+/// Why a draft was not accepted.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The journal's file system is full; what is there stays readable, and writes go on when there is space.
+    #[error(
+        "the journal is full: {free_bytes} bytes free, {needed_bytes} needed; free space on the journal volume"
+    )]
+    JournalFull {
+        /// Bytes there are.
+        free_bytes: u64,
+        /// Bytes the next segment needs, the reserve included.
+        needed_bytes: u64,
+    },
+    /// The stream's generation is over.
+    #[error("the stream has {sent}, the line is at {current}")]
+    OldGeneration {
+        /// What the stream has.
+        sent: Generation,
+        /// What the line has.
+        current: Generation,
+    },
+    /// The batch does not follow the last accepted one: it was sent before, or one before it failed.
+    #[error("{sent} does not follow the last accepted {last}")]
+    OutOfOrder {
+        /// What was sent.
+        sent: Position,
+        /// Last accepted one.
+        last: Position,
+    },
+    /// A mark came in the middle of a pass: the disks are between two states.
+    #[error("a pass is under way")]
+    InPass,
+    /// The stream was opened anew; this opening is over.
+    #[error("the stream was taken over by a newer connection")]
+    TakenOver,
+    /// Extents overlap, are not whole blocks, or are too many.
+    #[error(
+        "a batch is at most {MAX_EXTENTS} extents of whole blocks and {MAX_BODY_BYTES} bytes, without overlap"
+    )]
+    Shape,
+    /// The line was discarded.
+    #[error("the line was discarded")]
+    LineGone,
+    /// The lane failed before, or fails now.
+    #[error("the journal failed and refuses writes until the service is restarted: {0}")]
+    Failed(String),
+    /// The service is stopping.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+impl Draft {
+    /// Checks the shape of the extents: whole blocks, no overlap, within the limits of a record.
+    pub(crate) fn check_shape(extents: &[DraftExtent]) -> Result<(), AppendError> {
+        let bodies: u64 = extents.iter().map(DraftExtent::body_bytes).sum();
+        let whole = extents.iter().all(|extent| {
+            let full = match &extent.content {
+                DraftContent::Data { bytes, .. } => bytes.len() as u64 == extent.range.length(),
+                DraftContent::Zero => true,
+            };
+            full && extent.range.is_aligned(BLOCK_SIZE) && !extent.range.is_empty()
+        });
+        let mut ranges: Vec<_> =
+            extents.iter().map(|e| (e.disk, e.range.start(), e.range.end())).collect();
+        ranges.sort_unstable();
+        let apart = ranges.windows(2).all(|two| two[0].0 != two[1].0 || two[0].2 <= two[1].1);
+        if whole && apart && extents.len() <= MAX_EXTENTS && bodies <= MAX_BODY_BYTES {
+            Ok(())
+        } else {
+            Err(AppendError::Shape)
+        }
+    }
+
+    pub(super) fn record_bytes(&self) -> u64 {
+        record_bytes(&self.kind, &self.extents)
+    }
+
+    pub(super) fn answer(self, answer: Result<Committed, AppendError>) {
+        // A sender that went away needs no answer.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl DraftExtent {
+    pub(super) fn body_bytes(&self) -> u64 {
+        match &self.content {
+            DraftContent::Data { bytes, .. } => bytes.len() as u64,
+            DraftContent::Zero => 0,
+        }
+    }
+}
+
+/// What a lane has done since it was opened, for metrics.
+#[derive(Debug, Default)]
+pub struct LaneCounters {
+    /// Records written.
+    pub records: AtomicU64,
+    /// Groups flushed.
+    pub flushes: AtomicU64,
+    /// Bytes written.
+    pub bytes: AtomicU64,
+    /// Drafts refused because the journal is full.
+    pub refused_full: AtomicU64,
+}
+
+/// The way into a lane. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LaneHandle {
+    queue: mpsc::Sender<Work>,
+    counters: Arc<LaneCounters>,
+}
+
+enum Work {
+    Append(Draft),
+    /// Write an empty record if the last group has none that vouches for it.
+    Vouch(oneshot::Sender<Result<(), AppendError>>),
+}
+
+impl LaneHandle {
+    /// Appends; answers when the change is durable, indexed and visible.
+    pub(crate) async fn append(
+        &self,
+        draft: Draft,
+        answer: oneshot::Receiver<Result<Committed, AppendError>>,
+    ) -> Result<Committed, AppendError> {
+        self.enqueue(draft, answer).await?.await
+    }
+
+    /// Queues a draft; once this returns its place in the order is taken. The future it gives answers when the change
+    /// is durable, indexed and visible.
+    pub(crate) async fn enqueue(
+        &self,
+        draft: Draft,
+        answer: oneshot::Receiver<Result<Committed, AppendError>>,
+    ) -> Result<impl Future<Output = Result<Committed, AppendError>> + use<>, AppendError> {
+        self.queue.send(Work::Append(draft)).await.map_err(|_| AppendError::Stopping)?;
+        Ok(async move { answer.await.map_err(|_| AppendError::Stopping)? })
+    }
+
+    /// Vouches for the last group of an idle lane, so that damage to it cannot pass for a torn tail. Everything that was
+    /// queued before is decided when this returns.
+    pub(crate) async fn vouch(&self) -> Result<(), AppendError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Work::Vouch(reply)).await.map_err(|_| AppendError::Stopping)?;
+        answer.await.map_err(|_| AppendError::Stopping)?
+    }
+
+    pub(crate) fn counters(&self) -> &LaneCounters {
+        &self.counters
+    }
+}
+
+/// What a lane works with.
+pub(crate) struct LaneParts {
+    pub(crate) lane: LaneId,
+    pub(crate) next: LaneSequence,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) index: Arc<dyn IndexStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: JournalSettings,
+    pub(crate) salts: Box<dyn FnMut() -> u64 + Send>,
+}
+
+/// The task that owns a lane. [`LaneTask::run`] ends when every handle is gone.
+pub struct LaneTask {
+    parts: LaneParts,
+    queue: mpsc::Receiver<Work>,
+    counters: Arc<LaneCounters>,
+    pending: VecDeque<Draft>,
+    segment: Option<OpenSegment>,
+    /// A segment the manifest knows but whose file could not be made yet.
+    unmade: Option<SegmentEntry>,
+    /// Lane sequence of the last record known durable.
+    durable: LaneSequence,
+    /// Whether a record on the medium knows of that.
+    vouched: bool,
+    poisoned: Option<String>,
+}
+
+struct OpenSegment {
+    entry: SegmentEntry,
+    file: Arc<dyn FileIo>,
+    /// Where the next record goes.
+    end: u64,
+    /// Bytes beyond `end` may hold a torn group: nothing more is written here.
+    spoiled: bool,
+}
+
+impl LaneTask {
+    pub(crate) fn new(parts: LaneParts) -> (Self, LaneHandle) {
+        let (sender, queue) = mpsc::channel(QUEUE_DRAFTS);
+        let counters = Arc::new(LaneCounters::default());
+        let handle = LaneHandle { queue: sender, counters: Arc::clone(&counters) };
+        let durable = LaneSequence::new(parts.next.number().strict_sub(1));
+        let task = Self {
+            parts,
+            queue,
+            counters,
+            pending: VecDeque::new(),
+            segment: None,
+            unmade: None,
+            durable,
+            vouched: true,
+            poisoned: None,
+        };
+        (task, handle)
+    }
+
+    /// Works until every handle is gone.
+    pub async fn run(mut self) {
+        loop {
+            if self.pending.is_empty() {
+                match self.queue.recv().await {
+                    Some(work) => self.receive(work).await,
+                    None => return,
+                }
+            }
+            while let Ok(work) = self.queue.try_recv() {
+                self.receive(work).await;
+                if self.pending.len() >= QUEUE_DRAFTS {
+                    break;
+                }
+            }
+            if !self.pending.is_empty() {
+                self.write_group().await;
+            }
+        }
+    }
+
+    async fn receive(&mut self, work: Work) {
+        match work {
+            Work::Append(draft) => self.pending.push_back(draft),
+            Work::Vouch(reply) => {
+                while !self.pending.is_empty() {
+                    self.write_group().await;
+                }
+                let done = self.write_vouch().await;
+                // Whoever asked may have gone away.
+                let _ = reply.send(done);
+            }
+        }
+    }
+
+    /// Decide, do, complete: one group.
+    async fn write_group(&mut self) {
+        let needed = self.pending.front().map_or(0, Draft::record_bytes);
+        if let Err(error) = self.make_room(needed).await {
+            self.refuse_pending(&error);
+            return;
+        }
+        let room = self.segment.as_ref().map_or(0, OpenSegment::room).min(GROUP_BYTES);
+        let mut plan = Plan::new(self.parts.clock.now(), room);
+        while let Some(draft) = self.pending.pop_front() {
+            if let Taken::Full(draft) = plan.take(draft) {
+                self.pending.push_front(draft);
+                break;
+            }
+        }
+        if plan.is_empty() {
+            return;
+        }
+        let layout = plan.lay_out(self.durable.next(), self.durable);
+        match self.write_layout(&layout).await {
+            Ok(offset) => self.complete(layout, offset).await,
+            Err(error) => layout.refuse(&error),
+        }
+    }
+
+    fn refuse_pending(&mut self, error: &AppendError) {
+        if matches!(error, AppendError::JournalFull { .. }) {
+            self.counters.refused_full.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
+        }
+        for draft in self.pending.drain(..) {
+            draft.answer(Err(error.clone()));
+        }
+    }
+
+    /// Writes and flushes the group; gives its offset in the segment.
+    async fn write_layout(&mut self, layout: &Layout) -> Result<u64, AppendError> {
+        let segment = self.segment.as_mut().expect("room was made");
+        let length = usize::try_from(layout.bytes).expect("a group fits memory");
+        let mut bytes = Buffer::zeroed(length);
+        layout.encode(segment.entry.salt, &mut bytes);
+        let written = match segment.file.write_at(segment.end, bytes).await {
+            Ok(_) => segment.file.flush().await,
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => {
+                let offset = segment.end;
+                segment.end += layout.bytes;
+                self.durable =
+                    LaneSequence::new(self.durable.number() + layout.records.len() as u64);
+                self.vouched = false;
+                self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+                self.counters.bytes.fetch_add(layout.bytes, Ordering::Relaxed);
+                self.counters.records.fetch_add(layout.records.len() as u64, Ordering::Relaxed);
+                Ok(offset)
+            }
+            Err(FileError::NoSpace { .. }) => {
+                segment.spoiled = true;
+                Err(self.journal_full().await)
+            }
+            Err(error) => Err(self.poison(&error)),
+        }
+    }
+
+    /// Indexes the durable group, shows it to its lines, acknowledges it.
+    async fn complete(&mut self, layout: Layout, offset: u64) {
+        let segment = self.segment.as_ref().expect("it was just written to").entry.id;
+        let mut batch = IndexBatch::default();
+        for laid in &layout.records {
+            let at = offset + laid.offset;
+            index_record(&mut batch, &laid.record, segment, at, &laid.checksums);
+        }
+        for (line, (_, tail)) in &layout.tails {
+            put_tail(&mut batch, *line, tail);
+        }
+        put_progress(&mut batch, self.parts.lane, self.durable);
+        let index = Arc::clone(&self.parts.index);
+        if let Err(error) = offload(move || index.write(batch)).await {
+            let error = self.poison(&error);
+            layout.refuse(&error);
+            return;
+        }
+        for (id, (line, tail)) in &layout.tails {
+            let (points, changes) = layout.news_of(*id, segment, offset);
+            line.publish(*tail, points, &changes);
+        }
+        layout.acknowledge();
+    }
+
+    async fn write_vouch(&mut self) -> Result<(), AppendError> {
+        if self.vouched {
+            return Ok(());
+        }
+        let Some(segment) = self.segment.as_ref().filter(|segment| !segment.spoiled) else {
+            return Ok(());
+        };
+        let record = Record::vouch(self.durable.next(), self.durable);
+        let length = record.length_bytes();
+        if segment.room() < length {
+            // The segment is all but full; its logged end will vouch for it.
+            return Ok(());
+        }
+        let mut bytes = Buffer::zeroed(usize::try_from(length).expect("one block"));
+        record.encode(segment.entry.salt, &mut bytes);
+        let written = match segment.file.write_at(segment.end, bytes).await {
+            Ok(_) => segment.file.flush().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            return Err(self.poison(&error));
+        }
+        if let Some(segment) = &mut self.segment {
+            segment.end += length;
+        }
+        self.durable = self.durable.next();
+        self.vouched = true;
+        Ok(())
+    }
+
+    /// Sees to it that the open segment has room for `bytes`.
+    async fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
+        if let Some(reason) = &self.poisoned {
+            return Err(AppendError::Failed(reason.clone()));
+        }
+        let fits = |segment: &OpenSegment| !segment.spoiled && segment.room() >= bytes;
+        if self.segment.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        let needed = self.parts.settings.segment_bytes + self.parts.settings.reserve_bytes;
+        let free = self.parts.segments.folder().free_bytes().await.map_err(|e| self.poison(&e))?;
+        if free < needed {
+            return Err(AppendError::JournalFull { free_bytes: free, needed_bytes: needed });
+        }
+        let entry = match self.unmade {
+            Some(entry) => entry,
+            None => self.log_new_segment().await?,
+        };
+        match self.parts.segments.create(&entry, self.parts.clock.now()).await {
+            Ok(file) => {
+                self.unmade = None;
+                let end = SEGMENT_HEADER_BYTES;
+                self.segment = Some(OpenSegment { entry, file, end, spoiled: false });
+                Ok(())
+            }
+            Err(FileError::NoSpace { .. }) => Err(self.journal_full().await),
+            Err(error) => Err(self.poison(&error)),
+        }
+    }
+
+    /// Logs the end of the present segment and the birth of the next: from here on nothing beyond the end is parsed.
+    async fn log_new_segment(&mut self) -> Result<SegmentEntry, AppendError> {
+        let ended = self.segment.as_ref().map(|segment| ManifestRecord::SegmentEnded {
+            segment: segment.entry.id,
+            end: segment.end,
+            next: self.durable.next(),
+        });
+        let (lane, first) = (self.parts.lane, self.durable.next());
+        let (size_bytes, salt) = (self.parts.settings.segment_bytes, (self.parts.salts)());
+        let logged = self.parts.manifest.change(|state| {
+            let entry = new_entry(state.given.segment.next(), lane, first, size_bytes, salt);
+            let born =
+                ManifestRecord::SegmentBorn { segment: entry.id, lane, salt, first, size_bytes };
+            let records = ended.into_iter().chain([born]).collect();
+            Ok::<_, ManifestError>((records, entry))
+        });
+        match logged.await {
+            Ok(entry) => {
+                self.segment = None;
+                self.vouched = true;
+                self.unmade = Some(entry);
+                Ok(entry)
+            }
+            Err(ManifestError::File(FileError::NoSpace { .. })) => Err(self.journal_full().await),
+            Err(error) => Err(self.poison(&error)),
+        }
+    }
+
+    async fn journal_full(&mut self) -> AppendError {
+        let needed = self.parts.settings.segment_bytes + self.parts.settings.reserve_bytes;
+        match self.parts.segments.folder().free_bytes().await {
+            Ok(free) => AppendError::JournalFull { free_bytes: free, needed_bytes: needed },
+            Err(error) => self.poison(&error),
+        }
+    }
+
+    fn poison(&mut self, error: &dyn std::fmt::Display) -> AppendError {
+        let reason = error.to_string();
+        tracing::error!(lane = %self.parts.lane, %reason, "journal lane failed, refusing writes");
+        self.poisoned = Some(reason.clone());
+        AppendError::Failed(reason)
+    }
+}
+
+impl OpenSegment {
+    fn room(&self) -> u64 {
+        self.entry.size_bytes - self.end
+    }
+}

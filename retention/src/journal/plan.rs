@@ -1,0 +1,329 @@
+//! What a lane does next, decided without I/O: drafts become records with sequences, places and chain values.
+//!
+//! Writes of a branch that wait together become one record as long as they do not overlap: they were concurrent, so
+//! any order of them is one the client must expect. Everything else is a record of its own.
+
+use super::format::{ExtentContent, MAX_BODY_BYTES, MAX_EXTENTS, Record, RecordExtent, RecordKind};
+use super::indexing::{block_checksums, point, tail_after, unit_of};
+use super::lane::{
+    AppendError, Committed, Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin,
+};
+use crate::ids::{LaneSequence, LineId, SegmentId, StreamId};
+use crate::index::tail_key::LineTail;
+use crate::leaf::HeadChange;
+use crate::line::Line;
+use crate::point::Point;
+use crate::time::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+type Reply = oneshot::Sender<Result<Committed, AppendError>>;
+
+/// Records that are written and flushed together.
+pub(super) struct Plan {
+    now: Timestamp,
+    room: u64,
+    planned: Vec<Planned>,
+    bytes: u64,
+}
+
+struct Planned {
+    line: Arc<Line>,
+    kind: RecordKind,
+    boundary: bool,
+    stream: StreamOrigin,
+    source_time: Timestamp,
+    extents: Vec<DraftExtent>,
+    replies: Vec<Reply>,
+}
+
+/// What became of offering a draft to a plan.
+pub(super) enum Taken {
+    /// It is part of the plan, or was refused and answered.
+    Yes,
+    /// It does not fit any more.
+    Full(Draft),
+}
+
+/// A plan with everything decided.
+pub(super) struct Layout {
+    pub(super) records: Vec<LaidRecord>,
+    pub(super) tails: BTreeMap<LineId, (Arc<Line>, LineTail)>,
+    pub(super) bytes: u64,
+}
+
+/// One record of a layout.
+pub(super) struct LaidRecord {
+    pub(super) record: Record,
+    /// From the start of the group.
+    pub(super) offset: u64,
+    pub(super) extents: Vec<DraftExtent>,
+    pub(super) checksums: Vec<Vec<u32>>,
+    pub(super) replies: Vec<Reply>,
+}
+
+impl Plan {
+    /// An empty plan for at most `room` bytes.
+    pub(super) fn new(now: Timestamp, room: u64) -> Self {
+        Self { now, room, planned: Vec::new(), bytes: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.planned.is_empty()
+    }
+
+    /// Takes a draft into the plan.
+    pub(super) fn take(&mut self, draft: Draft) -> Taken {
+        if let Err(refusal) = self.check(&draft) {
+            draft.answer(Err(refusal));
+            return Taken::Yes;
+        }
+        let draft = match self.merge(draft) {
+            Ok(()) => return Taken::Yes,
+            Err(draft) => draft,
+        };
+        let bytes = draft.record_bytes();
+        if self.bytes + bytes > self.room {
+            return Taken::Full(draft);
+        }
+        self.bytes += bytes;
+        let stream = match draft.origin {
+            DraftOrigin::Stream(origin) => origin,
+            DraftOrigin::Local | DraftOrigin::Mark => StreamOrigin::default(),
+        };
+        self.planned.push(Planned {
+            line: draft.line,
+            kind: draft.kind,
+            boundary: draft.boundary,
+            stream,
+            source_time: draft.source_time,
+            extents: draft.extents,
+            replies: vec![draft.reply],
+        });
+        Taken::Yes
+    }
+
+    /// Generation and position are checked here and nowhere else: the lane alone knows what is ahead of a draft.
+    fn check(&self, draft: &Draft) -> Result<(), AppendError> {
+        if draft.line.is_closed() {
+            return Err(AppendError::LineGone);
+        }
+        let origin = match draft.origin {
+            DraftOrigin::Stream(origin) => origin,
+            DraftOrigin::Local => return Ok(()),
+            DraftOrigin::Mark => return self.check_mark(&draft.line),
+        };
+        let (current, epoch) = draft.line.stream_turn();
+        if origin.generation != current {
+            return Err(AppendError::OldGeneration { sent: origin.generation, current });
+        }
+        if origin.epoch != epoch {
+            return Err(AppendError::TakenOver);
+        }
+        let of_stream =
+            |p: &&Planned| p.line.id() == draft.line.id() && p.stream.stream == origin.stream;
+        let tail = draft.line.tail();
+        let last = match self.planned.iter().rev().find(of_stream) {
+            Some(planned) => planned.stream.position,
+            None => tail.position_of(origin.generation, origin.stream),
+        };
+        if origin.previous != last || origin.position <= last {
+            return Err(AppendError::OutOfOrder { sent: origin.position, last });
+        }
+        Ok(())
+    }
+
+    /// A mark that comes from no stream must follow a boundary.
+    fn check_mark(&self, line: &Line) -> Result<(), AppendError> {
+        let ahead = self.planned.iter().rev().find(|planned| planned.line.id() == line.id());
+        let between = ahead.map_or_else(|| line.is_in_pass(), |planned| !planned.boundary);
+        if between { Err(AppendError::InPass) } else { Ok(()) }
+    }
+
+    /// Joins a branch write with the record planned last, if both are the same line's and do not overlap.
+    fn merge(&mut self, draft: Draft) -> Result<(), Draft> {
+        let Some(last) = self.planned.last_mut() else { return Err(draft) };
+        let mergeable = last.line.id() == draft.line.id()
+            && last.kind == RecordKind::Batch
+            && draft.kind == RecordKind::Batch
+            && last.boundary
+            && draft.boundary
+            && last.stream.stream == StreamId::NONE
+            && matches!(draft.origin, DraftOrigin::Local)
+            && last.extents.len() + draft.extents.len() <= MAX_EXTENTS;
+        let overlapping = || {
+            let hits = |new: &DraftExtent| {
+                last.extents.iter().any(|old| old.disk == new.disk && old.range.overlaps(new.range))
+            };
+            draft.extents.iter().any(hits)
+        };
+        let bodies = body_bytes(&last.extents) + body_bytes(&draft.extents);
+        if !mergeable || bodies > MAX_BODY_BYTES || overlapping() {
+            return Err(draft);
+        }
+        let before = record_bytes(&last.kind, &last.extents);
+        let extents = last.extents.len() + draft.extents.len();
+        let after = Record::head_bytes(extents, 0) + bodies;
+        if self.bytes - before + after > self.room {
+            return Err(draft);
+        }
+        self.bytes = self.bytes - before + after;
+        last.extents.extend(draft.extents);
+        last.replies.push(draft.reply);
+        Ok(())
+    }
+
+    /// Gives every record its sequence, its lane sequence and its place.
+    pub(super) fn lay_out(self, first: LaneSequence, durable_through: LaneSequence) -> Layout {
+        let mut layout = Layout { records: Vec::new(), tails: BTreeMap::new(), bytes: 0 };
+        let mut lane_sequence = first;
+        for planned in self.planned {
+            let line = Arc::clone(&planned.line);
+            let tail = layout.tails.get(&line.id()).map_or_else(|| line.tail(), |(_, tail)| *tail);
+            let laid = planned.lay(tail, self.now, (lane_sequence, durable_through), layout.bytes);
+            layout.bytes += laid.record.length_bytes();
+            layout.tails.insert(line.id(), (line, tail_after(&tail, &laid.record)));
+            layout.records.push(laid);
+            lane_sequence = lane_sequence.next();
+        }
+        layout
+    }
+}
+
+impl Planned {
+    fn lay(
+        self,
+        tail: LineTail,
+        now: Timestamp,
+        (lane_sequence, durable_through): (LaneSequence, LaneSequence),
+        offset: u64,
+    ) -> LaidRecord {
+        let label = label_bytes(&self.kind);
+        let mut body = Record::head_bytes(self.extents.len(), label);
+        let mut checksums = Vec::with_capacity(self.extents.len());
+        let mut extents = Vec::with_capacity(self.extents.len());
+        for extent in &self.extents {
+            let content = match &extent.content {
+                DraftContent::Zero => {
+                    checksums.push(Vec::new());
+                    ExtentContent::Zero
+                }
+                DraftContent::Data { bytes, hash } => {
+                    checksums.push(block_checksums(bytes));
+                    let start = u32::try_from(body).expect("a record is far below 4 GiB");
+                    body += bytes.len() as u64;
+                    ExtentContent::Data { body: start, hash: *hash }
+                }
+            };
+            extents.push(RecordExtent { disk: extent.disk, range: extent.range, content });
+        }
+        let StreamOrigin { generation, stream, position, .. } = self.stream;
+        let record = Record {
+            kind: self.kind,
+            boundary: self.boundary,
+            lane_sequence,
+            durable_through,
+            group: self.line.group(),
+            line: self.line.id(),
+            sequence: tail.sequence.next(),
+            generation,
+            stream,
+            position,
+            source_time: self.source_time,
+            commit_time: tail.commit_time.max(now),
+            previous_chain: tail.chain,
+            extents,
+        };
+        LaidRecord { record, offset, extents: self.extents, checksums, replies: self.replies }
+    }
+}
+
+impl Layout {
+    /// Writes the group's bytes.
+    pub(super) fn encode(&self, salt: u64, into: &mut [u8]) {
+        for laid in &self.records {
+            let start = position(laid.offset);
+            laid.record.encode(salt, &mut into[start..]);
+            for (extent, draft) in laid.record.extents.iter().zip(&laid.extents) {
+                if let (ExtentContent::Data { body, .. }, DraftContent::Data { bytes, .. }) =
+                    (extent.content, &draft.content)
+                {
+                    let at = start + position(u64::from(body));
+                    into[at..at + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+        }
+    }
+
+    /// What the head of `line` learns from the group, now that it starts at `offset` of `segment`.
+    pub(super) fn news_of(
+        &self,
+        line: LineId,
+        segment: SegmentId,
+        offset: u64,
+    ) -> (Vec<Point>, Vec<HeadChange>) {
+        let of_line = || self.records.iter().filter(|laid| laid.record.line == line);
+        let points = of_line().filter_map(|laid| point(&laid.record)).collect();
+        let mut changes = Vec::new();
+        for laid in of_line() {
+            for (extent, checksums) in laid.record.extents.iter().zip(&laid.checksums) {
+                let data = match extent.content {
+                    ExtentContent::Zero => None,
+                    ExtentContent::Data { body, .. } => {
+                        let unit = unit_of(offset + laid.offset + u64::from(body));
+                        Some((segment, unit, checksums.clone()))
+                    }
+                };
+                changes.push(HeadChange { disk: extent.disk, range: extent.range, data });
+            }
+        }
+        (points, changes)
+    }
+
+    /// Answers every draft with what it became.
+    pub(super) fn acknowledge(self) {
+        for laid in self.records {
+            let committed =
+                Committed { sequence: laid.record.sequence, commit_time: laid.record.commit_time };
+            for reply in laid.replies {
+                // A sender that went away does not take its write back.
+                let _ = reply.send(Ok(committed));
+            }
+        }
+    }
+
+    /// Answers everything with the same error.
+    pub(super) fn refuse(self, error: &AppendError) {
+        for laid in self.records {
+            refuse_all(laid.replies, error);
+        }
+    }
+}
+
+fn refuse_all(replies: Vec<Reply>, error: &AppendError) {
+    for reply in replies {
+        // A sender that went away needs no answer.
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+fn body_bytes(extents: &[DraftExtent]) -> u64 {
+    extents.iter().map(DraftExtent::body_bytes).sum()
+}
+
+fn label_bytes(kind: &RecordKind) -> usize {
+    match kind {
+        RecordKind::Mark { label: Some(label), .. } => label.as_str().len(),
+        _ => 0,
+    }
+}
+
+/// Bytes of the record that `extents` make.
+pub(super) fn record_bytes(kind: &RecordKind, extents: &[DraftExtent]) -> u64 {
+    Record::head_bytes(extents.len(), label_bytes(kind)) + body_bytes(extents)
+}
+
+fn position(offset: u64) -> usize {
+    usize::try_from(offset).expect("a group fits memory")
+}

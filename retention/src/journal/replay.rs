@@ -1,0 +1,251 @@
+//! From journal to index at start: everything the index has not, or all of it when the index is gone.
+//!
+//! ```text
+//!   per lane: segments in order ─▶ examine ─▶ records beyond the lane's progress ─▶ index, in writes of a bounded size
+//!             open segments: the valid end is logged in the manifest; the lane goes on in a new segment
+//! ```
+//!
+//! Where records are lost to media damage the line they belonged to may not be known. Each line of the lane whose next
+//! record does not follow its last one without a gap has lost something; a line without any later record may have. Both
+//! get a *gap*: what they held before it reads as damaged until it is written again. Nothing is invented.
+
+use super::format::{ExtentContent, RecordExtent};
+use super::indexing::{block_checksums, index_record, tail_after};
+use super::recovery::{Damage, Examination, FoundRecord, body_bytes, examine};
+use super::segment::Segments;
+use crate::ids::{LaneId, LaneSequence, LineId, SegmentId, Sequence};
+use crate::index::gap_key::put_gap;
+use crate::index::tail_key::{LineTail, put_progress, put_tail, read_progress, read_tail};
+use crate::index::{IndexBatch, IndexError, IndexStore};
+use crate::manifest::record::ManifestRecord;
+use crate::manifest::state::SegmentEntry;
+use crate::manifest::{Manifest, ManifestError};
+use landfall_disks::file::FileError;
+use landfall_disks::{BLOCK_SIZE, Buffer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Entries that are gathered before they are written to the index.
+const ENTRIES_PER_WRITE: usize = 20_000;
+
+/// Why the journal cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A segment cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The index cannot be written.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The ends of open segments cannot be logged.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+/// What replay found in one lane.
+#[derive(Debug)]
+pub(crate) struct LaneReplay {
+    /// Lane sequence of the next record.
+    pub(crate) next: LaneSequence,
+    /// Records that were put into the index.
+    pub(crate) replayed: u64,
+    /// Damaged places.
+    pub(crate) damage: Vec<(SegmentId, Damage)>,
+    /// Lines that lost records, or may have.
+    pub(crate) gaps: Vec<(LineId, Sequence)>,
+}
+
+/// Brings the index up to the end of `lane` and logs the ends of its open segments.
+pub(crate) async fn replay_lane(
+    lane: LaneId,
+    manifest: &Manifest,
+    segments: &Segments,
+    index: &Arc<dyn IndexStore>,
+) -> Result<LaneReplay, ReplayError> {
+    let (entries, lines) = {
+        let state = manifest.state();
+        let entries: Vec<SegmentEntry> =
+            state.segments.values().filter(|entry| entry.lane == lane).copied().collect();
+        let lines: Vec<LineId> =
+            state.lines.values().filter(|line| line.lane == lane).map(|line| line.id).collect();
+        (entries, lines)
+    };
+    let mut replay = Replay::new(lane, &lines, Arc::clone(index))?;
+    let mut ends = Vec::new();
+    for entry in &entries {
+        if let Some((_, next)) = entry.ended
+            && next <= replay.progress.next()
+        {
+            replay.next = next;
+            continue;
+        }
+        let bytes = match segments.read_whole(entry.id, entry.size_bytes).await {
+            Err(FileError::NotFound { .. }) => Buffer::zeroed(0),
+            read => read?,
+        };
+        let found = examine(entry, &bytes);
+        if entry.ended.is_none() {
+            let (segment, end, next) = (entry.id, found.end, found.next);
+            ends.push(ManifestRecord::SegmentEnded { segment, end, next });
+        }
+        replay.take_segment(entry, found, &bytes)?;
+    }
+    replay.finish()?;
+    index.flush()?;
+    manifest.append(ends).await?;
+    Ok(replay.into_result())
+}
+
+struct Replay {
+    lane: LaneId,
+    index: Arc<dyn IndexStore>,
+    progress: LaneSequence,
+    next: LaneSequence,
+    tails: BTreeMap<LineId, LineTail>,
+    /// Lines that may have lost records at the last damaged place and have shown none since.
+    suspects: BTreeSet<LineId>,
+    batch: IndexBatch,
+    through: LaneSequence,
+    replayed: u64,
+    damage: Vec<(SegmentId, Damage)>,
+    gaps: Vec<(LineId, Sequence)>,
+}
+
+impl Replay {
+    fn new(
+        lane: LaneId,
+        lines: &[LineId],
+        index: Arc<dyn IndexStore>,
+    ) -> Result<Self, ReplayError> {
+        let progress = read_progress(&*index, lane)?;
+        let mut tails = BTreeMap::new();
+        for line in lines {
+            tails.insert(*line, read_tail(&*index, *line)?);
+        }
+        Ok(Self {
+            lane,
+            index,
+            progress,
+            next: progress.next(),
+            tails,
+            suspects: BTreeSet::new(),
+            batch: IndexBatch::default(),
+            through: progress,
+            replayed: 0,
+            damage: Vec::new(),
+            gaps: Vec::new(),
+        })
+    }
+
+    fn take_segment(
+        &mut self,
+        entry: &SegmentEntry,
+        found: Examination,
+        bytes: &[u8],
+    ) -> Result<(), ReplayError> {
+        let mut last = None;
+        for record in &found.records {
+            if record.after_loss && record.record.lane_sequence > self.progress.next() {
+                self.suspect_all();
+            }
+            last = Some(record.record.lane_sequence);
+            if record.record.lane_sequence > self.progress {
+                self.take_record(entry.id, record, bytes)?;
+            }
+        }
+        // Loss that reaches the end of the segment has no record after it that would tell.
+        let after_last = last.map_or(entry.first, LaneSequence::next);
+        if after_last < found.next && found.next > self.progress.next() {
+            self.suspect_all();
+        }
+        self.damage.extend(found.damage.into_iter().map(|damage| (entry.id, damage)));
+        self.next = found.next;
+        Ok(())
+    }
+
+    fn suspect_all(&mut self) {
+        self.suspects = self.tails.keys().copied().collect();
+    }
+
+    fn take_record(
+        &mut self,
+        segment: SegmentId,
+        found: &FoundRecord,
+        bytes: &[u8],
+    ) -> Result<(), ReplayError> {
+        let record = &found.record;
+        self.replayed += 1;
+        self.through = record.lane_sequence;
+        // A record of a line that is gone has nothing to say; one that vouches has no line.
+        if let Some(tail) = self.tails.get(&record.line).copied() {
+            if record.sequence > tail.sequence.next() {
+                let lost = Sequence::new(record.sequence.number() - 1);
+                self.add_gap(record.line, lost);
+            }
+            self.suspects.remove(&record.line);
+            let checksums = checksums(found, bytes);
+            index_record(&mut self.batch, record, segment, found.offset, &checksums);
+            self.tails.insert(record.line, tail_after(&tail, record));
+        }
+        if self.batch.len() >= ENTRIES_PER_WRITE { self.write() } else { Ok(()) }
+    }
+
+    fn add_gap(&mut self, line: LineId, lost: Sequence) {
+        put_gap(&mut self.batch, line, lost);
+        self.gaps.push((line, lost));
+    }
+
+    /// Lines that stayed suspect get a gap of one sequence at their end; their stream can no longer be vouched for.
+    fn finish(&mut self) -> Result<(), ReplayError> {
+        for line in std::mem::take(&mut self.suspects) {
+            let tail = self.tails.entry(line).or_default();
+            tail.sequence = tail.sequence.next();
+            let lost = tail.sequence;
+            self.add_gap(line, lost);
+        }
+        if self.next.number() > 0 {
+            self.through = self.through.max(LaneSequence::new(self.next.number() - 1));
+        }
+        self.write()
+    }
+
+    fn write(&mut self) -> Result<(), ReplayError> {
+        for (line, tail) in &self.tails {
+            put_tail(&mut self.batch, *line, tail);
+        }
+        put_progress(&mut self.batch, self.lane, self.through);
+        Ok(self.index.write(std::mem::take(&mut self.batch))?)
+    }
+
+    fn into_result(self) -> LaneReplay {
+        LaneReplay {
+            next: self.next,
+            replayed: self.replayed,
+            damage: self.damage,
+            gaps: self.gaps,
+        }
+    }
+}
+
+/// Checksums of the blocks of a record. Those of a damaged body are made not to match, so that no read returns it.
+fn checksums(found: &FoundRecord, bytes: &[u8]) -> Vec<Vec<u32>> {
+    let of_extent = |(index, extent): (usize, &RecordExtent)| match extent.content {
+        ExtentContent::Zero => Vec::new(),
+        ExtentContent::Data { body, .. } => {
+            let start = found.offset + u64::from(body);
+            match body_bytes(bytes, start, extent.body_bytes()) {
+                Some(body) if found.damaged_bodies.contains(&index) => {
+                    block_checksums(body).into_iter().map(|checksum| !checksum).collect()
+                }
+                Some(body) => block_checksums(body),
+                // The file ends inside the body: reads fail before any checksum is compared.
+                None => vec![0; blocks(extent.body_bytes())],
+            }
+        }
+    };
+    found.record.extents.iter().enumerate().map(of_extent).collect()
+}
+
+fn blocks(bytes: u64) -> usize {
+    usize::try_from(bytes / BLOCK_SIZE).expect("a body is at most 8 MiB")
+}
