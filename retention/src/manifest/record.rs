@@ -1,0 +1,518 @@
+//! What the manifest records: one variant per fact that cannot be derived from the journal.
+//!
+//! A kind number is never used twice; a new field means a new kind. Folding the records in order gives
+//! [`super::state::ManifestState`], and the state can be written out as records again (a snapshot).
+
+use super::format::{FrameError, Reader, Writer};
+use crate::ids::{
+    DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId,
+    Sequence, StreamId,
+};
+use crate::name::Name;
+use crate::time::Timestamp;
+use landfall_disks::MAX_DISK_SIZE;
+
+/// One fact.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ManifestRecord {
+    /// A machine is protected from now on; its group and trunk line are new with it.
+    MachineAdded {
+        /// Its id.
+        machine: MachineId,
+        /// Its name, unique among machines.
+        name: Name,
+        /// Free text for people.
+        display_name: String,
+        /// The group it is in.
+        group: GroupId,
+        /// The group's trunk.
+        trunk: LineId,
+        /// The lane the group is bound to.
+        lane: LaneId,
+    },
+    /// A machine is no longer protected; its lines and disks go with it.
+    MachineRemoved {
+        /// Which.
+        machine: MachineId,
+    },
+    /// A disk of a machine; its image holds nothing of ours yet.
+    DiskAdded {
+        /// Its id.
+        disk: DiskId,
+        /// Whose.
+        machine: MachineId,
+        /// Its name, unique within the machine.
+        name: Name,
+        /// Its size.
+        size_bytes: u64,
+        /// Format of its image, as in `--disk format=`.
+        format: String,
+        /// Where its image is.
+        image: String,
+    },
+    /// The first copy of a disk is complete and durable in the image.
+    SeedFinished {
+        /// Which disk.
+        disk: DiskId,
+        /// Head of the trunk at that moment: versions at or below it are in the image.
+        floor: Sequence,
+    },
+    /// The image of a disk is missing or is not ours; what lay only there is unknown.
+    ImageLost {
+        /// Which disk.
+        disk: DiskId,
+        /// How it was noticed.
+        reason: String,
+    },
+    /// A branch.
+    BranchAdded {
+        /// The new line.
+        line: LineId,
+        /// Its name, unique among the branches of the machine.
+        name: Name,
+        /// The line it starts from.
+        parent: LineId,
+        /// Where on that line.
+        origin: Sequence,
+        /// When that was committed.
+        origin_time: Timestamp,
+    },
+    /// A branch was discarded.
+    BranchDiscarded {
+        /// Which line.
+        line: LineId,
+    },
+    /// A line's stream has a new holder or lost its position.
+    GenerationRaised {
+        /// Which line.
+        line: LineId,
+        /// From now on.
+        generation: Generation,
+        /// Oldest generation whose stream may come back and start over by comparing.
+        oldest_welcome: Generation,
+        /// Who holds it.
+        stream: StreamId,
+    },
+    /// A segment of the journal may hold records from now on.
+    SegmentBorn {
+        /// Its number.
+        segment: SegmentId,
+        /// Its lane.
+        lane: LaneId,
+        /// Its salt.
+        salt: u64,
+        /// Lane sequence of its first record.
+        first: LaneSequence,
+        /// Length of its file.
+        size_bytes: u64,
+    },
+    /// Bytes of a segment at or beyond `end` are never parsed again.
+    SegmentEnded {
+        /// Which.
+        segment: SegmentId,
+        /// Its valid bytes.
+        end: u64,
+        /// Lane sequence that follows its last record.
+        next: LaneSequence,
+    },
+    /// An export set up by hand.
+    ExportAdded {
+        /// Its id.
+        export: ExportId,
+        /// Name under which it is served, without the disk.
+        name: String,
+        /// The line it serves.
+        line: LineId,
+        /// A moment of it, or its head when writable.
+        sequence: Option<Sequence>,
+        /// Whether writes are allowed.
+        writable: bool,
+    },
+    /// An export was removed.
+    ExportRemoved {
+        /// Which.
+        export: ExportId,
+    },
+    /// Somebody wants a point kept.
+    PointPinned {
+        /// On which line.
+        line: LineId,
+        /// Which sequence.
+        sequence: Sequence,
+    },
+    /// Nobody wants it kept any more.
+    PointUnpinned {
+        /// On which line.
+        line: LineId,
+        /// Which sequence.
+        sequence: Sequence,
+    },
+    /// The highest ids given out when a snapshot was written, so that none is used twice.
+    IdsGiven(GivenIds),
+}
+
+/// The highest id given out, per kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GivenIds {
+    /// Machines.
+    pub machine: MachineId,
+    /// Groups.
+    pub group: GroupId,
+    /// Disks.
+    pub disk: DiskId,
+    /// Lines.
+    pub line: LineId,
+    /// Segments.
+    pub segment: SegmentId,
+    /// Exports.
+    pub export: ExportId,
+}
+
+mod kind {
+    pub(super) const MACHINE_ADDED: u16 = 1;
+    pub(super) const MACHINE_REMOVED: u16 = 2;
+    pub(super) const DISK_ADDED: u16 = 3;
+    pub(super) const SEED_FINISHED: u16 = 4;
+    pub(super) const IMAGE_LOST: u16 = 5;
+    pub(super) const BRANCH_ADDED: u16 = 6;
+    pub(super) const BRANCH_DISCARDED: u16 = 7;
+    pub(super) const GENERATION_RAISED: u16 = 8;
+    pub(super) const SEGMENT_BORN: u16 = 9;
+    pub(super) const SEGMENT_ENDED: u16 = 10;
+    pub(super) const EXPORT_ADDED: u16 = 11;
+    pub(super) const EXPORT_REMOVED: u16 = 12;
+    pub(super) const POINT_PINNED: u16 = 13;
+    pub(super) const POINT_UNPINNED: u16 = 14;
+    pub(super) const IDS_GIVEN: u16 = 15;
+}
+
+/// What an export without a fixed moment stores in its sequence field.
+const NO_SEQUENCE: u64 = u64::MAX;
+
+impl ManifestRecord {
+    pub(super) fn encode(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::MachineAdded { machine, name, display_name, group, trunk, lane } => {
+                to.u16(kind::MACHINE_ADDED);
+                to.u32(machine.number());
+                to.text(name.as_str());
+                to.text(display_name);
+                to.u32(group.number());
+                to.u32(trunk.number());
+                to.u16(lane.number());
+            }
+            Self::MachineRemoved { machine } => {
+                to.u16(kind::MACHINE_REMOVED);
+                to.u32(machine.number());
+            }
+            Self::DiskAdded { disk, machine, name, size_bytes, format, image } => {
+                to.u16(kind::DISK_ADDED);
+                to.u32(disk.number());
+                to.u32(machine.number());
+                to.text(name.as_str());
+                to.u64(*size_bytes);
+                to.text(format);
+                to.text(image);
+            }
+            Self::SeedFinished { disk, floor } => {
+                to.u16(kind::SEED_FINISHED);
+                to.u32(disk.number());
+                to.u64(floor.number());
+            }
+            Self::ImageLost { disk, reason } => {
+                to.u16(kind::IMAGE_LOST);
+                to.u32(disk.number());
+                to.text(reason);
+            }
+            other => other.encode_lines(to),
+        }
+    }
+
+    fn encode_lines(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::BranchAdded { line, name, parent, origin, origin_time } => {
+                to.u16(kind::BRANCH_ADDED);
+                to.u32(line.number());
+                to.text(name.as_str());
+                to.u32(parent.number());
+                to.u64(origin.number());
+                to.u64(origin_time.nanoseconds());
+            }
+            Self::BranchDiscarded { line } => {
+                to.u16(kind::BRANCH_DISCARDED);
+                to.u32(line.number());
+            }
+            Self::GenerationRaised { line, generation, oldest_welcome, stream } => {
+                to.u16(kind::GENERATION_RAISED);
+                to.u32(line.number());
+                to.u64(generation.number());
+                to.u64(oldest_welcome.number());
+                to.array(stream.bytes());
+            }
+            Self::PointPinned { line, sequence } => {
+                to.u16(kind::POINT_PINNED);
+                to.u32(line.number());
+                to.u64(sequence.number());
+            }
+            Self::PointUnpinned { line, sequence } => {
+                to.u16(kind::POINT_UNPINNED);
+                to.u32(line.number());
+                to.u64(sequence.number());
+            }
+            other => other.encode_storage(to),
+        }
+    }
+
+    fn encode_storage(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::SegmentBorn { segment, lane, salt, first, size_bytes } => {
+                to.u16(kind::SEGMENT_BORN);
+                to.u32(segment.number());
+                to.u16(lane.number());
+                to.u64(*salt);
+                to.u64(first.number());
+                to.u64(*size_bytes);
+            }
+            Self::SegmentEnded { segment, end, next } => {
+                to.u16(kind::SEGMENT_ENDED);
+                to.u32(segment.number());
+                to.u64(*end);
+                to.u64(next.number());
+            }
+            Self::ExportAdded { export, name, line, sequence, writable } => {
+                to.u16(kind::EXPORT_ADDED);
+                to.u32(export.number());
+                to.text(name);
+                to.u32(line.number());
+                to.u64(sequence.map_or(NO_SEQUENCE, Sequence::number));
+                to.u8(u8::from(*writable));
+            }
+            Self::ExportRemoved { export } => {
+                to.u16(kind::EXPORT_REMOVED);
+                to.u32(export.number());
+            }
+            Self::IdsGiven(given) => {
+                to.u16(kind::IDS_GIVEN);
+                to.u32(given.machine.number());
+                to.u32(given.group.number());
+                to.u32(given.disk.number());
+                to.u32(given.line.number());
+                to.u32(given.segment.number());
+                to.u32(given.export.number());
+            }
+            other => unreachable!("{other:?} is encoded elsewhere"),
+        }
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, FrameError> {
+        let kind = from.u16()?;
+        match kind {
+            kind::MACHINE_ADDED => Ok(Self::MachineAdded {
+                machine: MachineId::new(from.u32()?),
+                name: name(from)?,
+                display_name: from.text()?.to_owned(),
+                group: GroupId::new(from.u32()?),
+                trunk: LineId::new(from.u32()?),
+                lane: LaneId::new(from.u16()?),
+            }),
+            kind::MACHINE_REMOVED => {
+                Ok(Self::MachineRemoved { machine: MachineId::new(from.u32()?) })
+            }
+            kind::DISK_ADDED => Ok(Self::DiskAdded {
+                disk: DiskId::new(from.u32()?),
+                machine: MachineId::new(from.u32()?),
+                name: name(from)?,
+                size_bytes: size(from)?,
+                format: from.text()?.to_owned(),
+                image: from.text()?.to_owned(),
+            }),
+            kind::SEED_FINISHED => Ok(Self::SeedFinished {
+                disk: DiskId::new(from.u32()?),
+                floor: Sequence::new(from.u64()?),
+            }),
+            kind::IMAGE_LOST => Ok(Self::ImageLost {
+                disk: DiskId::new(from.u32()?),
+                reason: from.text()?.to_owned(),
+            }),
+            _ => Self::decode_lines(kind, from),
+        }
+    }
+
+    fn decode_lines(kind: u16, from: &mut Reader<'_>) -> Result<Self, FrameError> {
+        match kind {
+            kind::BRANCH_ADDED => Ok(Self::BranchAdded {
+                line: LineId::new(from.u32()?),
+                name: name(from)?,
+                parent: LineId::new(from.u32()?),
+                origin: Sequence::new(from.u64()?),
+                origin_time: Timestamp::from_nanoseconds(from.u64()?),
+            }),
+            kind::BRANCH_DISCARDED => Ok(Self::BranchDiscarded { line: LineId::new(from.u32()?) }),
+            kind::GENERATION_RAISED => Ok(Self::GenerationRaised {
+                line: LineId::new(from.u32()?),
+                generation: Generation::new(from.u64()?),
+                oldest_welcome: Generation::new(from.u64()?),
+                stream: StreamId::new(from.array()?),
+            }),
+            kind::POINT_PINNED => Ok(Self::PointPinned {
+                line: LineId::new(from.u32()?),
+                sequence: Sequence::new(from.u64()?),
+            }),
+            kind::POINT_UNPINNED => Ok(Self::PointUnpinned {
+                line: LineId::new(from.u32()?),
+                sequence: Sequence::new(from.u64()?),
+            }),
+            _ => Self::decode_storage(kind, from),
+        }
+    }
+
+    fn decode_storage(kind: u16, from: &mut Reader<'_>) -> Result<Self, FrameError> {
+        match kind {
+            kind::SEGMENT_BORN => Ok(Self::SegmentBorn {
+                segment: SegmentId::new(from.u32()?),
+                lane: LaneId::new(from.u16()?),
+                salt: from.u64()?,
+                first: LaneSequence::new(from.u64()?),
+                size_bytes: from.u64()?,
+            }),
+            kind::SEGMENT_ENDED => Ok(Self::SegmentEnded {
+                segment: SegmentId::new(from.u32()?),
+                end: from.u64()?,
+                next: LaneSequence::new(from.u64()?),
+            }),
+            kind::EXPORT_ADDED => Ok(Self::ExportAdded {
+                export: ExportId::new(from.u32()?),
+                name: from.text()?.to_owned(),
+                line: LineId::new(from.u32()?),
+                sequence: match from.u64()? {
+                    NO_SEQUENCE => None,
+                    number => Some(Sequence::new(number)),
+                },
+                writable: match from.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(FrameError::Field("writable")),
+                },
+            }),
+            kind::EXPORT_REMOVED => Ok(Self::ExportRemoved { export: ExportId::new(from.u32()?) }),
+            kind::IDS_GIVEN => Ok(Self::IdsGiven(GivenIds {
+                machine: MachineId::new(from.u32()?),
+                group: GroupId::new(from.u32()?),
+                disk: DiskId::new(from.u32()?),
+                line: LineId::new(from.u32()?),
+                segment: SegmentId::new(from.u32()?),
+                export: ExportId::new(from.u32()?),
+            })),
+            _ => Err(FrameError::Kind(kind)),
+        }
+    }
+}
+
+fn name(from: &mut Reader<'_>) -> Result<Name, FrameError> {
+    Name::parse(from.text()?).map_err(|_| FrameError::Field("name"))
+}
+
+fn size(from: &mut Reader<'_>) -> Result<u64, FrameError> {
+    let size = from.u64()?;
+    if size > MAX_DISK_SIZE { Err(FrameError::Field("size_bytes")) } else { Ok(size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{encode_frame, parse_frame};
+    use super::*;
+
+    fn one_of_each() -> Vec<ManifestRecord> {
+        let name = Name::parse("web").unwrap();
+        let (machine, line, sequence) = (MachineId::new(1), LineId::new(2), Sequence::new(3));
+        vec![
+            ManifestRecord::MachineAdded {
+                machine,
+                name: name.clone(),
+                display_name: "Web server".into(),
+                group: GroupId::new(4),
+                trunk: line,
+                lane: LaneId::new(5),
+            },
+            ManifestRecord::MachineRemoved { machine },
+            ManifestRecord::DiskAdded {
+                disk: DiskId::new(6),
+                machine,
+                name: name.clone(),
+                size_bytes: 7,
+                format: "raw".into(),
+                image: "/images/web/os.raw".into(),
+            },
+            ManifestRecord::SeedFinished { disk: DiskId::new(6), floor: sequence },
+            ManifestRecord::ImageLost { disk: DiskId::new(6), reason: "gone".into() },
+            ManifestRecord::BranchAdded {
+                line,
+                name,
+                parent: LineId::new(8),
+                origin: sequence,
+                origin_time: Timestamp::from_nanoseconds(9),
+            },
+            ManifestRecord::BranchDiscarded { line },
+            ManifestRecord::GenerationRaised {
+                line,
+                generation: Generation::new(9),
+                oldest_welcome: Generation::new(8),
+                stream: StreamId::new([1; 16]),
+            },
+            ManifestRecord::SegmentBorn {
+                segment: SegmentId::new(10),
+                lane: LaneId::new(5),
+                salt: 11,
+                first: LaneSequence::new(12),
+                size_bytes: 13,
+            },
+            ManifestRecord::SegmentEnded {
+                segment: SegmentId::new(10),
+                end: 14,
+                next: LaneSequence::new(15),
+            },
+            ManifestRecord::ExportAdded {
+                export: ExportId::new(16),
+                name: "web~b".into(),
+                line,
+                sequence: None,
+                writable: true,
+            },
+            ManifestRecord::ExportAdded {
+                export: ExportId::new(17),
+                name: "web@seq:3".into(),
+                line,
+                sequence: Some(sequence),
+                writable: false,
+            },
+            ManifestRecord::ExportRemoved { export: ExportId::new(16) },
+            ManifestRecord::PointPinned { line, sequence },
+            ManifestRecord::PointUnpinned { line, sequence },
+            ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
+        ]
+    }
+
+    #[test]
+    fn every_record_reads_back() {
+        let records = one_of_each();
+        let mut bytes = Vec::new();
+        encode_frame(5, &records, &mut bytes);
+        assert_eq!(parse_frame(&bytes, 5), Ok((records, bytes.len())));
+        assert_eq!(parse_frame(&bytes, 6), Err(FrameError::Number { found: 5, expected: 6 }));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let mut bytes = Vec::new();
+        encode_frame(5, &one_of_each()[..3], &mut bytes);
+        let length = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+        for bit in 0..(16 + length) * 8 {
+            let mut broken = bytes.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse_frame(&broken, 5).is_err(), "bit {bit} went unnoticed");
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(parse_frame(&bytes[..cut], 5), Err(FrameError::Short));
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! What the manifest's records add up to. Pure: records in, state out, and back to records for a snapshot.
+
+use super::record::{GivenIds, ManifestRecord};
+use crate::ids::{
+    DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId,
+    Sequence, StreamId,
+};
+use crate::name::Name;
+use crate::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A protected machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Machine {
+    /// Its id.
+    pub id: MachineId,
+    /// Its name.
+    pub name: Name,
+    /// Free text for people.
+    pub display_name: String,
+    /// Its group.
+    pub group: GroupId,
+    /// The trunk of the group.
+    pub trunk: LineId,
+    /// Its disks, in the order they were added.
+    pub disks: Vec<DiskId>,
+}
+
+/// A disk of a machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskEntry {
+    /// Its id.
+    pub id: DiskId,
+    /// Whose it is.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Format of its image.
+    pub format: String,
+    /// Where its image is.
+    pub image: String,
+    /// Versions at or below it are in the image; `None` until the first copy is complete.
+    pub floor: Option<Sequence>,
+    /// Why the image is lost, if it is.
+    pub lost: Option<String>,
+}
+
+/// A line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LineEntry {
+    /// Its id.
+    pub id: LineId,
+    /// The machine it belongs to.
+    pub machine: MachineId,
+    /// Its group.
+    pub group: GroupId,
+    /// The lane it is written through.
+    pub lane: LaneId,
+    /// Name of the branch; `None` for the trunk.
+    pub branch: Option<Name>,
+    /// Where it starts; `None` for the trunk.
+    pub origin: Option<(LineId, Sequence)>,
+    /// When that was committed; zero for the trunk.
+    pub born: Timestamp,
+    /// Generation of its stream.
+    pub generation: Generation,
+    /// Oldest generation whose stream may start over.
+    pub oldest_welcome: Generation,
+    /// Who holds its stream.
+    pub stream: StreamId,
+    /// Pinned points.
+    pub pins: BTreeSet<Sequence>,
+}
+
+/// A segment of the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentEntry {
+    /// Its number.
+    pub id: SegmentId,
+    /// Its lane.
+    pub lane: LaneId,
+    /// Its salt.
+    pub salt: u64,
+    /// Lane sequence of its first record.
+    pub first: LaneSequence,
+    /// Length of its file.
+    pub size_bytes: u64,
+    /// Valid bytes and the lane sequence that follows, once logged.
+    pub ended: Option<(u64, LaneSequence)>,
+}
+
+/// An export set up by hand.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExportEntry {
+    /// Its id.
+    pub id: ExportId,
+    /// Name it is served under, without the disk.
+    pub name: String,
+    /// The line.
+    pub line: LineId,
+    /// A fixed moment, or the head.
+    pub sequence: Option<Sequence>,
+    /// Whether writes are allowed.
+    pub writable: bool,
+}
+
+/// The sum of all records.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ManifestState {
+    /// Machines by id.
+    pub machines: BTreeMap<MachineId, Machine>,
+    /// Disks by id.
+    pub disks: BTreeMap<DiskId, DiskEntry>,
+    /// Lines by id, trunks and branches.
+    pub lines: BTreeMap<LineId, LineEntry>,
+    /// Segments by number, oldest first.
+    pub segments: BTreeMap<SegmentId, SegmentEntry>,
+    /// Exports by id.
+    pub exports: BTreeMap<ExportId, ExportEntry>,
+    /// Ids given out so far: none is used twice, not even after a removal.
+    pub given: GivenIds,
+}
+
+/// A record that does not fit what went before.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("record {record} names {what}, which does not exist")]
+pub struct Misfit {
+    /// Which record.
+    pub record: &'static str,
+    /// What it names.
+    pub what: String,
+}
+
+impl ManifestState {
+    /// Takes one more record into account.
+    pub fn apply(&mut self, record: &ManifestRecord) -> Result<(), Misfit> {
+        match record {
+            ManifestRecord::MachineAdded { machine, name, display_name, group, trunk, lane } => {
+                self.add_machine(*machine, name, display_name, *group, *trunk, *lane);
+            }
+            ManifestRecord::MachineRemoved { machine } => self.remove_machine(*machine)?,
+            ManifestRecord::DiskAdded { disk, machine, name, size_bytes, format, image } => {
+                let owner = self
+                    .machines
+                    .get_mut(machine)
+                    .ok_or_else(|| Misfit { record: "DiskAdded", what: format!("{machine:?}") })?;
+                owner.disks.push(*disk);
+                self.given.disk = self.given.disk.max(*disk);
+                let entry = DiskEntry {
+                    id: *disk,
+                    machine: *machine,
+                    name: name.clone(),
+                    size_bytes: *size_bytes,
+                    format: format.clone(),
+                    image: image.clone(),
+                    floor: None,
+                    lost: None,
+                };
+                self.disks.insert(*disk, entry);
+            }
+            ManifestRecord::SeedFinished { disk, floor } => {
+                self.disk_mut(*disk, "SeedFinished")?.floor = Some(*floor);
+            }
+            ManifestRecord::ImageLost { disk, reason } => {
+                self.disk_mut(*disk, "ImageLost")?.lost = Some(reason.clone());
+            }
+            ManifestRecord::SegmentBorn { segment, lane, salt, first, size_bytes } => {
+                self.given.segment = self.given.segment.max(*segment);
+                let entry = SegmentEntry {
+                    id: *segment,
+                    lane: *lane,
+                    salt: *salt,
+                    first: *first,
+                    size_bytes: *size_bytes,
+                    ended: None,
+                };
+                self.segments.insert(*segment, entry);
+            }
+            ManifestRecord::SegmentEnded { segment, end, next } => {
+                let entry = self.segments.get_mut(segment).ok_or_else(|| Misfit {
+                    record: "SegmentEnded",
+                    what: format!("{segment:?}"),
+                })?;
+                entry.ended = Some((*end, *next));
+            }
+            other => self.apply_lines(other)?,
+        }
+        Ok(())
+    }
+
+    fn apply_lines(&mut self, record: &ManifestRecord) -> Result<(), Misfit> {
+        match record {
+            ManifestRecord::BranchAdded { line, name, parent, origin, origin_time } => {
+                let above = self.line_mut(*parent, "BranchAdded")?.clone();
+                let entry = LineEntry {
+                    id: *line,
+                    branch: Some(name.clone()),
+                    origin: Some((*parent, *origin)),
+                    born: *origin_time,
+                    generation: Generation::default(),
+                    oldest_welcome: Generation::default(),
+                    stream: StreamId::NONE,
+                    pins: BTreeSet::new(),
+                    ..above
+                };
+                self.given.line = self.given.line.max(*line);
+                self.lines.insert(*line, entry);
+            }
+            ManifestRecord::BranchDiscarded { line } => {
+                self.line_mut(*line, "BranchDiscarded")?;
+                self.lines.remove(line);
+                self.exports.retain(|_, export| export.line != *line);
+            }
+            ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream } => {
+                let entry = self.line_mut(*line, "GenerationRaised")?;
+                entry.generation = *generation;
+                entry.oldest_welcome = *oldest_welcome;
+                entry.stream = *stream;
+            }
+            ManifestRecord::PointPinned { line, sequence } => {
+                self.line_mut(*line, "PointPinned")?.pins.insert(*sequence);
+            }
+            ManifestRecord::PointUnpinned { line, sequence } => {
+                self.line_mut(*line, "PointUnpinned")?.pins.remove(sequence);
+            }
+            ManifestRecord::ExportAdded { export, name, line, sequence, writable } => {
+                self.line_mut(*line, "ExportAdded")?;
+                self.given.export = self.given.export.max(*export);
+                let entry = ExportEntry {
+                    id: *export,
+                    name: name.clone(),
+                    line: *line,
+                    sequence: *sequence,
+                    writable: *writable,
+                };
+                self.exports.insert(*export, entry);
+            }
+            ManifestRecord::ExportRemoved { export } => {
+                self.exports.remove(export).ok_or_else(|| Misfit {
+                    record: "ExportRemoved",
+                    what: format!("{export:?}"),
+                })?;
+            }
+            ManifestRecord::IdsGiven(given) => self.given = *given,
+            other => unreachable!("{other:?} is applied elsewhere"),
+        }
+        Ok(())
+    }
+
+    fn add_machine(
+        &mut self,
+        machine: MachineId,
+        name: &Name,
+        display_name: &str,
+        group: GroupId,
+        trunk: LineId,
+        lane: LaneId,
+    ) {
+        self.given.machine = self.given.machine.max(machine);
+        self.given.group = self.given.group.max(group);
+        self.given.line = self.given.line.max(trunk);
+        let entry = Machine {
+            id: machine,
+            name: name.clone(),
+            display_name: display_name.to_owned(),
+            group,
+            trunk,
+            disks: Vec::new(),
+        };
+        self.machines.insert(machine, entry);
+        let line = LineEntry {
+            id: trunk,
+            machine,
+            group,
+            lane,
+            branch: None,
+            origin: None,
+            born: Timestamp::default(),
+            generation: Generation::default(),
+            oldest_welcome: Generation::default(),
+            stream: StreamId::NONE,
+            pins: BTreeSet::new(),
+        };
+        self.lines.insert(trunk, line);
+    }
+
+    fn remove_machine(&mut self, machine: MachineId) -> Result<(), Misfit> {
+        self.machines
+            .remove(&machine)
+            .ok_or_else(|| Misfit { record: "MachineRemoved", what: format!("{machine:?}") })?;
+        self.disks.retain(|_, disk| disk.machine != machine);
+        self.lines.retain(|_, line| line.machine != machine);
+        let lines = &self.lines;
+        self.exports.retain(|_, export| lines.contains_key(&export.line));
+        Ok(())
+    }
+
+    fn disk_mut(&mut self, disk: DiskId, record: &'static str) -> Result<&mut DiskEntry, Misfit> {
+        self.disks.get_mut(&disk).ok_or_else(|| Misfit { record, what: format!("{disk:?}") })
+    }
+
+    fn line_mut(&mut self, line: LineId, record: &'static str) -> Result<&mut LineEntry, Misfit> {
+        self.lines.get_mut(&line).ok_or_else(|| Misfit { record, what: format!("{line:?}") })
+    }
+
+    /// Records that add up to this state: a snapshot.
+    pub fn records(&self) -> Vec<ManifestRecord> {
+        let mut records = Vec::new();
+        for machine in self.machines.values() {
+            let lane = self.lines[&machine.trunk].lane;
+            records.push(ManifestRecord::MachineAdded {
+                machine: machine.id,
+                name: machine.name.clone(),
+                display_name: machine.display_name.clone(),
+                group: machine.group,
+                trunk: machine.trunk,
+                lane,
+            });
+            machine.disks.iter().for_each(|disk| self.disks[disk].records(&mut records));
+        }
+        // A branch has a higher id than the line it starts from, so parents come first.
+        self.lines.values().for_each(|line| line.records(&mut records));
+        for segment in self.segments.values() {
+            let SegmentEntry { id, lane, salt, first, size_bytes, ended } = *segment;
+            records.push(ManifestRecord::SegmentBorn {
+                segment: id,
+                lane,
+                salt,
+                first,
+                size_bytes,
+            });
+            if let Some((end, next)) = ended {
+                records.push(ManifestRecord::SegmentEnded { segment: id, end, next });
+            }
+        }
+        records.extend(self.exports.values().map(|export| ManifestRecord::ExportAdded {
+            export: export.id,
+            name: export.name.clone(),
+            line: export.line,
+            sequence: export.sequence,
+            writable: export.writable,
+        }));
+        records.push(ManifestRecord::IdsGiven(self.given));
+        records
+    }
+
+    /// The machine of this name.
+    pub fn machine_named(&self, name: &Name) -> Option<&Machine> {
+        self.machines.values().find(|machine| machine.name == *name)
+    }
+
+    /// The disk of this name of a machine.
+    pub fn disk_named(&self, machine: MachineId, name: &Name) -> Option<&DiskEntry> {
+        self.disks.values().find(|disk| disk.machine == machine && disk.name == *name)
+    }
+
+    /// The branch of this name of a machine.
+    pub fn branch_named(&self, machine: MachineId, name: &Name) -> Option<&LineEntry> {
+        self.lines
+            .values()
+            .find(|line| line.machine == machine && line.branch.as_ref() == Some(name))
+    }
+}
+
+impl DiskEntry {
+    fn records(&self, into: &mut Vec<ManifestRecord>) {
+        into.push(ManifestRecord::DiskAdded {
+            disk: self.id,
+            machine: self.machine,
+            name: self.name.clone(),
+            size_bytes: self.size_bytes,
+            format: self.format.clone(),
+            image: self.image.clone(),
+        });
+        if let Some(floor) = self.floor {
+            into.push(ManifestRecord::SeedFinished { disk: self.id, floor });
+        }
+        if let Some(reason) = &self.lost {
+            into.push(ManifestRecord::ImageLost { disk: self.id, reason: reason.clone() });
+        }
+    }
+}
+
+impl LineEntry {
+    fn records(&self, into: &mut Vec<ManifestRecord>) {
+        if let (Some(name), Some((parent, origin))) = (&self.branch, self.origin) {
+            let name = name.clone();
+            into.push(ManifestRecord::BranchAdded {
+                line: self.id,
+                name,
+                parent,
+                origin,
+                origin_time: self.born,
+            });
+        }
+        if self.generation != Generation::default() {
+            into.push(ManifestRecord::GenerationRaised {
+                line: self.id,
+                generation: self.generation,
+                oldest_welcome: self.oldest_welcome,
+                stream: self.stream,
+            });
+        }
+        let pinned = |sequence| ManifestRecord::PointPinned { line: self.id, sequence };
+        into.extend(self.pins.iter().copied().map(pinned));
+    }
+}
