@@ -1,0 +1,367 @@
+//! Versions of blocks: key kind 1.
+//!
+//! ```text
+//!   key    1 │ line 4 │ disk 4 │ class 1 │ block 5 │ sequence, inverted 8                       = 23 bytes
+//!   value  kind 1 │ codec 1 │ reserved 2 │ segment 4 │ unit 4 │ CRC32C of each 4 KiB 4 … 64      = 16 … 76 bytes
+//! ```
+//!
+//! A change is stored in the largest size class that fits, so long writes and whole-disk zeroing cost few keys; a read
+//! takes the highest sequence over all classes. The sequence is inverted so that, for one block, the newest version
+//! comes first and "newest at or below P" is one seek.
+
+use super::{Cursor, IndexBatch, IndexError, damaged};
+use crate::ids::{DiskId, LineId, SegmentId, Sequence};
+use landfall_disks::{BLOCK_SIZE, Block, ByteRange};
+
+/// First byte of every key of this kind.
+pub(super) const KIND: u8 = 1;
+const KEY_BYTES: usize = 23;
+
+/// How much one entry covers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum SizeClass {
+    /// 4 KiB.
+    Block = 0,
+    /// 64 KiB.
+    Sixteen = 1,
+    /// 16 MiB, zeroes only.
+    Large = 2,
+    /// 1 GiB, zeroes only.
+    Huge = 3,
+}
+
+impl SizeClass {
+    /// All classes, smallest first.
+    pub const ALL: [Self; 4] = [Self::Block, Self::Sixteen, Self::Large, Self::Huge];
+
+    /// Bytes an entry covers.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Block => BLOCK_SIZE,
+            Self::Sixteen => 64 << 10,
+            Self::Large => 16 << 20,
+            Self::Huge => 1 << 30,
+        }
+    }
+
+    /// Blocks an entry covers.
+    pub const fn blocks(self) -> u64 {
+        self.bytes() / BLOCK_SIZE
+    }
+}
+
+/// Where a version lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// All zero.
+    Zero,
+    /// In a segment, as it is.
+    Journal {
+        /// Which segment.
+        segment: SegmentId,
+        /// First 4 KiB unit of the segment.
+        unit: u32,
+    },
+}
+
+/// One version as the index has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// First block it covers; the class says how many.
+    pub block: Block,
+    /// When in the line it was written.
+    pub sequence: Sequence,
+    /// Where it lies.
+    pub place: Place,
+    /// CRC32C of each of its blocks; empty for zeroes.
+    pub checksums: Vec<u32>,
+}
+
+/// The key of a version; `sequence` newest first.
+pub fn key(
+    line: LineId,
+    disk: DiskId,
+    class: SizeClass,
+    block: Block,
+    sequence: Sequence,
+) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    key[0] = KIND;
+    key[1..5].copy_from_slice(&line.number().to_be_bytes());
+    key[5..9].copy_from_slice(&disk.number().to_be_bytes());
+    key[9] = class as u8;
+    let block = block.index().to_be_bytes();
+    assert!(block[..3] == [0; 3], "a disk has fewer than 2^40 blocks");
+    key[10..15].copy_from_slice(&block[3..]);
+    key[15..].copy_from_slice(&(!sequence.number()).to_be_bytes());
+    key
+}
+
+/// First key of everything of a line, and the key after the last.
+pub fn line_range(line: LineId) -> ([u8; 5], [u8; 5]) {
+    let prefix = |number: u32| {
+        let mut key = [KIND; 5];
+        key[1..].copy_from_slice(&number.to_be_bytes());
+        key
+    };
+    (prefix(line.number()), prefix(line.number().strict_add(1)))
+}
+
+fn encode_value(place: Place, checksums: &[u32]) -> Vec<u8> {
+    let mut value = vec![0; 12];
+    if let Place::Journal { segment, unit } = place {
+        value[0] = 1;
+        value[4..8].copy_from_slice(&segment.number().to_be_bytes());
+        value[8..12].copy_from_slice(&unit.to_be_bytes());
+    }
+    for checksum in checksums {
+        value.extend_from_slice(&checksum.to_be_bytes());
+    }
+    value
+}
+
+fn parse_entry(key: &[u8], value: &[u8], class: SizeClass) -> Option<Version> {
+    let key: &[u8; KEY_BYTES] = key.try_into().ok()?;
+    let mut block = [0; 8];
+    block[3..].copy_from_slice(&key[10..15]);
+    let sequence = !u64::from_be_bytes(key[15..].try_into().ok()?);
+    let (head, rest) = value.split_at_checked(12)?;
+    if head[1..4] != [0; 3] || rest.len() % 4 != 0 {
+        return None;
+    }
+    let number = |at: usize| head[at..at + 4].try_into().map(u32::from_be_bytes).ok();
+    let place = match head[0] {
+        0 if rest.is_empty() => Place::Zero,
+        1 if rest.len() as u64 == class.blocks() * 4 => {
+            Place::Journal { segment: SegmentId::new(number(4)?), unit: number(8)? }
+        }
+        _ => return None,
+    };
+    let checksums = rest
+        .chunks_exact(4)
+        .map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect();
+    Some(Version {
+        block: Block::new(u64::from_be_bytes(block)),
+        sequence: Sequence::new(sequence),
+        place,
+        checksums,
+    })
+}
+
+/// Adds the entries for data of `range`, whose bytes start at `unit` of `segment`.
+pub fn put_data(
+    batch: &mut IndexBatch,
+    (line, disk, sequence): (LineId, DiskId, Sequence),
+    range: ByteRange,
+    (segment, unit): (SegmentId, u32),
+    checksums: &[u32],
+) {
+    let first = range.start().block().index();
+    for (class, piece) in pieces(range, SizeClass::Sixteen) {
+        let skip = piece.start().block().index() - first;
+        let skip_units = u32::try_from(skip).expect("an extent is at most 8 MiB");
+        let from = skip as usize;
+        let of_piece = &checksums[from..from + class.blocks() as usize];
+        let place = Place::Journal { segment, unit: unit + skip_units };
+        let key = key(line, disk, class, piece.start().block(), sequence);
+        batch.put(key, encode_value(place, of_piece));
+    }
+}
+
+/// Adds the entries for zeroes in `range`.
+pub fn put_zeroes(
+    batch: &mut IndexBatch,
+    (line, disk, sequence): (LineId, DiskId, Sequence),
+    range: ByteRange,
+) {
+    for (class, piece) in pieces(range, SizeClass::Huge) {
+        let key = key(line, disk, class, piece.start().block(), sequence);
+        batch.put(key, encode_value(Place::Zero, &[]));
+    }
+}
+
+/// Cuts `range` (whole blocks) into the largest aligned pieces up to class `largest`.
+fn pieces(range: ByteRange, largest: SizeClass) -> impl Iterator<Item = (SizeClass, ByteRange)> {
+    let mut rest = range;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let class = SizeClass::ALL
+            .into_iter()
+            .rev()
+            .filter(|class| *class <= largest)
+            .find(|class| {
+                rest.start().bytes().is_multiple_of(class.bytes()) && rest.length() >= class.bytes()
+            })
+            .expect("ranges in the journal are whole blocks");
+        let end = ByteRange::at(rest.start(), class.bytes()).expect("within the range").end();
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        Some((class, piece))
+    })
+}
+
+/// Calls `found` with the newest version at or below `newest` of each block of `class` that overlaps `range`, in block
+/// order. The cost is a seek or a step per block found, whatever the number of versions.
+pub fn newest_versions(
+    cursor: &mut dyn Cursor,
+    (line, disk, class): (LineId, DiskId, SizeClass),
+    range: ByteRange,
+    newest: Sequence,
+    mut found: impl FnMut(Version),
+) -> Result<(), IndexError> {
+    let units = range.widen(class.bytes());
+    let end = units.end().block();
+    let prefix = key(line, disk, class, Block::new(0), newest);
+    let mut wanted = units.start().block();
+    cursor.seek(&key(line, disk, class, wanted, newest))?;
+    while wanted < end {
+        let Some((at, value)) = cursor.entry() else { break };
+        if at.get(..10) != Some(&prefix[..10]) {
+            break;
+        }
+        let version = parse_entry(at, value, class).ok_or_else(|| damaged(at))?;
+        if version.block >= end {
+            break;
+        }
+        if version.sequence > newest {
+            // Newer than asked for: its older versions follow, possibly many, so go straight to the right one.
+            wanted = version.block;
+            cursor.seek(&key(line, disk, class, wanted, newest))?;
+            continue;
+        }
+        wanted = Block::new(version.block.index() + class.blocks());
+        found(version);
+        cursor.advance()?;
+        let stale =
+            cursor.entry().is_some_and(|(at, _)| *at < key(line, disk, class, wanted, newest)[..]);
+        if stale {
+            cursor.seek(&key(line, disk, class, wanted, newest))?;
+        }
+    }
+    Ok(())
+}
+
+/// The first block at or after `from` that has any version of `class` in the line, whatever its sequence.
+pub fn next_versioned_block(
+    cursor: &mut dyn Cursor,
+    (line, disk, class): (LineId, DiskId, SizeClass),
+    from: Block,
+) -> Result<Option<Block>, IndexError> {
+    let from = Block::new(from.index() / class.blocks() * class.blocks());
+    let start = key(line, disk, class, from, Sequence::new(u64::MAX));
+    cursor.seek(&start)?;
+    match cursor.entry() {
+        Some((at, value)) if at.get(..10) == Some(&start[..10]) => parse_entry(at, value, class)
+            .map(|version| Some(version.block))
+            .ok_or_else(|| damaged(at)),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::IndexStore;
+    use super::super::memory::MemoryIndex;
+    use super::*;
+    use landfall_disks::ByteOffset;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const LINE: LineId = LineId::new(1);
+    const DISK: DiskId = DiskId::new(2);
+
+    #[test]
+    fn newer_versions_sort_first() {
+        let at = |block, sequence| {
+            key(LINE, DISK, SizeClass::Block, Block::new(block), Sequence::new(sequence))
+        };
+        assert!(at(1, 9) < at(1, 8));
+        assert!(at(1, 0) < at(2, u64::MAX));
+    }
+
+    #[test]
+    fn zeroing_a_terabyte_costs_a_key_per_gibibyte() {
+        let mut batch = IndexBatch::default();
+        let range = ByteRange::at(ByteOffset::new(4096), 1 << 40).unwrap();
+        put_zeroes(&mut batch, (LINE, DISK, Sequence::new(1)), range);
+        // 1023 whole gibibytes and, at either ragged end, at most 15 + 255 + 63 smaller pieces.
+        assert!(batch.len() <= 1023 + 2 * 333, "{} keys", batch.len());
+    }
+
+    fn range(start_block: u64, blocks: u64) -> ByteRange {
+        ByteRange::at(Block::new(start_block).offset(), blocks * BLOCK_SIZE).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_tile_the_range(start in 0u64..100_000, blocks in 0u64..100_000) {
+            let whole = range(start, blocks);
+            let mut at = whole.start();
+            for (class, piece) in pieces(whole, SizeClass::Huge) {
+                prop_assert_eq!(piece.start(), at);
+                prop_assert_eq!(piece.length(), class.bytes());
+                prop_assert!(piece.is_aligned(class.bytes()));
+                at = piece.end();
+            }
+            prop_assert_eq!(at, whole.end());
+        }
+
+        #[test]
+        fn the_newest_version_is_found_as_a_map_finds_it(
+            writes in proptest::collection::vec((0u64..40, 1u64..40, any::<bool>()), 1..40),
+            newest in 0u64..45,
+            from in 0u64..60,
+            length in 1u64..30,
+        ) {
+            let store = MemoryIndex::default();
+            let mut model: BTreeMap<(SizeClass, u64), Vec<(u64, Place)>> = BTreeMap::new();
+            for (number, (start, blocks, zero)) in writes.iter().enumerate() {
+                let sequence = Sequence::new(number as u64 + 1);
+                let mut batch = IndexBatch::default();
+                let whole = range(*start, *blocks);
+                let largest = if *zero { SizeClass::Huge } else { SizeClass::Sixteen };
+                if *zero {
+                    put_zeroes(&mut batch, (LINE, DISK, sequence), whole);
+                } else {
+                    let sums = vec![7; *blocks as usize];
+                    put_data(&mut batch, (LINE, DISK, sequence), whole, (SegmentId::new(3), 100), &sums);
+                }
+                store.write(batch).unwrap();
+                for (class, piece) in pieces(whole, largest) {
+                    let skip = u32::try_from(piece.start().block().index() - start).unwrap();
+                    let place = if *zero { Place::Zero } else {
+                        Place::Journal { segment: SegmentId::new(3), unit: 100 + skip }
+                    };
+                    model.entry((class, piece.start().block().index())).or_default()
+                        .push((sequence.number(), place));
+                }
+            }
+            for class in SizeClass::ALL {
+                let wanted = range(from, length).widen(class.bytes());
+                let expected: Vec<(u64, u64, Place)> = model
+                    .iter()
+                    .filter(|((of, block), _)| *of == class
+                        && Block::new(*block).offset() >= wanted.start()
+                        && Block::new(*block).offset() < wanted.end())
+                    .filter_map(|((_, block), versions)| versions.iter().rev()
+                        .find(|(sequence, _)| *sequence <= newest)
+                        .map(|(sequence, place)| (*block, *sequence, *place)))
+                    .collect();
+                let mut found = Vec::new();
+                newest_versions(
+                    &mut *store.cursor(),
+                    (LINE, DISK, class),
+                    range(from, length),
+                    Sequence::new(newest),
+                    |version| found.push((
+                        version.block.index(), version.sequence.number(), version.place)),
+                ).unwrap();
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}
