@@ -1,1 +1,44 @@
-//! landfall.
+//! Retention: every accepted change in a journal, an index of where each version of each block lies, the points that
+//! can be returned to, and disks that read as they were at any of them.
+//!
+//! ```text
+//!   stream ─▶ batches ─▶ lane ─▶ journal ─▶ index ─▶ points          seed ─▶ image
+//!                                                     │
+//!   view  ◀── leaf: block ─▶ journal │ zero │ image ◀─┘               branch = line with an origin; writes go to its lane
+//! ```
+//!
+//! Nothing here opens a socket or reads a clock: files, index store, clock and random numbers are passed in
+//! ([`Surroundings`]), so the simulation runs this very code with faults.
+
+mod branch;
+mod change;
+pub mod ids;
+pub mod index;
+pub mod journal;
+mod leaf;
+pub mod line;
+pub mod manifest;
+mod moment;
+pub mod name;
+mod opening;
+pub mod point;
+mod replica;
+mod retention;
+mod status;
+mod stream;
+pub mod time;
+mod view;
+
+pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
+pub use journal::lane::{AppendError, JournalSettings, LaneTask};
+pub use moment::{Moment, ResolveError};
+pub use replica::{DiskState, ImageSpec, ImageStore};
+pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
+pub use status::{
+    BranchStatus, DiskStatus, ExportStatus, JournalStatus, LaneStatus, MachineStatus, PointStatus,
+    StreamStatus,
+};
+pub use stream::{
+    BlockHash, HASH_BLOCK_BYTES, Stream, StreamContent, StreamDisk, StreamError, StreamExtent,
+    StreamRequest,
+};

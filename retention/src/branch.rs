@@ -1,0 +1,247 @@
+//! The disk of a branch: reads see its head, writes become batches of its line.
+//!
+//! Every completed write is durable and a boundary of its own, so a flush has nothing left to do and any instant of a
+//! branch can be opened afterwards. **Invariant:** a write that is not whole blocks reads the rest of its blocks while it
+//! holds them, and no other write touches them until it is part of the line.
+
+use crate::index::IndexError;
+use crate::journal::format::{MAX_BODY_BYTES, RecordKind};
+use crate::journal::lane::{
+    AppendError, Draft, DraftContent, DraftExtent, DraftOrigin, LaneHandle,
+};
+use crate::time::Clock;
+use crate::view::View;
+use landfall_disks::range_locks::RangeLocks;
+use landfall_disks::uring::offload;
+use landfall_disks::{
+    BLOCK_SIZE, Buffer, ByteOffset, ByteRange, Disk, DiskError, Durability, Geometry, IoFuture,
+    MAX_DISK_SIZE, MappedRange, ZeroMode,
+};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Bodies longer than this are hashed off the I/O core.
+const HASH_INLINE_BYTES: usize = 64 << 10;
+
+/// A writable disk of a branch.
+pub(crate) struct BranchDisk {
+    head: View,
+    lane: LaneHandle,
+    clock: Arc<dyn Clock>,
+    /// Shared by everybody who has this disk of this branch open.
+    locks: Arc<RangeLocks>,
+}
+
+impl BranchDisk {
+    pub(crate) fn new(
+        head: View,
+        lane: LaneHandle,
+        clock: Arc<dyn Clock>,
+        locks: Arc<RangeLocks>,
+    ) -> Self {
+        Self { head, lane, clock, locks }
+    }
+
+    async fn write_range(&self, at: ByteOffset, data: Buffer) -> Result<(), DiskError> {
+        let range = ByteRange::at(at, data.len() as u64).ok_or(DiskError::OutOfRange {
+            range: ByteRange::up_to(u64::MAX),
+            size_bytes: self.head.disk().size_bytes(),
+        })?;
+        DiskError::check_range(&self.geometry(), range)?;
+        self.check_open()?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let whole = range.widen(BLOCK_SIZE);
+        let _guard = if self.covers_blocks(range) {
+            self.locks.lock_shared(whole).await
+        } else {
+            self.locks.lock_exclusive(whole).await
+        };
+        let blocks = if range == whole { data } else { self.widen(range, whole, &data).await? };
+        let mut rest = blocks;
+        let mut start = at_block(whole);
+        while !rest.is_empty() {
+            let limit = usize::try_from(MAX_BODY_BYTES).expect("8 MiB");
+            let tail = rest.split_off(rest.len().min(limit));
+            let piece = ByteRange::at(start, rest.len() as u64).expect("within the disk");
+            start = piece.end();
+            let content = data_of(rest).await;
+            self.append(piece, content).await?;
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Whether only whole blocks are written; a last block that the disk's end cuts counts as whole.
+    fn covers_blocks(&self, range: ByteRange) -> bool {
+        let ends = range.end().bytes();
+        let to_end = ends == self.head.disk().size_bytes();
+        range.start().bytes().is_multiple_of(BLOCK_SIZE)
+            && (to_end || ends.is_multiple_of(BLOCK_SIZE))
+    }
+
+    /// The blocks of `whole` with `data` laid over what is there.
+    async fn widen(
+        &self,
+        range: ByteRange,
+        whole: ByteRange,
+        data: &[u8],
+    ) -> Result<Buffer, DiskError> {
+        let mut blocks = Buffer::zeroed(usize::try_from(whole.length()).expect("a request"));
+        if !self.covers_blocks(range) {
+            let there = ByteRange::up_to(self.head.disk().size_bytes()).intersection(whole);
+            // Only the first and the last block can have bytes that stay.
+            for edge in edges(there) {
+                let old = self.head.read(edge).await?;
+                let skip = edge.start().bytes() - whole.start().bytes();
+                let skip = usize::try_from(skip).expect("a request");
+                blocks[skip..skip + old.len()].copy_from_slice(&old);
+            }
+        }
+        let skip = usize::try_from(range.start().bytes() - whole.start().bytes()).expect("a block");
+        blocks[skip..skip + data.len()].copy_from_slice(data);
+        Ok(blocks)
+    }
+
+    async fn zero_range(&self, range: ByteRange) -> Result<(), DiskError> {
+        DiskError::check_range(&self.geometry(), range)?;
+        self.check_open()?;
+        let (head, middle, tail) = self.split_at_blocks(range);
+        for edge in [head, tail].into_iter().filter(|edge| !edge.is_empty()) {
+            let zeroes = Buffer::zeroed(usize::try_from(edge.length()).expect("below a block"));
+            self.write_range(edge.start(), zeroes).await?;
+        }
+        self.zero_blocks(middle).await
+    }
+
+    async fn zero_blocks(&self, blocks: ByteRange) -> Result<(), DiskError> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let whole = blocks.widen(BLOCK_SIZE);
+        let _guard = self.locks.lock_shared(whole).await;
+        self.append(whole, DraftContent::Zero).await
+    }
+
+    /// `range` as the part before its first whole block, its whole blocks, and the part after them.
+    fn split_at_blocks(&self, range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
+        if self.covers_blocks(range) {
+            let (none, all) = range.split_at(range.start());
+            return (none, all, range.split_at(range.end()).1);
+        }
+        let first = range.start().bytes().next_multiple_of(BLOCK_SIZE).min(range.end().bytes());
+        let to_end = range.end().bytes() == self.head.disk().size_bytes();
+        let last = if to_end {
+            range.end().bytes()
+        } else {
+            (range.end().bytes() / BLOCK_SIZE * BLOCK_SIZE).max(first)
+        };
+        let (head, rest) = range.split_at(ByteOffset::new(first));
+        let (middle, tail) = rest.split_at(ByteOffset::new(last));
+        (head, middle, tail)
+    }
+
+    async fn append(&self, range: ByteRange, content: DraftContent) -> Result<(), DiskError> {
+        let (reply, answer) = oneshot::channel();
+        let draft = Draft {
+            line: Arc::clone(self.head.line()),
+            origin: DraftOrigin::Local,
+            kind: RecordKind::Batch,
+            boundary: true,
+            source_time: self.clock.now(),
+            extents: vec![DraftExtent { disk: self.head.disk().id(), range, content }],
+            reply,
+        };
+        self.lane.append(draft, answer).await.map_err(append_failed)?;
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<(), DiskError> {
+        if self.head.line().is_closed() {
+            return Err(append_failed(AppendError::LineGone));
+        }
+        Ok(())
+    }
+}
+
+fn at_block(whole: ByteRange) -> ByteOffset {
+    whole.start()
+}
+
+/// First and last block of a range; one of them if they are the same.
+fn edges(range: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let blocks = range.chunks(BLOCK_SIZE);
+    let first = range.chunks(BLOCK_SIZE).next();
+    let last = blocks.last().filter(|last| Some(*last) != first);
+    first.into_iter().chain(last)
+}
+
+/// Bytes with their hash.
+pub(crate) async fn data_of(bytes: Buffer) -> DraftContent {
+    if bytes.len() <= HASH_INLINE_BYTES {
+        let hash = *blake3::hash(&bytes).as_bytes();
+        return DraftContent::Data { bytes, hash };
+    }
+    offload(move || {
+        let hash = *blake3::hash(&bytes).as_bytes();
+        DraftContent::Data { bytes, hash }
+    })
+    .await
+}
+
+/// What a refused append means to whoever writes to a disk.
+pub(crate) fn append_failed(error: AppendError) -> DiskError {
+    match error {
+        AppendError::JournalFull { .. } => DiskError::NoSpace(error.to_string()),
+        AppendError::LineGone | AppendError::Stopping => DiskError::Gone(error.to_string()),
+        _ => DiskError::Failed(error.to_string()),
+    }
+}
+
+impl From<IndexError> for AppendError {
+    fn from(error: IndexError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl Disk for BranchDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry { read_only: false, ..self.head.geometry() }
+    }
+
+    fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+        self.head.read(range)
+    }
+
+    fn write(&self, at: ByteOffset, data: Buffer, _: Durability) -> IoFuture<'_, ()> {
+        Box::pin(self.write_range(at, data))
+    }
+
+    fn write_zeroes(&self, range: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
+        Box::pin(self.zero_range(range))
+    }
+
+    fn discard(&self, range: ByteRange) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            DiskError::check_range(&self.geometry(), range)?;
+            self.check_open()?;
+            let (_, middle, _) = self.split_at_blocks(range);
+            self.zero_blocks(middle).await
+        })
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        Box::pin(async { self.check_open() })
+    }
+
+    fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+        self.head.map(range)
+    }
+
+    fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()> {
+        let from_bytes = self.head.disk().size_bytes();
+        debug_assert!(from_bytes <= MAX_DISK_SIZE);
+        Box::pin(async move { Err(DiskError::Resize { from_bytes, to_bytes: size_bytes }) })
+    }
+}

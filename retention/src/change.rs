@@ -1,0 +1,440 @@
+//! Changes of what is protected: machines, branches, marks, pins and exports; each durable when its call returns.
+
+use crate::ids::{DiskId, ExportId, GroupId, LaneId, LineId, MachineId, Sequence};
+use crate::index::IndexBatch;
+use crate::index::block_key;
+use crate::index::gap_key;
+use crate::index::moment_key;
+use crate::index::tail_key;
+use crate::journal::format::RecordKind;
+use crate::journal::lane::{AppendError, Draft, DraftOrigin};
+use crate::line::{Line, LineState};
+use crate::manifest::ManifestError;
+use crate::manifest::record::ManifestRecord;
+use crate::manifest::state::ManifestState;
+use crate::moment::{Moment, ResolveError, line_name};
+use crate::name::{Label, MomentName, Name};
+use crate::point::{Point, PointKind};
+use crate::replica::{Image, ImageSpec, ReplicaDisk};
+use crate::retention::{Retention, make_image, new_line};
+use crate::status::{BranchStatus, ExportStatus};
+use landfall_disks::uring::offload;
+use landfall_disks::{DiskError, MAX_DISK_SIZE};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Most disks of a machine.
+pub const MAX_DISKS: usize = 256;
+const SECTOR: u64 = 512;
+
+/// A machine to be protected.
+#[derive(Clone, Debug)]
+pub struct NewMachine {
+    /// Its name.
+    pub name: Name,
+    /// Free text for people.
+    pub display_name: String,
+    /// Its disks.
+    pub disks: Vec<NewDisk>,
+}
+
+/// One of its disks.
+#[derive(Clone, Debug)]
+pub struct NewDisk {
+    /// Its name.
+    pub name: Name,
+    /// Format, place and size of its image.
+    pub image: ImageSpec,
+    /// The image exists; what differs from the source is sent.
+    pub adopt: bool,
+}
+
+/// An export to be set up.
+#[derive(Clone, Debug)]
+pub struct NewExport {
+    /// The machine.
+    pub machine: Name,
+    /// The branch, or the trunk.
+    pub branch: Option<Name>,
+    /// A fixed moment; the head if there is none.
+    pub sequence: Option<Sequence>,
+    /// Whether writes are allowed: branches only, and no fixed moment.
+    pub writable: bool,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// There is one of that name.
+    #[error("{what} {name} exists already")]
+    Exists {
+        /// Machine, disk or branch.
+        what: &'static str,
+        /// The name.
+        name: Name,
+    },
+    /// A machine needs disks, and not too many.
+    #[error("a machine has 1 to {MAX_DISKS} disks, not {0}")]
+    DiskCount(usize),
+    /// A size no disk has.
+    #[error(
+        "disk {disk} cannot have {size_bytes} bytes: a size is whole 512-byte sectors, up to {MAX_DISK_SIZE}"
+    )]
+    Size {
+        /// The disk.
+        disk: Name,
+        /// The size.
+        size_bytes: u64,
+    },
+    /// Two disks share an image.
+    #[error("image {path} belongs to disk {disk} already")]
+    ImageTaken {
+        /// The path.
+        path: String,
+        /// Whose it is.
+        disk: Name,
+    },
+    /// The name asked for means nothing.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// An image could not be made or opened.
+    #[error("image {path}: {source}")]
+    Image {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: DiskError,
+    },
+    /// The machine is being replicated, or a writable export is open.
+    #[error("{what} is in use: {by}")]
+    InUse {
+        /// The machine or branch.
+        what: String,
+        /// What uses it.
+        by: String,
+    },
+    /// Between two points there is nothing to mark.
+    #[error(
+        "{line} is in the middle of a pass; its point comes when the pass ends, nothing is marked before"
+    )]
+    InPass {
+        /// The machine.
+        line: String,
+    },
+    /// Only branches are written to.
+    #[error("{0} is not a branch; only the head of a branch can be written")]
+    NotWritable(String),
+    /// No export of that id.
+    #[error("no export {0}")]
+    UnknownExport(ExportId),
+    /// The journal refused.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The manifest refused.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+impl Retention {
+    /// Protects a machine: its images are made, or opened to be adopted, and it is recorded.
+    pub async fn add_machine(&self, machine: NewMachine) -> Result<(), ChangeError> {
+        check_new_machine(&self.manifest.state(), &machine)?;
+        let mut images = Vec::new();
+        for disk in &machine.disks {
+            let made = make_image(&*self.surroundings.images, &disk.image, disk.adopt).await;
+            let failed = |source| ChangeError::Image { path: disk.image.path.clone(), source };
+            images.push(made.map_err(failed)?);
+        }
+        let lanes = u32::try_from(self.lanes.len()).expect("a lane per core");
+        let id = self
+            .manifest
+            .change(|state| {
+                check_new_machine(state, &machine)?;
+                let id = state.given.machine.next();
+                Ok::<_, ChangeError>((machine_records(state, &machine, id, lanes), id))
+            })
+            .await?;
+        let state = self.manifest.state();
+        let entry = &state.machines[&id];
+        let mut machines = self.machines.write();
+        let line = new_line(&state.lines[&entry.trunk], None, LineState::default());
+        machines.lines.insert(entry.trunk, Arc::new(line));
+        machines.streams.insert(id, Arc::default());
+        for ((disk, image), new) in entry.disks.iter().zip(images).zip(&machine.disks) {
+            let replica = ReplicaDisk::new(&state.disks[disk], Image::Present(image), !new.adopt);
+            machines.disks.insert(*disk, Arc::new(replica));
+        }
+        Ok(())
+    }
+
+    /// Protects a machine no longer. Its points are gone; its image files stay where they are, and its part of the
+    /// journal is not given back.
+    pub async fn remove_machine(&self, name: &Name) -> Result<(), ChangeError> {
+        let id = self.machine_id(name)?;
+        if let Some(holder) = self.stream_holder(id) {
+            let what = format!("machine {name}");
+            return Err(ChangeError::InUse { what, by: format!("replication from {holder}") });
+        }
+        let lines: Vec<LineId> = {
+            let state = self.manifest.state();
+            state.lines.values().filter(|line| line.machine == id).map(|line| line.id).collect()
+        };
+        self.manifest.append(vec![ManifestRecord::MachineRemoved { machine: id }]).await?;
+        {
+            let mut machines = self.machines.write();
+            machines.streams.remove(&id);
+            machines.disks.retain(|_, disk| disk.machine() != id);
+            machines.lines.retain(|_, line| {
+                let stays = line.machine() != id;
+                if !stays {
+                    line.close();
+                }
+                stays
+            });
+        }
+        self.forget_lines(lines).await?;
+        Ok(())
+    }
+
+    /// Marks a point at the head of a line, where its disks are consistent.
+    pub async fn mark(
+        &self,
+        machine: &Name,
+        branch: Option<&Name>,
+        kind: PointKind,
+        label: Option<Label>,
+    ) -> Result<Point, ChangeError> {
+        let line = self.line_named(machine, branch)?;
+        self.check_markable(&line, machine, branch)?;
+        let source_time = self.surroundings.clock.now();
+        let (reply, answer) = oneshot::channel();
+        let draft = Draft {
+            line: Arc::clone(&line),
+            origin: DraftOrigin::Mark,
+            kind: RecordKind::Mark { kind, label: label.clone() },
+            boundary: true,
+            source_time,
+            extents: Vec::new(),
+            reply,
+        };
+        let committed = match self.lane(line.lane()).append(draft, answer).await {
+            Err(AppendError::InPass) => {
+                return Err(ChangeError::InPass { line: line_name(machine, branch) });
+            }
+            committed => committed?,
+        };
+        Ok(Point {
+            sequence: committed.sequence,
+            commit_time: committed.commit_time,
+            source_time,
+            kind,
+            label,
+        })
+    }
+
+    fn check_markable(
+        &self,
+        line: &Line,
+        machine: &Name,
+        branch: Option<&Name>,
+    ) -> Result<(), ChangeError> {
+        let nothing_yet = !line.is_branch() && line.points(crate::point::Catalogue::is_empty);
+        if nothing_yet {
+            let line = line_name(machine, branch);
+            return Err(ResolveError::NoPoints { line }.into());
+        }
+        Ok(())
+    }
+
+    /// Keeps a point until it is unpinned.
+    pub async fn pin(&self, name: &MomentName) -> Result<Moment, ChangeError> {
+        let moment = self.resolve(name).await?;
+        let (line, sequence) = (moment.line, moment.sequence);
+        self.manifest.append(vec![ManifestRecord::PointPinned { line, sequence }]).await?;
+        Ok(moment)
+    }
+
+    /// Lets a point go when its time comes.
+    pub async fn unpin(&self, name: &MomentName) -> Result<Moment, ChangeError> {
+        let moment = self.resolve(name).await?;
+        let (line, sequence) = (moment.line, moment.sequence);
+        self.manifest.append(vec![ManifestRecord::PointUnpinned { line, sequence }]).await?;
+        Ok(moment)
+    }
+
+    /// Starts a branch at a moment. Costs one record, whatever the size.
+    pub async fn add_branch(
+        &self,
+        moment: &Moment,
+        name: Name,
+    ) -> Result<BranchStatus, ChangeError> {
+        let parent = self.line_of(moment)?;
+        let machine = parent.machine();
+        let id = self
+            .manifest
+            .change(|state| {
+                if state.branch_named(machine, &name).is_some() {
+                    return Err(ChangeError::Exists { what: "branch", name: name.clone() });
+                }
+                let line = state.given.line.next();
+                let record = ManifestRecord::BranchAdded {
+                    line,
+                    name: name.clone(),
+                    parent: moment.line,
+                    origin: moment.sequence,
+                    origin_time: moment.commit_time,
+                };
+                Ok((vec![record], line))
+            })
+            .await?;
+        let line = {
+            let state = self.manifest.state();
+            let origin = Some((parent, moment.sequence));
+            Arc::new(new_line(&state.lines[&id], origin, LineState::default()))
+        };
+        self.machines.write().lines.insert(id, Arc::clone(&line));
+        Ok(BranchStatus::new(name, &line))
+    }
+
+    /// Throws a branch away.
+    pub async fn discard_branch(&self, machine: &Name, branch: &Name) -> Result<(), ChangeError> {
+        let line = self.line_named(machine, Some(branch))?;
+        let id = line.id();
+        let what = || format!("branch {machine}~{branch}");
+        self.manifest
+            .change(|state| {
+                if let Some(export) = state.exports.values().find(|export| export.line == id) {
+                    let by = format!("export {} ({})", export.id, export.name);
+                    return Err(ChangeError::InUse { what: what(), by });
+                }
+                let child = |line: &&crate::manifest::state::LineEntry| {
+                    line.origin.is_some_and(|(parent, _)| parent == id)
+                };
+                if let Some(child) = state.lines.values().find(child) {
+                    let name = child.branch.as_ref().map_or("?", Name::as_str);
+                    let by = format!("branch {machine}~{name} starts from it");
+                    return Err(ChangeError::InUse { what: what(), by });
+                }
+                Ok((vec![ManifestRecord::BranchDiscarded { line: id }], ()))
+            })
+            .await?;
+        line.close();
+        self.machines.write().lines.remove(&id);
+        self.forget_lines(vec![id]).await?;
+        Ok(())
+    }
+
+    /// Sets up an export.
+    pub async fn add_export(&self, export: NewExport) -> Result<ExportStatus, ChangeError> {
+        let line = self.line_named(&export.machine, export.branch.as_ref())?;
+        let mut name = line_name(&export.machine, export.branch.as_ref());
+        if export.writable && (!line.is_branch() || export.sequence.is_some()) {
+            return Err(ChangeError::NotWritable(name));
+        }
+        if let Some(sequence) = export.sequence {
+            name = format!("{name}@seq:{sequence}");
+        }
+        let (sequence, writable) = (export.sequence, export.writable);
+        let id = self
+            .manifest
+            .change(|state| {
+                let export = state.given.export.next();
+                let (name, line) = (name.clone(), line.id());
+                let record = ManifestRecord::ExportAdded { export, name, line, sequence, writable };
+                Ok::<_, ChangeError>((vec![record], export))
+            })
+            .await?;
+        Ok(ExportStatus::new(&self.manifest.state().exports[&id]))
+    }
+
+    /// Removes an export; clients that have it open keep it until they go.
+    pub async fn remove_export(&self, export: ExportId) -> Result<(), ChangeError> {
+        self.manifest
+            .change(|state| {
+                if !state.exports.contains_key(&export) {
+                    return Err(ChangeError::UnknownExport(export));
+                }
+                Ok((vec![ManifestRecord::ExportRemoved { export }], ()))
+            })
+            .await
+    }
+
+    /// Removes what the index has of lines that are gone. A crash before it leaves entries that nobody asks for.
+    async fn forget_lines(&self, lines: Vec<LineId>) -> Result<(), AppendError> {
+        let mut batch = IndexBatch::default();
+        for line in lines {
+            let (start, end) = block_key::line_range(line);
+            batch.remove_range(start, end);
+            for (start, end) in moment_key::line_ranges(line) {
+                batch.remove_range(start, end);
+            }
+            let (start, end) = tail_key::tail_range(line);
+            batch.remove_range(start, end);
+            let (start, end) = gap_key::line_range(line);
+            batch.remove_range(start, end);
+            self.branch_locks.lock().retain(|(of, _), _| *of != line);
+        }
+        let index = Arc::clone(&self.surroundings.index);
+        offload(move || index.write(batch)).await?;
+        Ok(())
+    }
+}
+
+fn check_new_machine(state: &ManifestState, machine: &NewMachine) -> Result<(), ChangeError> {
+    if state.machine_named(&machine.name).is_some() {
+        return Err(ChangeError::Exists { what: "machine", name: machine.name.clone() });
+    }
+    if !(1..=MAX_DISKS).contains(&machine.disks.len()) {
+        return Err(ChangeError::DiskCount(machine.disks.len()));
+    }
+    for (index, disk) in machine.disks.iter().enumerate() {
+        let earlier = &machine.disks[..index];
+        if earlier.iter().any(|other| other.name == disk.name) {
+            return Err(ChangeError::Exists { what: "disk", name: disk.name.clone() });
+        }
+        let size_bytes = disk.image.size_bytes;
+        if size_bytes == 0 || size_bytes > MAX_DISK_SIZE || !size_bytes.is_multiple_of(SECTOR) {
+            return Err(ChangeError::Size { disk: disk.name.clone(), size_bytes });
+        }
+        let path = &disk.image.path;
+        let of_others = state.disks.values().find(|other| other.image == *path);
+        let taken = of_others.map(|other| other.name.clone());
+        let own = earlier.iter().find(|other| other.image.path == *path);
+        if let Some(disk) = taken.or(own.map(|other| other.name.clone())) {
+            return Err(ChangeError::ImageTaken { path: path.clone(), disk });
+        }
+    }
+    Ok(())
+}
+
+fn machine_records(
+    state: &ManifestState,
+    machine: &NewMachine,
+    id: MachineId,
+    lanes: u32,
+) -> Vec<ManifestRecord> {
+    let group: GroupId = state.given.group.next();
+    let lane = u16::try_from(group.number() % lanes).expect("below the number of lanes");
+    let mut records = vec![ManifestRecord::MachineAdded {
+        machine: id,
+        name: machine.name.clone(),
+        display_name: machine.display_name.clone(),
+        group,
+        trunk: state.given.line.next(),
+        lane: LaneId::new(lane),
+    }];
+    let mut disk: DiskId = state.given.disk;
+    for new in &machine.disks {
+        disk = disk.next();
+        records.push(ManifestRecord::DiskAdded {
+            disk,
+            machine: id,
+            name: new.name.clone(),
+            size_bytes: new.image.size_bytes,
+            format: new.image.format.clone(),
+            image: new.image.path.clone(),
+        });
+    }
+    records
+}

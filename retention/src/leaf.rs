@@ -1,0 +1,266 @@
+//! Leaves: where each block of 1 MiB of a disk lies, at one moment.
+//!
+//! ```text
+//!   leaf of view P   block 0 ─▶ journal segment 7, unit 20, checksum
+//!                    block 1 ─▶ image
+//!                    block 2 ─▶ zero                       one scan of the index per class and line, then cached
+//! ```
+//!
+//! **Invariant:** a leaf of a fixed moment never changes, so it never goes stale. The head of a line moves; its leaves
+//! are patched by every write ([`HeadLeaves`]), after the index has it and before it is acknowledged.
+
+use crate::ids::{DiskId, LineId, SegmentId, Sequence};
+use crate::index::block_key::{Place, SizeClass, Version, newest_versions, next_versioned_block};
+use crate::index::{IndexError, IndexStore};
+use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Blocks in a leaf.
+pub(crate) const LEAF_BLOCKS: usize = 256;
+/// Bytes of a disk that a leaf covers.
+pub(crate) const LEAF_BYTES: u64 = LEAF_BLOCKS as u64 * BLOCK_SIZE;
+/// Leaves of a head that are kept, per line: 4 KiB each.
+const HEAD_LEAVES_KEPT: usize = 4096;
+
+/// Where a block lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum BlockPlace {
+    /// Nothing in the journal: the image has it.
+    Image,
+    /// All zero.
+    Zero,
+    /// In a segment.
+    Journal { segment: SegmentId, unit: u32, checksum: u32 },
+    /// A record that may have changed it is lost.
+    Lost,
+}
+
+/// Number of a leaf of a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(crate) struct LeafIndex(u64);
+
+impl LeafIndex {
+    /// The leaf `offset` lies in.
+    pub(crate) fn of(offset: ByteOffset) -> Self {
+        Self(offset.bytes() / LEAF_BYTES)
+    }
+
+    /// What it covers.
+    pub(crate) fn range(self) -> ByteRange {
+        ByteRange::at(ByteOffset::new(self.0 * LEAF_BYTES), LEAF_BYTES)
+            .expect("disks end far below")
+    }
+}
+
+/// Where the blocks of 1 MiB lie.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Leaf {
+    places: Box<[BlockPlace; LEAF_BLOCKS]>,
+}
+
+impl Leaf {
+    /// The place of a block, which must lie in the leaf.
+    pub(crate) fn place(&self, block: Block) -> BlockPlace {
+        self.places[slot(block)]
+    }
+
+    fn set(&mut self, block: Block, place: BlockPlace) {
+        self.places[slot(block)] = place;
+    }
+}
+
+fn slot(block: Block) -> usize {
+    usize::try_from(block.index() % LEAF_BLOCKS as u64).expect("below 256")
+}
+
+/// A stretch of history that a view looks through: one line, up to a sequence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Layer {
+    pub(crate) line: LineId,
+    /// Newest sequence that counts.
+    pub(crate) newest: Sequence,
+    /// Highest lost sequence at or below `newest`.
+    pub(crate) gap: Option<Sequence>,
+}
+
+/// Resolves a leaf: newest layer first; in each, the highest sequence over all size classes. Versions at or below
+/// `floor`, a sequence of the last layer (the trunk), are in the image. Blocks, so it runs off the I/O core.
+pub(crate) fn resolve(
+    index: &dyn IndexStore,
+    layers: &[Layer],
+    floor: Sequence,
+    disk: DiskId,
+    leaf: LeafIndex,
+) -> Result<Leaf, IndexError> {
+    let range = leaf.range();
+    let mut resolved = Leaf { places: Box::new([BlockPlace::Image; LEAF_BLOCKS]) };
+    let mut open = [true; LEAF_BLOCKS];
+    let mut cursor = index.cursor();
+    for (depth, layer) in layers.iter().enumerate() {
+        let floor = if depth + 1 == layers.len() { floor } else { Sequence::default() };
+        let mut newest: Box<[Option<(Sequence, BlockPlace)>; LEAF_BLOCKS]> =
+            Box::new([None; LEAF_BLOCKS]);
+        for class in SizeClass::ALL {
+            let of = (layer.line, disk, class);
+            newest_versions(&mut *cursor, of, range, layer.newest, |version| {
+                if version.sequence > floor {
+                    lay(&mut newest, range, class, &version);
+                }
+            })?;
+        }
+        for slot in (0..LEAF_BLOCKS).filter(|slot| open[*slot]).collect::<Vec<_>>() {
+            let lost = layer.gap.filter(|gap| *gap > floor);
+            let found = newest[slot].filter(|(sequence, _)| lost.is_none_or(|gap| *sequence > gap));
+            let place = match (found, lost) {
+                (Some((_, place)), _) => place,
+                (None, Some(_)) => BlockPlace::Lost,
+                (None, None) => continue,
+            };
+            resolved.places[slot] = place;
+            open[slot] = false;
+        }
+    }
+    Ok(resolved)
+}
+
+/// Lays a version over those found so far, where it is newer.
+fn lay(
+    newest: &mut [Option<(Sequence, BlockPlace)>; LEAF_BLOCKS],
+    range: ByteRange,
+    class: SizeClass,
+    version: &Version,
+) {
+    let first = range.start().block().index();
+    let start = version.block.index();
+    for index in start.max(first)..(start + class.blocks()).min(first + LEAF_BLOCKS as u64) {
+        let within = usize::try_from(index - start).expect("an entry with places covers 16 blocks");
+        let place = match version.place {
+            Place::Zero => BlockPlace::Zero,
+            Place::Journal { segment, unit } => BlockPlace::Journal {
+                segment,
+                unit: unit + u32::try_from(within).expect("as above"),
+                checksum: version.checksums[within],
+            },
+        };
+        let slot = &mut newest[slot(Block::new(index))];
+        if slot.is_none_or(|(sequence, _)| version.sequence > sequence) {
+            *slot = Some((version.sequence, place));
+        }
+    }
+}
+
+/// The first leaf at or after `from` that anything was ever written to in one of the layers.
+pub(crate) fn next_written_leaf(
+    index: &dyn IndexStore,
+    layers: &[Layer],
+    disk: DiskId,
+    from: LeafIndex,
+) -> Result<Option<LeafIndex>, IndexError> {
+    let mut cursor = index.cursor();
+    let mut next: Option<LeafIndex> = None;
+    let start = from.range().start();
+    for layer in layers {
+        if layer.gap.is_some() {
+            return Ok(Some(from));
+        }
+        for class in SizeClass::ALL {
+            let of = (layer.line, disk, class);
+            if let Some(block) = next_versioned_block(&mut *cursor, of, start.block())? {
+                let leaf = LeafIndex::of(block.offset().max(start));
+                next = Some(next.map_or(leaf, |next| next.min(leaf)));
+            }
+        }
+    }
+    Ok(next)
+}
+
+/// What a durable, indexed write means for the leaves of its line's head.
+pub(crate) struct HeadChange {
+    pub(crate) disk: DiskId,
+    pub(crate) range: ByteRange,
+    /// Where the first block lies now and the checksums of all of them; `None` for zeroes.
+    pub(crate) data: Option<(SegmentId, u32, Vec<u32>)>,
+}
+
+/// Cached leaves of the head of one line.
+#[derive(Default)]
+pub(crate) struct HeadLeaves {
+    slots: Mutex<HashMap<(DiskId, LeafIndex), Slot>>,
+}
+
+enum Slot {
+    /// Being resolved by this many readers; `dirty` if a write came in between.
+    Filling { readers: usize, dirty: bool },
+    /// Up to date.
+    Ready(Arc<Leaf>),
+}
+
+impl HeadLeaves {
+    /// The leaf, if it is cached. Otherwise the caller must resolve it and call [`HeadLeaves::filled`].
+    pub(crate) fn get_or_begin(&self, disk: DiskId, leaf: LeafIndex) -> Option<Arc<Leaf>> {
+        let mut slots = self.slots.lock();
+        match slots.get_mut(&(disk, leaf)) {
+            Some(Slot::Ready(ready)) => return Some(Arc::clone(ready)),
+            Some(Slot::Filling { readers, .. }) => *readers += 1,
+            None => {
+                if slots.len() >= HEAD_LEAVES_KEPT {
+                    slots.retain(|_, slot| matches!(slot, Slot::Filling { .. }));
+                }
+                slots.insert((disk, leaf), Slot::Filling { readers: 1, dirty: false });
+            }
+        }
+        None
+    }
+
+    /// Ends a fill: the leaf is kept if no write changed it since the fill began.
+    pub(crate) fn filled(&self, disk: DiskId, leaf: LeafIndex, resolved: Option<&Arc<Leaf>>) {
+        let mut slots = self.slots.lock();
+        let Some(Slot::Filling { readers, dirty }) = slots.get_mut(&(disk, leaf)) else { return };
+        *readers -= 1;
+        match resolved {
+            Some(resolved) if !*dirty => {
+                slots.insert((disk, leaf), Slot::Ready(Arc::clone(resolved)));
+            }
+            _ if *readers == 0 => {
+                slots.remove(&(disk, leaf));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a write into account: after the index has it, before it is acknowledged.
+    pub(crate) fn apply(&self, change: &HeadChange) {
+        let mut slots = self.slots.lock();
+        if slots.is_empty() {
+            return;
+        }
+        for piece in change.range.chunks(LEAF_BYTES) {
+            let leaf = LeafIndex::of(piece.start());
+            match slots.get_mut(&(change.disk, leaf)) {
+                Some(Slot::Ready(ready)) => patch(Arc::make_mut(ready), change, piece),
+                Some(Slot::Filling { dirty, .. }) => *dirty = true,
+                None => {}
+            }
+        }
+    }
+}
+
+fn patch(leaf: &mut Leaf, change: &HeadChange, piece: ByteRange) {
+    let first = change.range.start().block().index();
+    for index in piece.start().block().index()..piece.end().block().index() {
+        let place = match &change.data {
+            None => BlockPlace::Zero,
+            Some((segment, unit, checksums)) => {
+                let within = usize::try_from(index - first).expect("a body is at most 8 MiB");
+                BlockPlace::Journal {
+                    segment: *segment,
+                    unit: unit + u32::try_from(within).expect("as above"),
+                    checksum: checksums[within],
+                }
+            }
+        };
+        leaf.set(Block::new(index), place);
+    }
+}

@@ -1,0 +1,272 @@
+//! Which moment a name means: from a [`MomentName`] to a line and a sequence, or an error that names what exists.
+
+use crate::ids::{LineId, Sequence};
+use crate::index::moment_key::{boundary_at, boundary_at_or_before};
+use crate::index::{IndexError, IndexStore};
+use crate::line::Line;
+use crate::name::{Label, MomentName, Name, When};
+use crate::point::{Point, PointKind};
+use crate::time::Timestamp;
+use std::fmt::Write as _;
+
+/// A moment of a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// The machine.
+    pub machine: Name,
+    /// The branch, or the trunk.
+    pub branch: Option<Name>,
+    /// The line.
+    pub line: LineId,
+    /// Where in it.
+    pub sequence: Sequence,
+    /// When it was committed.
+    pub commit_time: Timestamp,
+    /// Kind of the point, if it is a marked one.
+    pub kind: Option<PointKind>,
+    /// Its label.
+    pub label: Option<Label>,
+}
+
+/// Why a name means nothing here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// No such machine.
+    #[error("no machine {machine}; {}", existing("machines", .known))]
+    UnknownMachine {
+        /// What was asked for.
+        machine: Name,
+        /// What exists.
+        known: Vec<Name>,
+    },
+    /// No such disk.
+    #[error("machine {machine} has no disk {disk}; {}", existing("its disks", .known))]
+    UnknownDisk {
+        /// The machine.
+        machine: Name,
+        /// What was asked for.
+        disk: Name,
+        /// What exists.
+        known: Vec<Name>,
+    },
+    /// No such branch.
+    #[error("machine {machine} has no branch {branch}; {}", existing("its branches", .known))]
+    UnknownBranch {
+        /// The machine.
+        machine: Name,
+        /// What was asked for.
+        branch: Name,
+        /// What exists.
+        known: Vec<Name>,
+    },
+    /// The line has no points at all.
+    #[error("{line} has no points yet: the first copy must end first")]
+    NoPoints {
+        /// The machine, and branch if any.
+        line: String,
+    },
+    /// No point answers to this WHEN.
+    #[error("{line} has no point {when}; points go from {oldest} to {newest}")]
+    NoSuchPoint {
+        /// The machine, and branch if any.
+        line: String,
+        /// What was asked for.
+        when: When,
+        /// Oldest moment there is.
+        oldest: Timestamp,
+        /// Newest one.
+        newest: Timestamp,
+    },
+    /// The sequence is not a boundary.
+    #[error("{line}@seq:{sequence} is not a point: the disks are between two states there{}",
+        nearest(.below, .above))]
+    NotABoundary {
+        /// The machine, and branch if any.
+        line: String,
+        /// What was asked for.
+        sequence: Sequence,
+        /// Nearest point below.
+        below: Option<Sequence>,
+        /// Nearest point above.
+        above: Option<Sequence>,
+    },
+    /// The disk had no complete copy at that moment.
+    #[error("disk {disk} of {line} had no complete copy at seq:{sequence}")]
+    NotSeeded {
+        /// The disk.
+        disk: Name,
+        /// The machine, and branch if any.
+        line: String,
+        /// The moment.
+        sequence: Sequence,
+    },
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+fn existing(what: &str, known: &[Name]) -> String {
+    if known.is_empty() {
+        return format!("there are no {what}");
+    }
+    let mut text = format!("{what}:");
+    for name in known.iter().take(20) {
+        let _ = write!(text, " {name}");
+    }
+    if known.len() > 20 {
+        let _ = write!(text, " and {} more", known.len() - 20);
+    }
+    text
+}
+
+fn nearest(below: &Option<Sequence>, above: &Option<Sequence>) -> String {
+    match (below, above) {
+        (None, None) => String::new(),
+        (Some(below), None) => format!("; the nearest is seq:{below}"),
+        (None, Some(above)) => format!("; the nearest is seq:{above}"),
+        (Some(below), Some(above)) => format!("; the nearest are seq:{below} and seq:{above}"),
+    }
+}
+
+impl Moment {
+    /// The name that always means this very moment: `web/os@seq:12`, `web~test@seq:9`.
+    pub fn absolute_name(&self, disk: Option<&Name>) -> String {
+        let mut name = self.machine.to_string();
+        if let Some(branch) = &self.branch {
+            let _ = write!(name, "~{branch}");
+        }
+        if let Some(disk) = disk {
+            let _ = write!(name, "/{disk}");
+        }
+        let _ = write!(name, "@seq:{}", self.sequence);
+        name
+    }
+}
+
+/// `web`, or `web~test`.
+pub(crate) fn line_name(machine: &Name, branch: Option<&Name>) -> String {
+    match branch {
+        None => machine.to_string(),
+        Some(branch) => format!("{machine}~{branch}"),
+    }
+}
+
+/// The moment of `line` that `name` asks for, at the time `now`. Blocks.
+pub(crate) fn resolve_on_line(
+    index: &dyn IndexStore,
+    line: &Line,
+    name: &MomentName,
+    now: Timestamp,
+) -> Result<Moment, ResolveError> {
+    let found = match &name.when {
+        When::Latest if line.is_branch() => Some(head_of_branch(line)),
+        When::Latest => line.points(|points| points.latest().map(Found::from)),
+        When::App => line.points(|points| points.app().map(Found::from)),
+        When::Tag(label) => line.points(|points| points.labelled(label).map(Found::from)),
+        When::At(time) => newest_at(index, line, *time)?,
+        When::Ago(ago) => newest_at(index, line, now.earlier(*ago))?,
+        When::Sequence(sequence) => Some(exactly(index, line, name, *sequence)?),
+    };
+    let Some(found) = found else { return Err(nothing_found(line, name)) };
+    Ok(Moment {
+        machine: name.machine.clone(),
+        branch: name.branch.clone(),
+        line: line.id(),
+        sequence: found.sequence,
+        commit_time: found.commit_time,
+        kind: found.kind,
+        label: found.label,
+    })
+}
+
+struct Found {
+    sequence: Sequence,
+    commit_time: Timestamp,
+    kind: Option<PointKind>,
+    label: Option<Label>,
+}
+
+impl From<&Point> for Found {
+    fn from(point: &Point) -> Self {
+        Self {
+            sequence: point.sequence,
+            commit_time: point.commit_time,
+            kind: Some(point.kind),
+            label: point.label.clone(),
+        }
+    }
+}
+
+/// Every sequence of a branch is a boundary, and so is its origin.
+fn head_of_branch(line: &Line) -> Found {
+    let tail = line.tail();
+    let marked = line.points(|points| points.at(tail.sequence).map(Found::from));
+    marked.unwrap_or(Found {
+        sequence: tail.sequence,
+        commit_time: tail.commit_time,
+        kind: None,
+        label: None,
+    })
+}
+
+/// The newest point or boundary committed at or before `time`.
+fn newest_at(
+    index: &dyn IndexStore,
+    line: &Line,
+    time: Timestamp,
+) -> Result<Option<Found>, IndexError> {
+    let point = line.points(|points| points.at_or_before(time).map(Found::from));
+    let tail = line.tail();
+    let boundary = boundary_at_or_before(index, line.id(), tail.sequence, time)?;
+    let at_origin = line.is_branch() && line.born() <= time;
+    let boundary = boundary.map(|b| (b.sequence, b.commit_time));
+    let boundary = boundary.or(at_origin.then(|| (Sequence::default(), line.born())));
+    Ok(match (point, boundary) {
+        (Some(point), Some((sequence, _))) if point.sequence >= sequence => Some(point),
+        (_, Some((sequence, commit_time))) => {
+            Some(Found { sequence, commit_time, kind: None, label: None })
+        }
+        (point, None) => point,
+    })
+}
+
+fn exactly(
+    index: &dyn IndexStore,
+    line: &Line,
+    name: &MomentName,
+    sequence: Sequence,
+) -> Result<Found, ResolveError> {
+    if let Some(point) = line.points(|points| points.at(sequence).map(Found::from)) {
+        return Ok(point);
+    }
+    let origin = line.is_branch() && sequence == Sequence::default();
+    let boundary = match boundary_at(index, line.id(), sequence)? {
+        Some(boundary) => Some(boundary.commit_time),
+        None => origin.then(|| line.born()),
+    };
+    if let Some(commit_time) = boundary {
+        return Ok(Found { sequence, commit_time, kind: None, label: None });
+    }
+    let (below, above) = line.points(|points| {
+        let below = points.iter().rev().find(|point| point.sequence < sequence);
+        let above = points.iter().find(|point| point.sequence > sequence);
+        (below.map(|point| point.sequence), above.map(|point| point.sequence))
+    });
+    let line = line_name(&name.machine, name.branch.as_ref());
+    Err(ResolveError::NotABoundary { line, sequence, below, above })
+}
+
+fn nothing_found(line: &Line, name: &MomentName) -> ResolveError {
+    let text = line_name(&name.machine, name.branch.as_ref());
+    let ends = line.points(|points| {
+        points.oldest().zip(points.newest()).map(|(old, new)| (old.commit_time, new.commit_time))
+    });
+    let ends = ends.or(line.is_branch().then(|| (line.born(), line.tail().commit_time)));
+    match ends {
+        None => ResolveError::NoPoints { line: text },
+        Some((oldest, newest)) => {
+            ResolveError::NoSuchPoint { line: text, when: name.when.clone(), oldest, newest }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Opening a stream: who may feed a machine, and from which position.
+//!
+//! ```text
+//!   no generation held  ─▶ a new generation, position 0
+//!   generation current, and this stream's ─▶ goes on at the settled position
+//!   anything else       ─▶ refused: compare and begin anew
+//! ```
+//!
+//! **Invariant:** the position that is answered is settled: an earlier opening's drafts are refused by the lane from
+//! the new epoch on, and those queued before were decided.
+
+use crate::ids::{Generation, MachineId, Position, StreamId};
+use crate::manifest::ManifestError;
+use crate::manifest::record::ManifestRecord;
+use crate::name::Name;
+use crate::replica::ReplicaDisk;
+use crate::retention::{Retention, next_generation};
+use crate::stream::{Holder, Order, Stream, StreamError, StreamParts, StreamRequest, StreamSlot};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::{Mutex, RwLock};
+
+impl Retention {
+    /// Opens the stream of a machine, taking it over from an earlier connection of the same source.
+    pub async fn open_stream(&self, request: StreamRequest) -> Result<Stream, StreamError> {
+        let (machine, disks) = self.find_disks(&request)?;
+        let slot = {
+            let machines = self.machines.read();
+            machines.streams.get(&machine).cloned().ok_or_else(|| self.unknown(&request.machine))?
+        };
+        let _opening = slot.opening.lock().await;
+        let trunk = self.manifest.state().machines.get(&machine).map(|machine| machine.trunk);
+        let line = trunk
+            .and_then(|trunk| self.line(trunk))
+            .ok_or_else(|| self.unknown(&request.machine))?;
+        check_holder(&slot, &request)?;
+        let epoch = line.begin_epoch();
+        let lane = self.lane(line.lane()).clone();
+        // Everything an earlier opening had queued is decided when this returns.
+        lane.vouch().await?;
+        let generation = if request.generation == Generation::default() {
+            self.raise_generation(&slot, &request, line.id()).await?
+        } else {
+            check_generation(&slot, &request, line.generation())?;
+            request.generation
+        };
+        line.set_generation(generation);
+        let in_lane = line.tail().position_of(generation, request.stream);
+        let start = {
+            let mut slot = slot.inner.lock();
+            slot.applied = slot.applied.max(in_lane);
+            slot.holder = Some(Holder {
+                peer: request.peer.clone(),
+                since: self.surroundings.clock.now(),
+                stream: request.stream,
+                epoch,
+            });
+            slot.applied
+        };
+        let parts = StreamParts {
+            line,
+            lane,
+            slot: Arc::clone(&slot),
+            manifest: Arc::clone(&self.manifest),
+            reading: Arc::clone(&self.reading),
+            disks,
+            stream: request.stream,
+            generation,
+            epoch,
+            start,
+        };
+        let next = start.next();
+        let order = Order { next, last_in_lane: in_lane, applied: BTreeSet::new() };
+        Ok(Stream {
+            parts,
+            order: Mutex::new(order),
+            seeds: Arc::new(RwLock::new(())),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    /// A new generation for a stream that holds no positions.
+    async fn raise_generation(
+        &self,
+        slot: &StreamSlot,
+        request: &StreamRequest,
+        line: crate::ids::LineId,
+    ) -> Result<Generation, StreamError> {
+        let stream = request.stream;
+        let generation = self
+            .manifest
+            .change(|state| {
+                let entry = state.lines.get(&line).ok_or(ManifestError::Poisoned)?;
+                let generation = next_generation(entry);
+                let oldest_welcome = generation;
+                let record =
+                    ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream };
+                Ok::<_, ManifestError>((vec![record], generation))
+            })
+            .await?;
+        let mut slot = slot.inner.lock();
+        slot.stream = stream;
+        slot.generation = generation;
+        slot.applied = Position::default();
+        Ok(generation)
+    }
+
+    fn find_disks(
+        &self,
+        request: &StreamRequest,
+    ) -> Result<(MachineId, Vec<Arc<ReplicaDisk>>), StreamError> {
+        let state = self.manifest.state();
+        let machine = state
+            .machine_named(&request.machine)
+            .map(|machine| machine.id)
+            .ok_or_else(|| self.unknown(&request.machine))?;
+        let machines = self.machines.read();
+        let mut disks: Vec<Arc<ReplicaDisk>> = Vec::new();
+        for (name, size_bytes) in &request.disks {
+            let entry = state.disk_named(machine, name);
+            let disk = entry.and_then(|entry| machines.disks.get(&entry.id));
+            let Some(disk) = disk else {
+                let of_machine = state.disks.values().filter(|disk| disk.machine == machine);
+                return Err(StreamError::UnknownDisk {
+                    machine: request.machine.clone(),
+                    disk: name.clone(),
+                    known: of_machine.map(|disk| disk.name.clone()).collect(),
+                });
+            };
+            if disk.size_bytes() != *size_bytes {
+                let (disk, ours) = (name.clone(), disk.size_bytes());
+                return Err(StreamError::SizeMismatch { disk, ours, theirs: *size_bytes });
+            }
+            disks.push(Arc::clone(disk));
+        }
+        Ok((machine, disks))
+    }
+
+    fn unknown(&self, machine: &Name) -> StreamError {
+        let state = self.manifest.state();
+        let known = state.machines.values().map(|machine| machine.name.clone()).collect();
+        StreamError::UnknownMachine { machine: machine.clone(), known }
+    }
+}
+
+/// Another source's stream must not be open; an earlier connection of the same one gives way.
+fn check_holder(slot: &StreamSlot, request: &StreamRequest) -> Result<(), StreamError> {
+    match &slot.inner.lock().holder {
+        Some(holder) if holder.stream != request.stream => {
+            Err(StreamError::Busy { machine: request.machine.clone(), peer: holder.peer.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_generation(
+    slot: &StreamSlot,
+    request: &StreamRequest,
+    current: Generation,
+) -> Result<(), StreamError> {
+    let slot = slot.inner.lock();
+    let vouched = slot.generation == current
+        && slot.stream == request.stream
+        && request.stream != StreamId::NONE;
+    if request.generation == current && vouched {
+        Ok(())
+    } else {
+        Err(StreamError::OldGeneration { sent: request.generation, current })
+    }
+}

@@ -1,0 +1,149 @@
+//! The disk of a machine as retention holds it: its image, and how far the image goes.
+//!
+//! ```text
+//!   Empty ──first block──▶ Seeding ──mark──▶ Ready ──image gone──▶ NeedsResync (history goes on in the journal)
+//! ```
+//!
+//! **Invariants:** an image is written only while its disk has no floor, that is, no history. From the floor on, the
+//! image never changes here; a lost image is never replaced by an empty one that could pass for it.
+
+use crate::ids::{DiskId, MachineId, Sequence};
+use crate::manifest::state::DiskEntry;
+use crate::name::Name;
+use futures_util::future::LocalBoxFuture;
+use landfall_disks::{Disk, DiskError};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What an image has to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ImageSpec {
+    /// Format, as in `--disk format=`.
+    pub format: String,
+    /// Where it is.
+    pub path: String,
+    /// Size of its disk.
+    pub size_bytes: u64,
+}
+
+/// Makes and opens images; the service knows formats and places.
+pub trait ImageStore: Send + Sync {
+    /// Makes a new image that reads as zeroes. It must not exist yet.
+    fn create<'a>(
+        &'a self,
+        spec: &'a ImageSpec,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>>;
+
+    /// Opens an image for reading and writing. A missing file is `FileError::NotFound` inside the error.
+    fn open<'a>(
+        &'a self,
+        spec: &'a ImageSpec,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>>;
+}
+
+/// What a disk is good for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DiskState {
+    /// A new image; nothing was copied yet.
+    Empty,
+    /// The first copy is under way, or an adopted file is to be compared.
+    Seeding,
+    /// The first copy is complete.
+    Ready,
+    /// The image is lost; a resync makes new points whole, older ones report damage where they need it.
+    NeedsResync(String),
+}
+
+/// A disk of a machine.
+pub(crate) struct ReplicaDisk {
+    id: DiskId,
+    machine: MachineId,
+    name: Name,
+    spec: ImageSpec,
+    /// Whether the image may hold bytes that no history tells of.
+    touched: AtomicBool,
+    state: RwLock<ReplicaState>,
+}
+
+struct ReplicaState {
+    image: Image,
+    floor: Option<Sequence>,
+}
+
+/// The image, or why there is none.
+#[derive(Clone)]
+pub(crate) enum Image {
+    Present(Arc<dyn Disk>),
+    Lost(String),
+}
+
+impl ReplicaDisk {
+    pub(crate) fn new(entry: &DiskEntry, image: Image, untouched: bool) -> Self {
+        Self {
+            id: entry.id,
+            machine: entry.machine,
+            name: entry.name.clone(),
+            spec: spec(entry),
+            touched: AtomicBool::new(!untouched),
+            state: RwLock::new(ReplicaState { image, floor: entry.floor }),
+        }
+    }
+
+    pub(crate) fn id(&self) -> DiskId {
+        self.id
+    }
+
+    pub(crate) fn machine(&self) -> MachineId {
+        self.machine
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(crate) fn spec(&self) -> &ImageSpec {
+        &self.spec
+    }
+
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.spec.size_bytes
+    }
+
+    pub(crate) fn image(&self) -> Image {
+        self.state.read().image.clone()
+    }
+
+    /// Versions of the trunk at or below it are in the image.
+    pub(crate) fn floor(&self) -> Option<Sequence> {
+        self.state.read().floor
+    }
+
+    pub(crate) fn set_floor(&self, floor: Sequence) {
+        self.state.write().floor = Some(floor);
+    }
+
+    /// The image may hold something from now on.
+    pub(crate) fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn condition(&self) -> DiskState {
+        let state = self.state.read();
+        match (&state.image, state.floor) {
+            (Image::Lost(reason), _) => DiskState::NeedsResync(reason.clone()),
+            (Image::Present(_), Some(_)) => DiskState::Ready,
+            (Image::Present(_), None) if self.touched.load(Ordering::Acquire) => DiskState::Seeding,
+            (Image::Present(_), None) => DiskState::Empty,
+        }
+    }
+}
+
+/// What the image of a disk has to be.
+pub(crate) fn spec(entry: &DiskEntry) -> ImageSpec {
+    ImageSpec {
+        format: entry.format.clone(),
+        path: entry.image.clone(),
+        size_bytes: entry.size_bytes,
+    }
+}

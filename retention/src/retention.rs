@@ -1,0 +1,381 @@
+//! The store of all machines: opened from what it is given, closed when its last handle goes.
+//!
+//! ```text
+//!   open: MANIFEST ─▶ lanes replayed into the index ─▶ lines with their tails ─▶ images opened ─▶ lane tasks
+//! ```
+//!
+//! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
+//! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
+
+use crate::ids::{DiskId, Generation, LaneId, LineId, MachineId};
+use crate::index::gap_key::read_gaps;
+use crate::index::moment_key::read_points;
+use crate::index::tail_key::{read_progress, read_tail};
+use crate::index::{IndexError, IndexStore};
+use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
+use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
+use crate::journal::segment::Segments;
+use crate::line::{Line, LineIdentity, LineState};
+use crate::manifest::record::ManifestRecord;
+use crate::manifest::state::{LineEntry, ManifestState};
+use crate::manifest::{Manifest, ManifestError};
+use crate::replica::{Image, ImageStore, ReplicaDisk, spec};
+use crate::stream::StreamSlot;
+use crate::time::Clock;
+use crate::view::Reading;
+use landfall_disks::file::{FileError, Folder};
+use landfall_disks::range_locks::RangeLocks;
+use landfall_disks::uring::offload;
+use landfall_disks::{Disk, DiskError};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Where random numbers come from.
+pub trait Random: Send + Sync {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Everything of the world outside that retention touches.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Holds `MANIFEST`.
+    pub data: Arc<dyn Folder>,
+    /// Holds the segments.
+    pub journal: Arc<dyn Folder>,
+    /// Makes and opens images.
+    pub images: Arc<dyn ImageStore>,
+    /// Where versions lie.
+    pub index: Arc<dyn IndexStore>,
+    /// The present.
+    pub clock: Arc<dyn Clock>,
+    /// Salts and ids.
+    pub random: Arc<dyn Random>,
+}
+
+/// Limits and sizes.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Of the journal.
+    pub journal: JournalSettings,
+    /// Memory for the leaves of views, in bytes.
+    pub leaf_cache_bytes: usize,
+    /// Lanes that new groups are spread over; one per I/O core.
+    pub lanes: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { journal: JournalSettings::default(), leaf_cache_bytes: 64 << 20, lanes: 1 }
+    }
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The journal.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// An image that is there cannot be opened.
+    #[error("image {path}: {source}")]
+    Image {
+        /// Which.
+        path: String,
+        /// Why.
+        source: DiskError,
+    },
+}
+
+/// An opened store.
+pub struct Opened {
+    /// The store.
+    pub retention: Arc<Retention>,
+    /// One task per lane: each is to be run on the I/O core of its lane.
+    pub lanes: Vec<LaneTask>,
+    /// What opening found.
+    pub report: OpenReport,
+}
+
+/// What opening found.
+#[derive(Debug, Default, Clone)]
+pub struct OpenReport {
+    /// Records of the journal that the index did not have.
+    pub records_replayed: u64,
+    /// Whether the index was empty although the journal is not.
+    pub index_rebuilt: bool,
+    /// Damaged places of the journal, one line each.
+    pub damage: Vec<String>,
+    /// Images that are gone, one line each.
+    pub images_lost: Vec<String>,
+}
+
+/// The machines, their lines and disks.
+#[derive(Default)]
+pub(crate) struct Machines {
+    pub(crate) lines: BTreeMap<LineId, Arc<Line>>,
+    pub(crate) disks: BTreeMap<DiskId, Arc<ReplicaDisk>>,
+    pub(crate) streams: BTreeMap<MachineId, Arc<StreamSlot>>,
+}
+
+type BranchLocks = HashMap<(LineId, DiskId), Arc<RangeLocks>>;
+
+/// The store.
+pub struct Retention {
+    pub(crate) surroundings: Surroundings,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) reading: Arc<Reading>,
+    pub(crate) lanes: Vec<LaneHandle>,
+    pub(crate) machines: RwLock<Machines>,
+    pub(crate) branch_locks: Mutex<BranchLocks>,
+}
+
+impl Retention {
+    /// Opens the store: replays the journal into the index, opens images, gives the lane tasks to be run.
+    pub async fn open(surroundings: Surroundings, settings: Settings) -> Result<Opened, OpenError> {
+        let mut folder_id = [0; 16];
+        surroundings.random.fill(&mut folder_id);
+        let manifest = Arc::new(Manifest::open(Arc::clone(&surroundings.data), folder_id).await?);
+        let state = manifest.state().clone();
+        let journal = Arc::clone(&surroundings.journal);
+        let segments = Arc::new(Segments::new(journal, state.segments.values()));
+        let mut report = OpenReport::default();
+        let mut lanes = Vec::new();
+        let mut handles = Vec::new();
+        for lane in 0..lane_count(&state, settings.lanes) {
+            let lane = LaneId::new(lane);
+            let replay =
+                replay(lane, &manifest, &segments, &surroundings.index, &mut report).await?;
+            let random = Arc::clone(&surroundings.random);
+            let (task, handle) = LaneTask::new(LaneParts {
+                lane,
+                next: replay.next,
+                segments: Arc::clone(&segments),
+                manifest: Arc::clone(&manifest),
+                index: Arc::clone(&surroundings.index),
+                clock: Arc::clone(&surroundings.clock),
+                settings: settings.journal.checked(),
+                salts: Box::new(move || {
+                    let mut salt = [0; 8];
+                    random.fill(&mut salt);
+                    u64::from_le_bytes(salt)
+                }),
+            });
+            lanes.push(task);
+            handles.push(handle);
+        }
+        let lines = load_lines(&state, &surroundings).await?;
+        let disks = open_disks(&manifest, &*surroundings.images, &mut report).await?;
+        let streams = state.machines.keys().map(|id| (*id, Arc::default())).collect();
+        let reading =
+            Reading::new(Arc::clone(&surroundings.index), segments, settings.leaf_cache_bytes);
+        let retention = Self {
+            surroundings,
+            manifest,
+            reading: Arc::new(reading),
+            lanes: handles,
+            machines: RwLock::new(Machines { lines, disks, streams }),
+            branch_locks: Mutex::default(),
+        };
+        retention.settle_streams(&report);
+        Ok(Opened { retention: Arc::new(retention), lanes, report })
+    }
+
+    /// To be called every second or so: idle lanes vouch for their last batch.
+    pub async fn tick(&self) {
+        for lane in &self.lanes {
+            // A lane that cannot vouch has failed and said so.
+            let _ = lane.vouch().await;
+        }
+    }
+
+    /// Flushes the index, so that the next start has nothing to replay.
+    pub async fn close(&self) -> Result<(), IndexError> {
+        self.tick().await;
+        let index = Arc::clone(&self.surroundings.index);
+        offload(move || index.flush()).await
+    }
+
+    pub(crate) fn lane(&self, lane: LaneId) -> &LaneHandle {
+        &self.lanes[usize::from(lane.number())]
+    }
+
+    pub(crate) fn line(&self, line: LineId) -> Option<Arc<Line>> {
+        self.machines.read().lines.get(&line).cloned()
+    }
+
+    /// Positions of a first copy are not in the journal, and damage may have taken some: such streams start over.
+    fn settle_streams(&self, report: &OpenReport) {
+        let state = self.manifest.state();
+        let machines = self.machines.read();
+        for machine in state.machines.values() {
+            let seeding = machine
+                .disks
+                .iter()
+                .filter_map(|disk| machines.disks.get(disk))
+                .any(|disk| disk.floor().is_none());
+            let line = &machines.lines[&machine.trunk];
+            let tail = line.tail();
+            let entry = &state.lines[&machine.trunk];
+            let known = tail.generation == entry.generation && tail.stream == entry.stream;
+            if let Some(slot) = machines.streams.get(&machine.id)
+                && known
+                && !seeding
+                && report.damage.is_empty()
+            {
+                let mut slot = slot.inner.lock();
+                slot.stream = tail.stream;
+                slot.generation = tail.generation;
+                slot.applied = tail.position;
+            }
+        }
+    }
+}
+
+/// Lanes there must be: those that lines are bound to or segments belong to, and those asked for.
+fn lane_count(state: &ManifestState, wanted: u16) -> u16 {
+    let bound = state.lines.values().map(|line| line.lane.number() + 1);
+    let written = state.segments.values().map(|segment| segment.lane.number() + 1);
+    bound.chain(written).chain([wanted, 1]).max().unwrap_or(1)
+}
+
+async fn replay(
+    lane: LaneId,
+    manifest: &Manifest,
+    segments: &Segments,
+    index: &Arc<dyn IndexStore>,
+    report: &mut OpenReport,
+) -> Result<LaneReplay, OpenError> {
+    let was_empty = read_progress(&**index, lane)?.number() == 0;
+    let replay = replay_lane(lane, manifest, segments, index).await?;
+    report.records_replayed += replay.replayed;
+    let ended = manifest.state().segments.values().filter(|s| s.lane == lane).count();
+    report.index_rebuilt |= was_empty && replay.replayed > 0 && ended > 1;
+    for (segment, damage) in &replay.damage {
+        report.damage.push(format!(
+            "segment {segment} of lane {lane}: bytes {}..{} are damaged (case {})",
+            damage.bytes.start, damage.bytes.end, damage.case
+        ));
+    }
+    for (line, lost) in &replay.gaps {
+        report.damage.push(format!("{line:?} lost records up to seq:{lost}"));
+    }
+    Ok(replay)
+}
+
+/// Lines as the index has them after replay.
+async fn load_lines(
+    state: &ManifestState,
+    surroundings: &Surroundings,
+) -> Result<BTreeMap<LineId, Arc<Line>>, OpenError> {
+    let mut lines = BTreeMap::new();
+    for entry in state.lines.values() {
+        let index = Arc::clone(&surroundings.index);
+        let id = entry.id;
+        let (tail, catalogue, gaps) = offload(move || {
+            Ok::<_, IndexError>((
+                read_tail(&*index, id)?,
+                read_points(&*index, id)?,
+                read_gaps(&*index, id)?,
+            ))
+        })
+        .await?;
+        let line_state = LineState {
+            tail,
+            catalogue,
+            gaps,
+            generation: entry.generation,
+            ..LineState::default()
+        };
+        // A branch has a higher id than its parent, so the parent is there.
+        let origin =
+            entry.origin.and_then(|(parent, at)| Some((Arc::clone(lines.get(&parent)?), at)));
+        lines.insert(id, Arc::new(new_line(entry, origin, line_state)));
+    }
+    Ok(lines)
+}
+
+pub(crate) fn new_line(
+    entry: &LineEntry,
+    origin: Option<(Arc<Line>, crate::ids::Sequence)>,
+    state: LineState,
+) -> Line {
+    let identity = LineIdentity {
+        id: entry.id,
+        machine: entry.machine,
+        group: entry.group,
+        lane: entry.lane,
+        origin,
+        born: entry.born,
+    };
+    Line::new(identity, state)
+}
+
+async fn open_disks(
+    manifest: &Manifest,
+    images: &dyn ImageStore,
+    report: &mut OpenReport,
+) -> Result<BTreeMap<DiskId, Arc<ReplicaDisk>>, OpenError> {
+    let entries: Vec<_> = manifest.state().disks.values().cloned().collect();
+    let mut disks = BTreeMap::new();
+    for entry in entries {
+        let spec = spec(&entry);
+        let failed = |source| OpenError::Image { path: spec.path.clone(), source };
+        let mut untouched = false;
+        let image = match (images.open(&spec).await, &entry.lost) {
+            // Once lost, a file of that name may be anything.
+            (_, Some(reason)) => Image::Lost(reason.clone()),
+            (Ok(image), None) => Image::Present(image),
+            (Err(DiskError::File(FileError::NotFound { .. })), None) if entry.floor.is_none() => {
+                // Nothing counts on it yet: the first copy begins again.
+                untouched = true;
+                Image::Present(images.create(&spec).await.map_err(failed)?)
+            }
+            (Err(DiskError::File(FileError::NotFound { path })), None) => {
+                let reason = format!("{} is missing", path.display());
+                lose_image(manifest, &entry, &reason, report).await?;
+                Image::Lost(reason)
+            }
+            (Err(DiskError::Resize { from_bytes, to_bytes }), None) if entry.floor.is_some() => {
+                let reason = format!("{} has {from_bytes} bytes instead of {to_bytes}", spec.path);
+                lose_image(manifest, &entry, &reason, report).await?;
+                Image::Lost(reason)
+            }
+            (Err(source), None) => return Err(failed(source)),
+        };
+        disks.insert(entry.id, Arc::new(ReplicaDisk::new(&entry, image, untouched)));
+    }
+    Ok(disks)
+}
+
+async fn lose_image(
+    manifest: &Manifest,
+    entry: &crate::manifest::state::DiskEntry,
+    reason: &str,
+    report: &mut OpenReport,
+) -> Result<(), OpenError> {
+    report.images_lost.push(format!("disk {}: {reason}", entry.name));
+    let (disk, reason) = (entry.id, reason.to_owned());
+    manifest.append(vec![ManifestRecord::ImageLost { disk, reason }]).await?;
+    Ok(())
+}
+
+/// The generation a new holder of a stream gets.
+pub(crate) fn next_generation(entry: &LineEntry) -> Generation {
+    entry.generation.next()
+}
+
+/// The image of a new disk.
+pub(crate) async fn make_image(
+    images: &dyn ImageStore,
+    spec: &crate::replica::ImageSpec,
+    adopt: bool,
+) -> Result<Arc<dyn Disk>, DiskError> {
+    if adopt { images.open(spec).await } else { images.create(spec).await }
+}

@@ -1,0 +1,387 @@
+//! What stands where: the answers behind listings and metrics. Plain data, taken at one moment.
+
+use crate::branch::BranchDisk;
+use crate::ids::{ExportId, Generation, LineId, MachineId, Position, Sequence};
+use crate::line::Line;
+use crate::manifest::state::{ExportEntry, Machine, ManifestState};
+use crate::moment::{Moment, ResolveError, line_name, resolve_on_line};
+use crate::name::{MomentName, Name};
+use crate::point::Point;
+use crate::replica::{DiskState, ReplicaDisk};
+use crate::retention::Retention;
+use crate::time::Timestamp;
+use crate::view::{Showing, View};
+use landfall_disks::Disk;
+use landfall_disks::file::FileError;
+use landfall_disks::uring::offload;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct MachineStatus {
+    /// Its name.
+    pub name: Name,
+    /// Free text for people.
+    pub display_name: String,
+    /// Its disks, in the order they were added.
+    pub disks: Vec<DiskStatus>,
+    /// Last sequence of the trunk.
+    pub head: Sequence,
+    /// Generation of its stream.
+    pub generation: Generation,
+    /// Who replicates it at the moment.
+    pub stream: Option<StreamStatus>,
+    /// Marked points of the trunk.
+    pub points: usize,
+    /// The newest consistent one.
+    pub newest: Option<Point>,
+    /// The oldest one.
+    pub oldest: Option<Point>,
+    /// Its branches.
+    pub branches: Vec<BranchStatus>,
+}
+
+/// A disk of a machine.
+#[derive(Clone, Debug)]
+pub struct DiskStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Format of its image.
+    pub format: String,
+    /// Where its image is.
+    pub image: String,
+    /// What it is good for.
+    pub state: DiskState,
+}
+
+/// A stream that is open.
+#[derive(Clone, Debug)]
+pub struct StreamStatus {
+    /// Who.
+    pub peer: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How far it is.
+    pub position: Position,
+}
+
+/// A branch.
+#[derive(Clone, Debug)]
+pub struct BranchStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its line.
+    pub line: LineId,
+    /// Where it starts on its parent.
+    pub origin: Sequence,
+    /// When that was committed.
+    pub origin_time: Timestamp,
+    /// Last sequence of its own.
+    pub head: Sequence,
+    /// When that was committed.
+    pub head_time: Timestamp,
+}
+
+/// A point of a listing.
+#[derive(Clone, Debug)]
+pub struct PointStatus {
+    /// The point.
+    pub point: Point,
+    /// Whether somebody wants it kept.
+    pub pinned: bool,
+}
+
+/// An export that was set up.
+#[derive(Clone, Debug)]
+pub struct ExportStatus {
+    /// Its id.
+    pub id: ExportId,
+    /// Name it is served under, without the disk.
+    pub name: String,
+    /// Its line.
+    pub line: LineId,
+    /// A fixed moment, or the head.
+    pub sequence: Option<Sequence>,
+    /// Whether writes are allowed.
+    pub writable: bool,
+}
+
+/// The journal and the index.
+#[derive(Clone, Debug, Default)]
+pub struct JournalStatus {
+    /// Segment files.
+    pub segments: usize,
+    /// Bytes they take.
+    pub segment_bytes: u64,
+    /// Bytes free in their file system.
+    pub free_bytes: u64,
+    /// Bytes the index takes.
+    pub index_bytes: u64,
+    /// Per lane, since the start.
+    pub lanes: Vec<LaneStatus>,
+}
+
+/// One lane since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneStatus {
+    /// Records written.
+    pub records: u64,
+    /// Groups flushed.
+    pub flushes: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Batches refused because the journal was full.
+    pub refused_full: u64,
+}
+
+impl BranchStatus {
+    pub(crate) fn new(name: Name, line: &Line) -> Self {
+        let tail = line.tail();
+        Self {
+            name,
+            line: line.id(),
+            origin: line.origin().map_or(Sequence::default(), |(_, at)| at),
+            origin_time: line.born(),
+            head: tail.sequence,
+            head_time: tail.commit_time,
+        }
+    }
+}
+
+impl ExportStatus {
+    pub(crate) fn new(entry: &ExportEntry) -> Self {
+        Self {
+            id: entry.id,
+            name: entry.name.clone(),
+            line: entry.line,
+            sequence: entry.sequence,
+            writable: entry.writable,
+        }
+    }
+}
+
+impl Retention {
+    /// All machines, by name.
+    pub fn machines(&self) -> Vec<MachineStatus> {
+        let state = self.manifest.state();
+        let mut machines: Vec<_> =
+            state.machines.values().filter_map(|m| self.machine_status(&state, m)).collect();
+        machines.sort_by(|a, b| a.name.cmp(&b.name));
+        machines
+    }
+
+    fn machine_status(&self, state: &ManifestState, machine: &Machine) -> Option<MachineStatus> {
+        let machines = self.machines.read();
+        let line = machines.lines.get(&machine.trunk)?;
+        let disks = machine.disks.iter().filter_map(|disk| machines.disks.get(disk));
+        let branches = state.lines.values().filter(|entry| entry.machine == machine.id);
+        let branches = branches.filter_map(|entry| {
+            Some(BranchStatus::new(entry.branch.clone()?, machines.lines.get(&entry.id)?))
+        });
+        let stream = machines.streams.get(&machine.id).and_then(|slot| {
+            let slot = slot.inner.lock();
+            let holder = slot.holder.clone()?;
+            let (peer, since) = (holder.peer, holder.since);
+            Some(StreamStatus { peer, since, position: slot.applied })
+        });
+        let (points, newest, oldest) = line
+            .points(|points| (points.len(), points.latest().cloned(), points.oldest().cloned()));
+        Some(MachineStatus {
+            name: machine.name.clone(),
+            display_name: machine.display_name.clone(),
+            disks: disks.map(|disk| disk_status(disk)).collect(),
+            head: line.tail().sequence,
+            generation: line.generation(),
+            stream,
+            points,
+            newest,
+            oldest,
+            branches: branches.collect(),
+        })
+    }
+
+    /// The marked points of a line, oldest first.
+    pub fn points(
+        &self,
+        machine: &Name,
+        branch: Option<&Name>,
+    ) -> Result<Vec<PointStatus>, ResolveError> {
+        let line = self.line_named(machine, branch)?;
+        let state = self.manifest.state();
+        let pins = state.lines.get(&line.id()).map(|entry| &entry.pins);
+        let pinned = |point: &Point| pins.is_some_and(|pins| pins.contains(&point.sequence));
+        Ok(line.points(|points| {
+            let status =
+                |point: &Point| PointStatus { point: point.clone(), pinned: pinned(point) };
+            points.iter().map(status).collect()
+        }))
+    }
+
+    /// The moment a name means now.
+    pub async fn resolve(&self, name: &MomentName) -> Result<Moment, ResolveError> {
+        let line = self.line_named(&name.machine, name.branch.as_ref())?;
+        let (index, name) = (Arc::clone(&self.surroundings.index), name.clone());
+        let now = self.surroundings.clock.now();
+        offload(move || resolve_on_line(&*index, &line, &name, now)).await
+    }
+
+    /// A disk at a moment, read-only.
+    pub fn view(&self, moment: &Moment, disk: &Name) -> Result<Arc<dyn Disk>, ResolveError> {
+        let line = self.line_of(moment)?;
+        let replica = self.disk_named(&moment.machine, disk)?;
+        let on_trunk = trunk_sequence(&line, moment.sequence, self);
+        if replica.floor().is_none_or(|floor| floor > on_trunk) {
+            return Err(ResolveError::NotSeeded {
+                disk: disk.clone(),
+                line: line_name(&moment.machine, moment.branch.as_ref()),
+                sequence: moment.sequence,
+            });
+        }
+        let showing = Showing::Fixed(moment.sequence);
+        Ok(Arc::new(View::new(Arc::clone(&self.reading), replica, line, showing)))
+    }
+
+    /// The writable head of a disk of a branch.
+    pub fn branch_disk(
+        &self,
+        machine: &Name,
+        branch: &Name,
+        disk: &Name,
+    ) -> Result<Arc<dyn Disk>, ResolveError> {
+        let line = self.line_named(machine, Some(branch))?;
+        let replica = self.disk_named(machine, disk)?;
+        let origin = trunk_sequence(&line, Sequence::default(), self);
+        if replica.floor().is_none_or(|floor| floor > origin) {
+            return Err(ResolveError::NotSeeded {
+                disk: disk.clone(),
+                line: line_name(machine, Some(branch)),
+                sequence: Sequence::default(),
+            });
+        }
+        let locks = {
+            let mut locks = self.branch_locks.lock();
+            Arc::clone(locks.entry((line.id(), replica.id())).or_default())
+        };
+        let lane = self.lane(line.lane()).clone();
+        let head = View::new(Arc::clone(&self.reading), replica, line, Showing::Head);
+        let clock = Arc::clone(&self.surroundings.clock);
+        Ok(Arc::new(BranchDisk::new(head, lane, clock, locks)))
+    }
+
+    /// Exports that were set up.
+    pub fn exports(&self) -> Vec<ExportStatus> {
+        self.manifest.state().exports.values().map(ExportStatus::new).collect()
+    }
+
+    /// The journal and the index as they are.
+    pub async fn journal(&self) -> Result<JournalStatus, FileError> {
+        let lanes = self.lanes.iter().map(|lane| {
+            let counters = lane.counters();
+            LaneStatus {
+                records: counters.records.load(Ordering::Relaxed),
+                flushes: counters.flushes.load(Ordering::Relaxed),
+                bytes: counters.bytes.load(Ordering::Relaxed),
+                refused_full: counters.refused_full.load(Ordering::Relaxed),
+            }
+        });
+        let lanes = lanes.collect();
+        let index = Arc::clone(&self.surroundings.index);
+        Ok(JournalStatus {
+            segments: self.manifest.state().segments.len(),
+            segment_bytes: self.reading.segments.size_bytes(),
+            free_bytes: self.surroundings.journal.free_bytes().await?,
+            index_bytes: offload(move || index.size_bytes()).await,
+            lanes,
+        })
+    }
+
+    pub(crate) fn machine_id(&self, name: &Name) -> Result<MachineId, ResolveError> {
+        let state = self.manifest.state();
+        state.machine_named(name).map(|machine| machine.id).ok_or_else(|| {
+            let mut known: Vec<_> = state.machines.values().map(|m| m.name.clone()).collect();
+            known.sort();
+            ResolveError::UnknownMachine { machine: name.clone(), known }
+        })
+    }
+
+    pub(crate) fn line_named(
+        &self,
+        machine: &Name,
+        branch: Option<&Name>,
+    ) -> Result<Arc<Line>, ResolveError> {
+        let id = self.machine_id(machine)?;
+        let state = self.manifest.state();
+        let line = match branch {
+            None => state.machines.get(&id).map(|machine| machine.trunk),
+            Some(branch) => state.branch_named(id, branch).map(|line| line.id),
+        };
+        let unknown = || {
+            let lines = state.lines.values().filter(|line| line.machine == id);
+            ResolveError::UnknownBranch {
+                machine: machine.clone(),
+                branch: branch.unwrap_or(machine).clone(),
+                known: lines.filter_map(|line| line.branch.clone()).collect(),
+            }
+        };
+        line.and_then(|line| self.line(line)).ok_or_else(unknown)
+    }
+
+    pub(crate) fn line_of(&self, moment: &Moment) -> Result<Arc<Line>, ResolveError> {
+        match self.line(moment.line) {
+            Some(line) => Ok(line),
+            None => self.line_named(&moment.machine, moment.branch.as_ref()),
+        }
+    }
+
+    pub(crate) fn disk_named(
+        &self,
+        machine: &Name,
+        disk: &Name,
+    ) -> Result<Arc<ReplicaDisk>, ResolveError> {
+        let id = self.machine_id(machine)?;
+        let state = self.manifest.state();
+        let found = state.disk_named(id, disk).map(|entry| entry.id);
+        let unknown = || {
+            let disks = state.disks.values().filter(|disk| disk.machine == id);
+            ResolveError::UnknownDisk {
+                machine: machine.clone(),
+                disk: disk.clone(),
+                known: disks.map(|disk| disk.name.clone()).collect(),
+            }
+        };
+        found.and_then(|id| self.machines.read().disks.get(&id).cloned()).ok_or_else(unknown)
+    }
+
+    /// Who replicates a machine at the moment.
+    pub(crate) fn stream_holder(&self, machine: MachineId) -> Option<String> {
+        let slot = self.machines.read().streams.get(&machine).cloned()?;
+        let slot = slot.inner.lock();
+        slot.holder.as_ref().map(|holder| holder.peer.clone())
+    }
+}
+
+/// The sequence of the trunk that a moment of a line rests on.
+fn trunk_sequence(line: &Arc<Line>, sequence: Sequence, retention: &Retention) -> Sequence {
+    let (mut line, mut sequence) = (Arc::clone(line), sequence);
+    while let Some((parent, origin)) = line.origin() {
+        sequence = origin;
+        match retention.line(parent) {
+            Some(parent) => line = parent,
+            None => break,
+        }
+    }
+    sequence
+}
+
+fn disk_status(disk: &ReplicaDisk) -> DiskStatus {
+    DiskStatus {
+        name: disk.name().clone(),
+        size_bytes: disk.size_bytes(),
+        format: disk.spec().format.clone(),
+        image: disk.spec().path.clone(),
+        state: disk.condition(),
+    }
+}

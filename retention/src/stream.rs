@@ -1,0 +1,596 @@
+//! Streams: how a source's batches become history, each exactly once.
+//!
+//! ```text
+//!   batch of a disk without history ─▶ image           (seed: the mark that ends the pass makes it count)
+//!   any other batch                 ─▶ lane ─▶ journal
+//!   mark ─▶ seeds done? ─▶ images flushed ─▶ floor logged ─▶ mark record ─▶ point
+//! ```
+//!
+//! **Invariants:** positions are applied in order, none twice and none after a failed one; at most one opening of a
+//! line's stream is accepted, and what an earlier one still has under way is refused by the lane. A seed is
+//! acknowledged before it is durable: should the target lose it, the generation is over and the source compares.
+
+use crate::branch::data_of;
+use crate::ids::{DiskId, Generation, Position, StreamId};
+use crate::journal::format::RecordKind;
+use crate::journal::lane::{
+    AppendError, Draft, DraftContent, DraftExtent, DraftOrigin, LaneHandle, StreamOrigin,
+};
+use crate::line::Line;
+use crate::manifest::record::ManifestRecord;
+use crate::manifest::{Manifest, ManifestError};
+use crate::name::{Label, Name};
+use crate::point::{Point, PointKind};
+use crate::replica::{DiskState, Image, ReplicaDisk};
+use crate::time::Timestamp;
+use crate::view::{Reading, Showing, View};
+use futures_util::future::join_all;
+use landfall_disks::uring::offload;
+use landfall_disks::{
+    BLOCK_SIZE, Buffer, ByteRange, Content, Disk, DiskError, Durability, ZeroMode,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{Mutex, RwLock, oneshot};
+
+/// Bytes a block hash covers.
+pub const HASH_BLOCK_BYTES: u64 = 64 << 10;
+/// Bytes of a disk that are read at once to be hashed.
+const HASH_READ_BYTES: u64 = 1 << 20;
+/// Reads for hashing that are under way at once.
+const HASH_READS: usize = 4;
+
+/// Who wants to stream what.
+#[derive(Clone, Debug)]
+pub struct StreamRequest {
+    /// The machine.
+    pub machine: Name,
+    /// The source's name for its stream.
+    pub stream: StreamId,
+    /// Generation the source holds positions of; zero if it holds none.
+    pub generation: Generation,
+    /// The disks and their sizes at the source.
+    pub disks: Vec<(Name, u64)>,
+    /// Who it is, for messages.
+    pub peer: String,
+}
+
+/// A disk of an open stream.
+#[derive(Clone, Debug)]
+pub struct StreamDisk {
+    /// Its id.
+    pub id: DiskId,
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What is there of it.
+    pub state: DiskState,
+}
+
+/// One change of a batch.
+#[derive(Debug)]
+pub struct StreamExtent {
+    /// Whole blocks; the last one may end with the disk.
+    pub range: ByteRange,
+    /// What they become.
+    pub content: StreamContent,
+}
+
+/// Content of an extent, whose hash was checked.
+#[derive(Debug)]
+pub enum StreamContent {
+    /// Bytes with their BLAKE3.
+    Data {
+        /// As many as the range has.
+        bytes: Buffer,
+        /// Their hash.
+        hash: [u8; 32],
+    },
+    /// Zeroes.
+    Zero,
+}
+
+/// What the target holds of a 64 KiB block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockHash {
+    /// BLAKE3 of the bytes on the disk.
+    Known([u8; 32]),
+    /// All zero.
+    Zero,
+    /// Lost; it has to be sent.
+    Unknown,
+}
+
+/// Why a stream is refused or ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// No such machine.
+    #[error("no machine {machine}")]
+    UnknownMachine {
+        /// What was asked for.
+        machine: Name,
+        /// What exists.
+        known: Vec<Name>,
+    },
+    /// No such disk.
+    #[error("machine {machine} has no disk {disk}")]
+    UnknownDisk {
+        /// The machine.
+        machine: Name,
+        /// What was asked for.
+        disk: Name,
+        /// What exists.
+        known: Vec<Name>,
+    },
+    /// Sizes differ.
+    #[error("disk {disk} has {ours} bytes here and {theirs} at the source")]
+    SizeMismatch {
+        /// The disk.
+        disk: Name,
+        /// Size here.
+        ours: u64,
+        /// Size at the source.
+        theirs: u64,
+    },
+    /// The generation is over.
+    #[error("{sent} is over, the machine is at {current}")]
+    OldGeneration {
+        /// What the source holds.
+        sent: Generation,
+        /// What counts.
+        current: Generation,
+    },
+    /// Another stream is open.
+    #[error("machine {machine} is being replicated by {peer}")]
+    Busy {
+        /// The machine.
+        machine: Name,
+        /// Who has it.
+        peer: String,
+    },
+    /// A newer connection has the stream.
+    #[error("the stream was taken over by a newer connection")]
+    TakenOver,
+    /// A position is not the next one.
+    #[error("{sent} came where {expected} was due")]
+    SkippedPosition {
+        /// What was due.
+        expected: Position,
+        /// What came.
+        sent: Position,
+    },
+    /// A range does not lie on the disk, or is not whole blocks.
+    #[error("range {range} does not lie in whole blocks on disk {disk} of {size_bytes} bytes")]
+    BadRange {
+        /// The disk.
+        disk: Name,
+        /// The range.
+        range: ByteRange,
+        /// Where the disk ends.
+        size_bytes: u64,
+    },
+    /// An earlier call failed.
+    #[error("the stream failed before: {0}")]
+    Failed(String),
+    /// The journal refused.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// An image failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The manifest failed.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+/// What retention remembers of a line's stream between openings.
+#[derive(Default)]
+pub(crate) struct StreamSlot {
+    pub(crate) inner: parking_lot::Mutex<SlotState>,
+    /// Held by whoever opens the stream.
+    pub(crate) opening: Mutex<()>,
+}
+
+/// The present holder.
+#[derive(Default, Clone)]
+pub(crate) struct SlotState {
+    pub(crate) holder: Option<Holder>,
+    /// Highest position up to which everything was applied, of `stream` in `generation`.
+    pub(crate) applied: Position,
+    pub(crate) stream: StreamId,
+    pub(crate) generation: Generation,
+}
+
+/// Who streams at the moment.
+#[derive(Clone)]
+pub(crate) struct Holder {
+    pub(crate) peer: String,
+    pub(crate) since: Timestamp,
+    pub(crate) stream: StreamId,
+    pub(crate) epoch: u64,
+}
+
+/// One opening of a machine's stream. Calls come in order of position; several may be under way.
+pub struct Stream {
+    pub(crate) parts: StreamParts,
+    pub(crate) order: Mutex<Order>,
+    /// Seed writes under way hold it shared; what must come after them takes it whole.
+    pub(crate) seeds: Arc<RwLock<()>>,
+    pub(crate) failed: AtomicBool,
+}
+
+pub(crate) struct StreamParts {
+    pub(crate) line: Arc<Line>,
+    pub(crate) lane: LaneHandle,
+    pub(crate) slot: Arc<StreamSlot>,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) reading: Arc<Reading>,
+    pub(crate) disks: Vec<Arc<ReplicaDisk>>,
+    pub(crate) stream: StreamId,
+    pub(crate) generation: Generation,
+    pub(crate) epoch: u64,
+    pub(crate) start: Position,
+}
+
+/// Where the stream is, in the order in which positions came.
+pub(crate) struct Order {
+    pub(crate) next: Position,
+    /// Last position that went to the lane.
+    pub(crate) last_in_lane: Position,
+    /// Positions applied out of turn, above the slot's.
+    pub(crate) applied: BTreeSet<Position>,
+}
+
+impl Stream {
+    /// Generation of its positions.
+    pub fn generation(&self) -> Generation {
+        self.parts.generation
+    }
+
+    /// Last position applied when it was opened.
+    pub fn position(&self) -> Position {
+        self.parts.start
+    }
+
+    /// The point its last position made, if that was a mark.
+    pub fn last_mark(&self) -> Option<(Position, Point)> {
+        let tail = self.parts.line.tail();
+        let position = tail.position_of(self.parts.generation, self.parts.stream);
+        let newest = self.parts.line.points(|points| points.at(tail.sequence).cloned());
+        newest.filter(|_| position > Position::default()).map(|point| (position, point))
+    }
+
+    /// The disks it was opened for, in that order, as they stand now.
+    pub fn disks(&self) -> Vec<StreamDisk> {
+        let entry = |disk: &Arc<ReplicaDisk>| StreamDisk {
+            id: disk.id(),
+            name: disk.name().clone(),
+            size_bytes: disk.size_bytes(),
+            state: disk.condition(),
+        };
+        self.parts.disks.iter().map(entry).collect()
+    }
+
+    /// Applies a batch of one disk.
+    pub async fn apply(
+        &self,
+        position: Position,
+        disk: DiskId,
+        source_time: Timestamp,
+        extents: Vec<StreamExtent>,
+    ) -> Result<(), StreamError> {
+        let applied = self.apply_in_turn(position, disk, source_time, extents).await;
+        self.note_failure(applied)
+    }
+
+    /// Makes a point of everything so far, and ends the first copy of disks that had none.
+    pub async fn mark(
+        &self,
+        position: Position,
+        kind: PointKind,
+        label: Option<Label>,
+        source_time: Timestamp,
+    ) -> Result<Point, StreamError> {
+        let marked = self.mark_in_turn(position, kind, label, source_time).await;
+        self.note_failure(marked)
+    }
+
+    fn note_failure<T>(&self, result: Result<T, StreamError>) -> Result<T, StreamError> {
+        if result.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    async fn apply_in_turn(
+        &self,
+        position: Position,
+        disk: DiskId,
+        source_time: Timestamp,
+        extents: Vec<StreamExtent>,
+    ) -> Result<(), StreamError> {
+        let mut order = self.order.lock().await;
+        self.take_turn(&mut order, position)?;
+        let disk = self.disk(disk)?;
+        for extent in &extents {
+            check_extent(disk, extent)?;
+        }
+        if disk.floor().is_none() && matches!(disk.image(), Image::Present(_)) {
+            let under_way = Arc::clone(&self.seeds).read_owned().await;
+            drop(order);
+            seed(disk, extents).await?;
+            drop(under_way);
+        } else {
+            // A record of the journal stands for everything before it, so seeds must be done first.
+            let seeds_done = self.seeds.write().await;
+            drop(seeds_done);
+            let origin = self.origin(&mut order, position);
+            let mut drafts = Vec::with_capacity(extents.len());
+            for extent in extents {
+                drafts.push(draft_extent(disk, extent).await);
+            }
+            Draft::check_shape(&drafts)?;
+            let (reply, answer) = oneshot::channel();
+            let draft = Draft {
+                line: Arc::clone(&self.parts.line),
+                origin,
+                kind: RecordKind::Batch,
+                boundary: false,
+                source_time,
+                extents: drafts,
+                reply,
+            };
+            let answer = self.parts.lane.enqueue(draft, answer).await?;
+            drop(order);
+            answer.await?;
+        }
+        self.applied(position).await;
+        Ok(())
+    }
+
+    async fn mark_in_turn(
+        &self,
+        position: Position,
+        kind: PointKind,
+        label: Option<Label>,
+        source_time: Timestamp,
+    ) -> Result<Point, StreamError> {
+        let mut order = self.order.lock().await;
+        self.take_turn(&mut order, position)?;
+        let seeds_done = self.seeds.write().await;
+        self.finish_seeds().await?;
+        drop(seeds_done);
+        let origin = self.origin(&mut order, position);
+        let (reply, answer) = oneshot::channel();
+        let draft = Draft {
+            line: Arc::clone(&self.parts.line),
+            origin,
+            kind: RecordKind::Mark { kind, label: label.clone() },
+            boundary: kind.is_consistent(),
+            source_time,
+            extents: Vec::new(),
+            reply,
+        };
+        let answer = self.parts.lane.enqueue(draft, answer).await?;
+        drop(order);
+        let committed = answer.await?;
+        self.applied(position).await;
+        Ok(Point {
+            sequence: committed.sequence,
+            commit_time: committed.commit_time,
+            source_time,
+            kind,
+            label,
+        })
+    }
+
+    /// Checks that it is this position's turn and moves on.
+    fn take_turn(&self, order: &mut Order, position: Position) -> Result<(), StreamError> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(StreamError::Failed("a batch before it was refused".into()));
+        }
+        if self.parts.line.stream_turn() != (self.parts.generation, self.parts.epoch) {
+            return Err(StreamError::TakenOver);
+        }
+        if position != order.next {
+            return Err(StreamError::SkippedPosition { expected: order.next, sent: position });
+        }
+        order.next = position.next();
+        Ok(())
+    }
+
+    fn origin(&self, order: &mut Order, position: Position) -> DraftOrigin {
+        let previous = std::mem::replace(&mut order.last_in_lane, position);
+        DraftOrigin::Stream(StreamOrigin {
+            generation: self.parts.generation,
+            stream: self.parts.stream,
+            position,
+            previous,
+            epoch: self.parts.epoch,
+        })
+    }
+
+    /// Notes a position as done; the slot's position moves over everything that is done without a hole.
+    async fn applied(&self, position: Position) {
+        let mut order = self.order.lock().await;
+        order.applied.insert(position);
+        let mut slot = self.parts.slot.inner.lock();
+        if slot.generation != self.parts.generation || slot.stream != self.parts.stream {
+            return;
+        }
+        while order.applied.remove(&slot.applied.next()) {
+            slot.applied = slot.applied.next();
+        }
+    }
+
+    /// Makes the first copies of this stream's disks count: image durable first, then the floor.
+    async fn finish_seeds(&self) -> Result<(), StreamError> {
+        let floor = self.parts.line.tail().sequence;
+        let mut finished = Vec::new();
+        for disk in self.parts.disks.iter().filter(|disk| disk.floor().is_none()) {
+            if let Image::Present(image) = disk.image() {
+                disk.touch();
+                image.flush().await?;
+                finished.push(disk);
+            }
+        }
+        let done =
+            |disk: &&Arc<ReplicaDisk>| ManifestRecord::SeedFinished { disk: disk.id(), floor };
+        self.parts.manifest.append(finished.iter().map(done).collect()).await?;
+        finished.iter().for_each(|disk| disk.set_floor(floor));
+        Ok(())
+    }
+
+    fn disk(&self, id: DiskId) -> Result<&Arc<ReplicaDisk>, StreamError> {
+        let found = self.parts.disks.iter().find(|disk| disk.id() == id);
+        found.ok_or_else(|| StreamError::Failed(format!("{id:?} is not part of this stream")))
+    }
+
+    /// What the target holds of the 64 KiB blocks of `range`, which starts at one and may end with the disk.
+    pub async fn hashes(
+        &self,
+        disk: DiskId,
+        range: ByteRange,
+    ) -> Result<Vec<BlockHash>, StreamError> {
+        let disk = self.disk(disk)?;
+        let size_bytes = disk.size_bytes();
+        let whole = ByteRange::up_to(size_bytes);
+        let to_end = range.end().bytes() == size_bytes;
+        let starts = range.start().bytes().is_multiple_of(HASH_BLOCK_BYTES);
+        let ends = to_end || range.end().bytes().is_multiple_of(HASH_BLOCK_BYTES);
+        if !whole.contains(range) || !starts || !ends {
+            let disk = disk.name().clone();
+            return Err(StreamError::BadRange { disk, range, size_bytes });
+        }
+        let (reading, line) = (Arc::clone(&self.parts.reading), Arc::clone(&self.parts.line));
+        let head = View::new(reading, Arc::clone(disk), line, Showing::Head);
+        let pieces: Vec<ByteRange> = range.chunks(HASH_READ_BYTES).collect();
+        let mut hashes = Vec::new();
+        for some in pieces.chunks(HASH_READS) {
+            for part in join_all(some.iter().map(|piece| hash_piece(&head, *piece))).await {
+                hashes.extend(part?);
+            }
+        }
+        Ok(hashes)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut slot = self.parts.slot.inner.lock();
+        if slot.holder.as_ref().is_some_and(|holder| holder.epoch == self.parts.epoch) {
+            slot.holder = None;
+        }
+    }
+}
+
+fn check_extent(disk: &ReplicaDisk, extent: &StreamExtent) -> Result<(), StreamError> {
+    let (range, size_bytes) = (extent.range, disk.size_bytes());
+    let inside = ByteRange::up_to(size_bytes).contains(range) && !range.is_empty();
+    let starts = range.start().bytes().is_multiple_of(BLOCK_SIZE);
+    let ends = range.end().bytes() == size_bytes || range.end().bytes().is_multiple_of(BLOCK_SIZE);
+    let full = match &extent.content {
+        StreamContent::Data { bytes, .. } => bytes.len() as u64 == range.length(),
+        StreamContent::Zero => true,
+    };
+    if inside && starts && ends && full {
+        Ok(())
+    } else {
+        Err(StreamError::BadRange { disk: disk.name().clone(), range, size_bytes })
+    }
+}
+
+/// Writes a batch of a first copy into the image.
+async fn seed(disk: &ReplicaDisk, extents: Vec<StreamExtent>) -> Result<(), StreamError> {
+    let Image::Present(image) = disk.image() else { unreachable!("the caller saw it present") };
+    disk.touch();
+    let writes = extents.into_iter().map(|extent| {
+        let image = &image;
+        async move {
+            match extent.content {
+                StreamContent::Data { bytes, .. } => {
+                    image.write(extent.range.start(), bytes, Durability::Cached).await
+                }
+                StreamContent::Zero => {
+                    image.write_zeroes(extent.range, ZeroMode::Unmap, Durability::Cached).await
+                }
+            }
+        }
+    });
+    for written in join_all(writes).await {
+        written?;
+    }
+    Ok(())
+}
+
+/// An extent in whole blocks: a last one that the disk's end cuts is filled up with zeroes.
+async fn draft_extent(disk: &ReplicaDisk, extent: StreamExtent) -> DraftExtent {
+    let range = extent.range.widen(BLOCK_SIZE);
+    let content = match extent.content {
+        StreamContent::Zero => DraftContent::Zero,
+        StreamContent::Data { bytes, hash } if range == extent.range => {
+            DraftContent::Data { bytes, hash }
+        }
+        StreamContent::Data { bytes, .. } => {
+            let mut padded =
+                Buffer::zeroed(usize::try_from(range.length()).expect("at most 8 MiB"));
+            padded[..bytes.len()].copy_from_slice(&bytes);
+            data_of(padded).await
+        }
+    };
+    DraftExtent { disk: disk.id(), range, content }
+}
+
+/// Hashes of the blocks of at most [`HASH_READ_BYTES`]. Stretches known to be zero are not read; where a part cannot
+/// be read its blocks are unknown, so that the source sends them.
+async fn hash_piece(head: &View, piece: ByteRange) -> Result<Vec<BlockHash>, StreamError> {
+    if is_known_zero(head, piece).await? {
+        return Ok(piece.chunks(HASH_BLOCK_BYTES).map(|_| BlockHash::Zero).collect());
+    }
+    match head.read(piece).await {
+        Ok(bytes) => Ok(offload(move || hash_blocks(&bytes)).await),
+        Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
+            let mut hashes = Vec::new();
+            for block in piece.chunks(HASH_BLOCK_BYTES) {
+                hashes.push(match head.read(block).await {
+                    Ok(bytes) => hash_block(&bytes),
+                    Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
+                        BlockHash::Unknown
+                    }
+                    Err(error) => return Err(error.into()),
+                });
+            }
+            Ok(hashes)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn is_known_zero(head: &View, piece: ByteRange) -> Result<bool, StreamError> {
+    let mut rest = piece;
+    while !rest.is_empty() {
+        let mapped = head.map(rest).await?;
+        if mapped.iter().any(|part| part.content == Content::Data) {
+            return Ok(false);
+        }
+        let Some(last) = mapped.last() else { return Ok(false) };
+        rest = rest.split_at(last.range.end()).1;
+    }
+    Ok(true)
+}
+
+fn hash_blocks(bytes: &[u8]) -> Vec<BlockHash> {
+    let block = usize::try_from(HASH_BLOCK_BYTES).expect("64 KiB");
+    bytes.chunks(block).map(hash_block).collect()
+}
+
+fn hash_block(bytes: &[u8]) -> BlockHash {
+    if bytes.iter().all(|byte| *byte == 0) {
+        BlockHash::Zero
+    } else {
+        BlockHash::Known(*blake3::hash(bytes).as_bytes())
+    }
+}

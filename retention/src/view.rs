@@ -1,0 +1,430 @@
+//! Views: a disk as it is at one moment of a line, or at the line's head.
+//!
+//! ```text
+//!   read ─▶ leaves ─▶ runs of blocks that lie together ─▶ journal │ image │ zero ─▶ checksums ─▶ one buffer
+//! ```
+//!
+//! Opening a view costs nothing: leaves are resolved when they are read, and kept. **Invariants:** a block from the
+//! journal is returned only if its checksum matches; a block whose content is not known is an error, never zeroes.
+
+use crate::ids::{DiskId, LineId, SegmentId, Sequence};
+use crate::index::{IndexError, IndexStore};
+use crate::journal::segment::Segments;
+use crate::leaf::{BlockPlace, LEAF_BYTES, Layer, Leaf, LeafIndex, next_written_leaf, resolve};
+use crate::line::Line;
+use crate::replica::{Image, ReplicaDisk};
+use futures_util::future::try_join_all;
+use landfall_disks::file::FileError;
+use landfall_disks::uring::offload;
+use landfall_disks::{
+    BLOCK_BYTES, BLOCK_SIZE, Block, Buffer, ByteOffset, ByteRange, Content, Disk, DiskError,
+    Durability, Geometry, IoFuture, MappedRange, ZeroMode,
+};
+use quick_cache::sync::Cache;
+use std::sync::Arc;
+
+/// Most runs of a request that are read at the same time.
+const RUNS_AT_ONCE: usize = 64;
+
+/// What all views read through.
+pub(crate) struct Reading {
+    pub(crate) index: Arc<dyn IndexStore>,
+    pub(crate) segments: Arc<Segments>,
+    /// Leaves of fixed moments.
+    leaves: Cache<(LineId, Sequence, DiskId, LeafIndex), Arc<Leaf>>,
+}
+
+impl Reading {
+    pub(crate) fn new(
+        index: Arc<dyn IndexStore>,
+        segments: Arc<Segments>,
+        leaf_cache_bytes: usize,
+    ) -> Self {
+        let leaves = Cache::new((leaf_cache_bytes / size_of::<[BlockPlace; 256]>()).max(16));
+        Self { index, segments, leaves }
+    }
+}
+
+/// Which moment of its line a view shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Showing {
+    /// Always the same.
+    Fixed(Sequence),
+    /// Whatever was acknowledged.
+    Head,
+}
+
+/// A disk at a moment, read-only.
+pub(crate) struct View {
+    reading: Arc<Reading>,
+    disk: Arc<ReplicaDisk>,
+    line: Arc<Line>,
+    showing: Showing,
+}
+
+/// Consecutive blocks that lie together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Run {
+    Image,
+    Zero,
+    Lost,
+    Journal { segment: SegmentId, unit: u32, checksums: Vec<u32> },
+}
+
+impl View {
+    pub(crate) fn new(
+        reading: Arc<Reading>,
+        disk: Arc<ReplicaDisk>,
+        line: Arc<Line>,
+        showing: Showing,
+    ) -> Self {
+        Self { reading, disk, line, showing }
+    }
+
+    pub(crate) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<ReplicaDisk> {
+        &self.disk
+    }
+
+    fn layers(&self) -> Vec<Layer> {
+        match self.showing {
+            Showing::Fixed(sequence) => self.line.layers(sequence),
+            Showing::Head => self.line.layers(Sequence::new(u64::MAX)),
+        }
+    }
+
+    async fn leaf(&self, index: LeafIndex) -> Result<Arc<Leaf>, DiskError> {
+        match self.showing {
+            Showing::Fixed(sequence) => {
+                let key = (self.line.id(), sequence, self.disk.id(), index);
+                if let Some(leaf) = self.reading.leaves.get(&key) {
+                    return Ok(leaf);
+                }
+                let leaf = self.resolve(index).await?;
+                self.reading.leaves.insert(key, Arc::clone(&leaf));
+                Ok(leaf)
+            }
+            Showing::Head => {
+                let head = &self.line.head;
+                if let Some(leaf) = head.get_or_begin(self.disk.id(), index) {
+                    return Ok(leaf);
+                }
+                let fill = Fill { view: self, index, resolved: None };
+                fill.finish(self.resolve(index).await)
+            }
+        }
+    }
+
+    async fn resolve(&self, leaf: LeafIndex) -> Result<Arc<Leaf>, DiskError> {
+        let index = Arc::clone(&self.reading.index);
+        let (layers, floor, disk) = (self.layers(), self.disk.floor(), self.disk.id());
+        let resolved =
+            offload(move || resolve(&*index, &layers, floor.unwrap_or_default(), disk, leaf));
+        resolved.await.map(Arc::new).map_err(|error| index_failed(leaf.range(), &error))
+    }
+
+    /// The runs that make up `range` (whole blocks), in order.
+    async fn runs(&self, range: ByteRange) -> Result<Vec<(ByteRange, Run)>, DiskError> {
+        let mut runs: Vec<(ByteRange, Run)> = Vec::new();
+        for piece in range.chunks(LEAF_BYTES) {
+            let leaf = self.leaf(LeafIndex::of(piece.start())).await?;
+            for block in piece.start().block().index()..piece.end().block().index() {
+                add_block(&mut runs, Block::new(block), leaf.place(Block::new(block)));
+            }
+        }
+        Ok(runs)
+    }
+
+    async fn read_range(&self, range: ByteRange) -> Result<Buffer, DiskError> {
+        DiskError::check_range(&self.geometry(), range)?;
+        let whole = range.widen(BLOCK_SIZE);
+        let runs = self.runs(whole).await?;
+        let mut buffer = if let [(_, Run::Image)] = runs.as_slice() {
+            self.read_image(whole).await?
+        } else {
+            self.read_runs(whole, runs).await?
+        };
+        let skip = length(range.start().bytes() - whole.start().bytes());
+        buffer.narrow(skip..skip + length(range.length()));
+        Ok(buffer)
+    }
+
+    async fn read_runs(
+        &self,
+        whole: ByteRange,
+        runs: Vec<(ByteRange, Run)>,
+    ) -> Result<Buffer, DiskError> {
+        let mut rest = Buffer::zeroed(length(whole.length()));
+        let mut parts = Vec::with_capacity(runs.len());
+        for (range, run) in runs {
+            let tail = rest.split_off(length(range.length()));
+            parts.push((range, run, rest));
+            rest = tail;
+        }
+        let mut filled: Option<Buffer> = None;
+        let mut parts = parts.into_iter().peekable();
+        while parts.peek().is_some() {
+            let some = parts.by_ref().take(RUNS_AT_ONCE);
+            let reads = some.map(|(range, run, into)| self.read_run(range, run, into));
+            for part in try_join_all(reads).await? {
+                match &mut filled {
+                    Some(head) => head.unsplit(part),
+                    None => filled = Some(part),
+                }
+            }
+        }
+        Ok(filled.unwrap_or(rest))
+    }
+
+    async fn read_run(
+        &self,
+        range: ByteRange,
+        run: Run,
+        mut into: Buffer,
+    ) -> Result<Buffer, DiskError> {
+        match run {
+            Run::Zero => Ok(into),
+            Run::Lost => Err(DiskError::Damaged {
+                range,
+                what: "a record that may have changed it was lost to media damage".into(),
+            }),
+            Run::Image => {
+                let image = self.read_image(range).await?;
+                into.copy_from_slice(&image);
+                Ok(into)
+            }
+            Run::Journal { segment, unit, checksums } => {
+                self.read_journal(range, (segment, unit), &checksums, into).await
+            }
+        }
+    }
+
+    async fn read_journal(
+        &self,
+        range: ByteRange,
+        (segment, unit): (SegmentId, u32),
+        checksums: &[u32],
+        into: Buffer,
+    ) -> Result<Buffer, DiskError> {
+        let damaged = |range, what: String| DiskError::Damaged {
+            range,
+            what: format!("segment {segment} of the journal: {what}"),
+        };
+        let read = match self.reading.segments.file(segment).await {
+            Ok(file) => file.read_at(u64::from(unit) * BLOCK_SIZE, into).await,
+            Err(error) => Err(error),
+        };
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            // What was acknowledged is not there: that is damage, whatever the kernel calls it.
+            Err(error @ (FileError::NotFound { .. } | FileError::Ended { .. })) => {
+                return Err(damaged(range, error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for (index, (block, checksum)) in bytes.chunks(BLOCK_BYTES).zip(checksums).enumerate() {
+            if crc32c::crc32c(block) != *checksum {
+                let start = range.start().bytes() + index as u64 * BLOCK_SIZE;
+                let block = ByteRange::at(ByteOffset::new(start), BLOCK_SIZE).expect("on the disk");
+                return Err(damaged(block, "checksum does not match".into()));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads whole blocks from the image; what lies beyond its end is zero.
+    async fn read_image(&self, range: ByteRange) -> Result<Buffer, DiskError> {
+        let image = match self.disk.image() {
+            Image::Present(image) => image,
+            Image::Lost(reason) => {
+                return Err(DiskError::Unknown {
+                    range,
+                    what: format!("the image of disk {} is lost ({reason})", self.disk.name()),
+                });
+            }
+        };
+        let inside = ByteRange::up_to(self.disk.size_bytes()).intersection(range);
+        let mut bytes = image.read(inside).await?;
+        if inside.length() < range.length() {
+            let mut padded = Buffer::zeroed(length(range.length()));
+            padded[..bytes.len()].copy_from_slice(&bytes);
+            bytes = padded;
+        }
+        Ok(bytes)
+    }
+
+    async fn map_range(&self, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {
+        DiskError::check_range(&self.geometry(), range)?;
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let first = LeafIndex::of(range.start());
+        let next = {
+            let (index, layers) = (Arc::clone(&self.reading.index), self.layers());
+            let disk = self.disk.id();
+            let found = offload(move || next_written_leaf(&*index, &layers, disk, first)).await;
+            found.map_err(|error| index_failed(range, &error))?
+        };
+        // Before the next leaf that was ever written, the image alone decides.
+        let untouched = match next {
+            None => range,
+            Some(next) if next == first => return self.map_leaf(range, first).await,
+            Some(next) => range.intersection(ByteRange::up_to(next.range().start().bytes())),
+        };
+        self.map_image(untouched).await
+    }
+
+    async fn map_leaf(
+        &self,
+        range: ByteRange,
+        leaf: LeafIndex,
+    ) -> Result<Vec<MappedRange>, DiskError> {
+        let range = range.intersection(leaf.range());
+        let mut mapped = Vec::new();
+        for (piece, run) in self.runs(range.widen(BLOCK_SIZE)).await? {
+            let piece = piece.intersection(range);
+            match run {
+                Run::Zero => push(&mut mapped, piece, Content::Zero),
+                Run::Journal { .. } | Run::Lost => push(&mut mapped, piece, Content::Data),
+                Run::Image => {
+                    let mut rest = piece;
+                    while !rest.is_empty() {
+                        let part = self.map_image(rest).await?;
+                        let end = part.last().map_or(rest.end(), |last| last.range.end());
+                        part.iter().for_each(|p| push(&mut mapped, p.range, p.content));
+                        rest = rest.split_at(end).1;
+                    }
+                }
+            }
+        }
+        Ok(mapped)
+    }
+
+    async fn map_image(&self, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {
+        match self.disk.image() {
+            Image::Present(image) => image.map(range).await,
+            // Reading it will say what is wrong; it must not pass for a hole.
+            Image::Lost(_) => Ok(vec![MappedRange { range, content: Content::Data }]),
+        }
+    }
+}
+
+/// Ends the fill of a head leaf even when the reader is dropped half-way.
+struct Fill<'a> {
+    view: &'a View,
+    index: LeafIndex,
+    resolved: Option<Arc<Leaf>>,
+}
+
+impl Fill<'_> {
+    fn finish(mut self, resolved: Result<Arc<Leaf>, DiskError>) -> Result<Arc<Leaf>, DiskError> {
+        let leaf = resolved?;
+        self.resolved = Some(Arc::clone(&leaf));
+        Ok(leaf)
+    }
+}
+
+impl Drop for Fill<'_> {
+    fn drop(&mut self) {
+        let disk = self.view.disk.id();
+        self.view.line.head.filled(disk, self.index, self.resolved.as_ref());
+    }
+}
+
+fn add_block(runs: &mut Vec<(ByteRange, Run)>, block: Block, place: BlockPlace) {
+    let range = ByteRange::at(block.offset(), BLOCK_SIZE).expect("on the disk");
+    if let Some((whole, run)) = runs.last_mut() {
+        let continues = match (&mut *run, place) {
+            (Run::Image, BlockPlace::Image)
+            | (Run::Zero, BlockPlace::Zero)
+            | (Run::Lost, BlockPlace::Lost) => true,
+            (
+                Run::Journal { segment, unit, checksums },
+                BlockPlace::Journal { segment: next_segment, unit: next_unit, checksum },
+            ) => {
+                let due = *unit as usize + checksums.len();
+                let follows = *segment == next_segment && next_unit as usize == due;
+                if follows {
+                    checksums.push(checksum);
+                }
+                follows
+            }
+            _ => false,
+        };
+        if continues {
+            *whole = ByteRange::new(whole.start(), range.end()).expect("blocks come in order");
+            return;
+        }
+    }
+    let run = match place {
+        BlockPlace::Image => Run::Image,
+        BlockPlace::Zero => Run::Zero,
+        BlockPlace::Lost => Run::Lost,
+        BlockPlace::Journal { segment, unit, checksum } => {
+            Run::Journal { segment, unit, checksums: vec![checksum] }
+        }
+    };
+    runs.push((range, run));
+}
+
+fn push(mapped: &mut Vec<MappedRange>, range: ByteRange, content: Content) {
+    if range.is_empty() {
+        return;
+    }
+    match mapped.last_mut() {
+        Some(last) if last.content == content && last.range.end() == range.start() => {
+            last.range = ByteRange::new(last.range.start(), range.end()).expect("in order");
+        }
+        _ => mapped.push(MappedRange { range, content }),
+    }
+}
+
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("requests are limited far below")
+}
+
+fn index_failed(range: ByteRange, error: &IndexError) -> DiskError {
+    DiskError::Damaged { range, what: error.to_string() }
+}
+
+impl Disk for View {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            size_bytes: self.disk.size_bytes(),
+            logical_sector: 512,
+            physical_sector: 4096,
+            read_only: true,
+        }
+    }
+
+    fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+        Box::pin(self.read_range(range))
+    }
+
+    fn write(&self, _: ByteOffset, _: Buffer, _: Durability) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+
+    fn write_zeroes(&self, _: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+
+    fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+        Box::pin(self.map_range(range))
+    }
+
+    fn resize(&self, _: u64) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+}
