@@ -133,15 +133,16 @@ pub trait ReplicaSink {
     /// Accepts a batch; durable when it returns. In a failed one nothing, or all, may have become durable.
     fn apply(&self, position: Position, batch: Batch) -> LocalBoxFuture<'_, Applied>;
 
-    /// Makes a point of everything up to here. Called when every earlier `apply` has returned; nothing else is
-    /// called before it returns. The point is durable then.
+    /// Makes a point of everything up to here; durable when it returns. Called when every earlier `apply` has returned;
+    /// no `apply`, `mark` or `pass_begin` is called before it returns.
     fn mark(&self, mark: Mark) -> LocalBoxFuture<'_, Result<Marked, Refusal>>;
 
     /// What the target holds of `request.count` blocks. Reflects at least every batch that was acknowledged when the
-    /// request came.
+    /// request came, and nothing that a crash could take back but unacknowledged batches of this very stream: the
+    /// source does not send what is there already.
     fn hashes(&self, request: HashRequest) -> LocalBoxFuture<'_, Result<Vec<BlockHash>, Refusal>>;
 
-    /// A pass begins; may be told twice.
+    /// A pass begins; may be told twice. Called alone, like [`ReplicaSink::mark`].
     fn pass_begin(&self, pass: PassBegin) -> LocalBoxFuture<'_, Applied>;
 
     /// The connection is over; every future has ended. The last call.

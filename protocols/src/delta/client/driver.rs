@@ -16,6 +16,8 @@ use tokio_rustls::client::TlsStream;
 /// Time for name resolution, TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(15);
 
+const CLOSED: &str = "the target closed the connection";
+
 /// Runs until the stream has left or failed for good.
 pub(super) async fn drive(shared: Rc<Shared>) {
     let name = match server_name(&shared.settings.address) {
@@ -102,7 +104,7 @@ async fn read(shared: &Shared, mut reader: impl AsyncRead + Unpin, progress: &mu
     let mut frames = FrameReader::default();
     loop {
         let count = match reader.read(frames.space()).await {
-            Ok(0) => return End::Lost("the target closed the connection".to_owned()),
+            Ok(0) => return End::Lost(CLOSED.to_owned()),
             Ok(count) => count,
             Err(error) => return broken(&error),
         };
@@ -180,6 +182,8 @@ fn broken(error: &io::Error) -> End {
             | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
         )) => End::Untrusted(format!("the target refuses our certificate: {error}")),
+        // rustls explains at length that the end came without a farewell.
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => End::Lost(CLOSED.to_owned()),
         _ => End::Lost(error.to_string()),
     }
 }

@@ -95,7 +95,8 @@ impl Target {
                     .collect();
                 session.hashes(request, blocks);
             }
-            Request::PassBegin(_) | Request::Replayed | Request::Leave(_) => {}
+            Request::PassBegin(_) | Request::Leave(_) => {}
+            Request::Replayed => panic!("sent again although the welcome told it was durable"),
             Request::Open(_) => panic!("opened by the wire"),
         }
     }
