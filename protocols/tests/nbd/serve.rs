@@ -363,7 +363,8 @@ fn a_client_that_reads_no_replies_is_not_asked_more() {
     }
     std::thread::sleep(Duration::from_millis(300));
     let reads = server.service.counters().bytes_read.load(SeqCst) / MIB;
-    assert!(reads <= 12, "{reads} MiB were read for a client that takes none");
+    // A reply is larger than the socket's buffer, so none was sent whole and no permit came back.
+    assert!(reads <= 4, "{reads} MiB were read for a client that takes none");
     // It takes them after all, and gets every one.
     for _ in 0..100 {
         let head = raw.receive(16);

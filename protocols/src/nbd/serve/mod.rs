@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 /// How long accepting pauses after an error: a shortage of descriptors ends when a connection does.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Limits of a server.
+/// Limits of a server. What it may hold in memory for its clients is at most `connections` times `bytes_in_flight`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// Connections at a time, over all listeners. One more is closed at once.
@@ -54,9 +54,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            connections: 256,
+            connections: 128,
             requests_in_flight: 256,
-            bytes_in_flight: 2 * MAX_REQUEST,
+            bytes_in_flight: MAX_REQUEST,
             handshake_time: Duration::from_secs(10),
             drain_time: Duration::from_secs(10),
         }
