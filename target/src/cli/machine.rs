@@ -1,0 +1,285 @@
+//! `landfall machine`: which machines are protected.
+
+use super::table::Table;
+use super::{Format, Place, say};
+use crate::http::client::escaped;
+use crate::http::messages::{Disk, DiskAdd, Machine, MachineAdd, Machines, Nothing};
+use crate::units::{ByteSize, Span, counted};
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Add, list, show and remove machines
+#[derive(clap::Subcommand)]
+pub(super) enum MachineVerb {
+    /// Protect a machine
+    ///
+    /// Its disks are given with --disk, one after the other, as KEY=VALUE,…: name, size, and optionally format (raw) and
+    /// path (the file of its image; one is made in the data folder otherwise). A file that exists is adopted: its size
+    /// counts, and replicating only sends what differs.
+    #[command(after_help = "\
+Examples:
+  landfall machine add web --disk name=os,size=40GiB
+  landfall machine add db --disk name=os,size=40GiB --disk name=data,size=2TiB,path=/srv/db-data.raw
+  landfall machine add old --disk name=os,path=/srv/old.raw        # adopts the file, its size counts")]
+    Add {
+        /// Name: 1 to 63 of a-z 0-9 . -
+        name: String,
+        /// A disk: name=NAME,size=SIZE[,format=raw][,path=FILE]
+        #[arg(long = "disk", required = true, value_name = "KEY=VALUE,…")]
+        disks: Vec<DiskGiven>,
+        /// Free text for people
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+        display_name: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// List all machines
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show a machine: disks, stream, points, branches
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Protect a machine no longer: its points and branches are gone at once
+    ///
+    /// Its image files stay where they are. Its part of the journal is not given back by this version.
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// What `--disk` says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct DiskGiven {
+    name: String,
+    size: Option<ByteSize>,
+    format: String,
+    path: Option<PathBuf>,
+}
+
+impl FromStr for DiskGiven {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut given =
+            Self { name: String::new(), size: None, format: "raw".to_owned(), path: None };
+        for part in text.split(',') {
+            let (key, value) = part
+                .split_once('=')
+                .filter(|(_, value)| !value.is_empty())
+                .ok_or_else(|| format!("{part:?} is not KEY=VALUE"))?;
+            match key {
+                "name" => given.name = value.to_owned(),
+                "size" => given.size = Some(value.parse().map_err(|e| format!("{e}"))?),
+                "format" => given.format = value.to_owned(),
+                "path" => given.path = Some(value.into()),
+                _ => {
+                    return Err(format!("unknown key {key:?}; there are name, size, format, path"));
+                }
+            }
+        }
+        if given.name.is_empty() {
+            return Err("the disk needs a name: name=os".to_owned());
+        }
+        if given.size.is_none() && given.path.is_none() {
+            return Err(format!("disk {} needs a size: size=40GiB", given.name));
+        }
+        Ok(given)
+    }
+}
+
+impl DiskGiven {
+    /// As the control API has it: the target does not know the folder this command runs in.
+    fn complete(self) -> anyhow::Result<DiskAdd> {
+        let path = self.path.as_deref().map(std::path::absolute).transpose()?;
+        let size_bytes = match (self.size, &path) {
+            (Some(size), _) => size.bytes(),
+            (None, Some(path)) => size_of(path)?,
+            (None, None) => bail!("disk {} needs a size: size=40GiB", self.name),
+        };
+        let path = path
+            .map(|path| path.into_os_string().into_string())
+            .transpose()
+            .map_err(|path| anyhow::anyhow!("{} is not UTF-8", path.display()))?;
+        Ok(DiskAdd { name: self.name, size_bytes, format: self.format, path })
+    }
+}
+
+fn size_of(path: &Path) -> anyhow::Result<u64> {
+    let found = std::fs::metadata(path)
+        .with_context(|| format!("{}: give size= for a new image", path.display()))?;
+    Ok(found.len())
+}
+
+impl MachineVerb {
+    pub(super) fn run(self, place: &Place) -> anyhow::Result<()> {
+        let control = place.control()?;
+        match self {
+            Self::Add { name, disks, display_name, format } => {
+                let disks = disks.into_iter().map(DiskGiven::complete).collect::<Result<_, _>>()?;
+                let wanted = MachineAdd { name, display_name, disks };
+                let machine: Machine = control.post("/v1/machines", &wanted)?;
+                format.print(&machine, added);
+            }
+            Self::List { format } => {
+                let machines: Machines = control.get("/v1/machines")?;
+                format.print(&machines, |machines| list(&machines.machines));
+            }
+            Self::Show { name, format } => {
+                let machine: Machine = control.get(&format!("/v1/machines/{}", escaped(&name)))?;
+                format.print(&machine, show);
+            }
+            Self::Remove { name } => {
+                let Nothing {} = control.delete(&format!("/v1/machines/{}", escaped(&name)))?;
+                say(&format!("machine {name} removed; its image files stay where they are"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn added(machine: &Machine) -> String {
+    let total = ByteSize::new(machine.disks.iter().map(|disk| disk.size_bytes).sum());
+    let disks = counted(machine.disks.len() as u64, "disk");
+    let sources: Vec<String> =
+        machine.disks.iter().map(|disk| format!("--disk {}=FILE", disk.name)).collect();
+    format!(
+        "machine {} added: {disks}, {total}\nnext: landfall replicate {} {} --once",
+        machine.name,
+        machine.name,
+        sources.join(" ")
+    )
+}
+
+/// A line per machine.
+pub(super) fn list(machines: &[Machine]) -> String {
+    if machines.is_empty() {
+        return "no machines yet; add one: landfall machine add NAME --disk name=os,size=40GiB"
+            .to_owned();
+    }
+    let mut table =
+        Table::new(&["MACHINE", ">DISKS", ">SIZE", "STATE", ">POINTS", "NEWEST POINT", "STREAM"]);
+    for machine in machines {
+        let size = machine.disks.iter().map(|disk| disk.size_bytes).sum();
+        table.row(vec![
+            machine.name.clone(),
+            machine.disks.len().to_string(),
+            ByteSize::new(size).to_string(),
+            state(machine),
+            machine.points.to_string(),
+            machine.newest.as_ref().map_or_else(String::new, |point| ago(point.age_seconds)),
+            machine.stream.as_ref().map_or_else(String::new, |stream| stream.peer.clone()),
+        ]);
+    }
+    table.text()
+}
+
+/// The state of the machine's least fortunate disk.
+fn state(machine: &Machine) -> String {
+    let order = ["needs-resync", "seeding", "empty", "ready"];
+    let has = |state: &&&str| machine.disks.iter().any(|disk| disk.state == **state);
+    order.iter().find(has).map_or_else(String::new, ToString::to_string)
+}
+
+/// `3 min ago`, `now`.
+pub(super) fn ago(seconds: u64) -> String {
+    match seconds {
+        0 => "now".to_owned(),
+        seconds => format!("{} ago", Span(Duration::from_secs(seconds))),
+    }
+}
+
+fn show(machine: &Machine) -> String {
+    let mut text = machine.name.clone();
+    if !machine.display_name.is_empty() {
+        text.push_str(&format!(" ({})", machine.display_name));
+    }
+    text.push_str(&format!("\n\n{}", disks(&machine.disks)));
+    text.push_str(&match &machine.stream {
+        None => "\nstream    none open".to_owned(),
+        Some(stream) => format!("\nstream    {} since {}", stream.peer, stream.since),
+    });
+    text.push_str(&match (&machine.oldest, &machine.newest) {
+        (Some(oldest), Some(newest)) => format!(
+            "\npoints    {}, from {} to {} ({})",
+            machine.points,
+            oldest.time,
+            newest.time,
+            ago(newest.age_seconds)
+        ),
+        _ => "\npoints    none yet: the first copy must end first".to_owned(),
+    });
+    for branch in &machine.branches {
+        text.push_str(&format!(
+            "\nbranch    {} from seq:{} ({})",
+            branch.name, branch.origin_sequence, branch.origin_time
+        ));
+    }
+    if let Some(newest) = &machine.newest {
+        for uri in newest.uris.iter().take(2) {
+            text.push_str(&format!("\nnewest    {uri}"));
+        }
+    }
+    text
+}
+
+fn disks(disks: &[Disk]) -> String {
+    let mut table = Table::new(&["DISK", ">SIZE", "FORMAT", "STATE", "IMAGE"]);
+    for disk in disks {
+        table.row(vec![
+            disk.name.clone(),
+            ByteSize::new(disk.size_bytes).to_string(),
+            disk.format.clone(),
+            disk.reason
+                .as_ref()
+                .map_or_else(|| disk.state.clone(), |reason| format!("{}: {reason}", disk.state)),
+            disk.image.clone(),
+        ]);
+    }
+    table.text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_read() {
+        let disk: DiskGiven = "name=os,size=40GiB,path=/x=y.raw".parse().expect("valid");
+        assert_eq!(disk.name, "os");
+        assert_eq!(disk.size, Some(ByteSize::new(40 << 30)));
+        assert_eq!((disk.format.as_str(), disk.path), ("raw", Some("/x=y.raw".into())));
+    }
+
+    #[test]
+    fn what_is_missing_or_unknown_is_said() {
+        for (text, part) in [
+            ("size=1GiB", "needs a name"),
+            ("name=os", "needs a size"),
+            ("name=os,size=big", "not a size"),
+            ("name=os,sise=1", "sise"),
+            ("os", "KEY=VALUE"),
+        ] {
+            let error = text.parse::<DiskGiven>().expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_existing_file_tells_its_size() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let given: DiskGiven = format!("name=os,path={}", file.path().display()).parse().unwrap();
+        assert_eq!(given.complete().unwrap().size_bytes, 4096);
+        let missing: DiskGiven = "name=os,path=/nowhere/x".parse().unwrap();
+        assert!(missing.complete().unwrap_err().to_string().contains("size="));
+    }
+}

@@ -1,0 +1,223 @@
+//! The command line: verbs, what they have in common, and how they speak.
+//!
+//! Results go to standard output, everything else to standard error; `--json` prints what the control API answers. A verb
+//! ends well only when the target has said that it is done and durable.
+
+mod branch;
+mod completions;
+mod export;
+mod machine;
+mod pki;
+mod point;
+mod replicate;
+mod replicate_verb;
+mod restore;
+mod serve;
+mod status;
+mod table;
+
+use crate::config::{Config, ConfigError, Given, ListenGiven};
+use crate::http::client::Control;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// What a shell reports for a command that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// Replicate disks, keep points of their history, open any of them at once.
+#[derive(Parser)]
+#[command(name = "landfall", version, after_help = NAMES)]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const NAMES: &str = "\
+Names of moments:
+  web              the newest point of machine web     web@-15m         15 minutes ago
+  web@app          the newest app point                web@seq:12       exactly this point
+  web@2026-11-21T14:03:05Z   the newest point then     web@tag:before   the newest with this label
+  web~test         the head of branch test             web/os@-15m      one disk of it
+
+Start here:
+  landfall serve --data /var/lib/landfall &
+  export LANDFALL_DATA=/var/lib/landfall
+  landfall machine add web --disk name=os,size=40GiB
+  landfall replicate web --disk os=/images/web.raw --once
+  landfall point list web
+  landfall export add web@latest --nbd --writable";
+
+/// Where the target is. Global: may stand before or after the verb.
+#[derive(Args)]
+pub(crate) struct Place {
+    /// Configuration file [default: DATA/landfall.toml or /etc/landfall/landfall.toml, if there]
+    #[arg(long, global = true, env = "LANDFALL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data folder of the target
+    #[arg(long, global = true, env = "LANDFALL_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+    Status(status::Status),
+    #[command(subcommand)]
+    Machine(machine::MachineVerb),
+    Replicate(replicate_verb::ReplicateVerb),
+    #[command(subcommand)]
+    Point(point::PointVerb),
+    Restore(restore::Restore),
+    #[command(subcommand)]
+    Branch(branch::BranchVerb),
+    #[command(subcommand)]
+    Export(export::ExportVerb),
+    #[command(subcommand)]
+    Pki(pki::PkiVerb),
+    Completions(completions::Completions),
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let is_daemon = matches!(self.verb, Verb::Serve(_));
+        start_logging(if is_daemon { "info" } else { "warn" });
+        let place = &self.place;
+        match self.verb {
+            Verb::Serve(verb) => verb.run(place),
+            Verb::Status(verb) => verb.run(place),
+            Verb::Machine(verb) => verb.run(place),
+            Verb::Replicate(verb) => verb.run(place),
+            Verb::Point(verb) => verb.run(place),
+            Verb::Restore(verb) => verb.run(place),
+            Verb::Branch(verb) => verb.run(place),
+            Verb::Export(verb) => verb.run(place),
+            Verb::Pki(verb) => verb.run(place),
+            Verb::Completions(verb) => verb.run(),
+        }
+    }
+}
+
+impl Place {
+    fn given(&self) -> Given {
+        Given { config: self.config.clone(), data: self.data.clone() }
+    }
+
+    /// The configuration that applies.
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.given(), &ListenGiven::default())
+    }
+
+    /// The control socket of the target.
+    fn control(&self) -> Result<Control, ConfigError> {
+        Ok(Control::at(&self.load()?.listen.control))
+    }
+}
+
+/// `--json`, which every listing takes.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Format {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Format {
+    /// Prints `answer` as JSON, or as `people` have it.
+    fn print<T: Serialize>(self, answer: &T, people: impl FnOnce(&T) -> String) {
+        if self.json {
+            say(&serde_json::to_string_pretty(answer).expect("answers are plain data"));
+        } else {
+            say(people(answer).trim_end());
+        }
+    }
+}
+
+/// Prints to standard output. Whoever closed it has read enough.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        tracing::error!(%error, "cannot write to standard output");
+    }
+}
+
+/// Prints why a command failed; the exit code that goes with it.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Many errors repeat their source at the end.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    eprintln!("landfall: {text}");
+    let interrupted = error.is::<replicate::Interrupted>() || error.is::<restore::Interrupted>();
+    if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+}
+
+/// Events to standard error; `RUST_LOG` says which.
+fn start_logging(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_fixed_interface_is_understood() {
+        for line in [
+            "serve --data /d",
+            "serve --config landfall.toml",
+            "machine add web --disk name=os,size=40GiB,format=raw,path=/x --disk name=b,size=1MiB",
+            "machine list --json",
+            "machine show web",
+            "machine remove web",
+            "replicate web --disk os=/x --disk data=/y --to host:9443 --every 30s",
+            "replicate web --disk os=/x --once",
+            "point list web --json",
+            "point mark web --label before --kind app",
+            "point pin web@seq:1",
+            "point unpin web@seq:1",
+            "restore web@-15m --disk os --format raw --output /x",
+            "branch add web@latest --name b",
+            "branch list",
+            "branch discard web~b",
+            "export add web@latest --nbd --writable --json",
+            "export list --json",
+            "export remove 3",
+            "status --json",
+            "pki init",
+            "pki issue host",
+            "completions bash",
+        ] {
+            let words = std::iter::once("landfall").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! `landfall.toml`: where things are kept, where the target listens, how much it may use.
+//!
+//! ```text
+//!   --config FILE │ LANDFALL_CONFIG │ <data>/landfall.toml │ /etc/landfall/landfall.toml      the first that applies
+//!        ▼
+//!   File (as written, every key optional)  +  --data │ LANDFALL_DATA │ data = "…"
+//!        ▼
+//!   Config (complete, absolute, checked)
+//! ```
+//!
+//! Only the data folder has to be known; everything else has a default. Unknown keys are errors: a misspelt key must not
+//! silently be a default.
+//!
+//! **Invariant:** no [`Config`] has a plain listener beyond loopback unless the file says `insecure = true`. The delta
+//! stream is never plain.
+
+use crate::units::ByteSize;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Where a configuration is looked for when neither `--config` nor a data folder says otherwise.
+const SYSTEM_FILE: &str = "/etc/landfall/landfall.toml";
+/// Name of a configuration inside a data folder.
+const DATA_FILE: &str = "landfall.toml";
+
+/// Smallest and largest journal segment, in bytes.
+const SEGMENT_LIMITS: (u64, u64) = (1 << 20, 1 << 30);
+
+/// A complete configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Config {
+    /// The data folder.
+    pub(crate) data: PathBuf,
+    /// Folder of the journal.
+    pub(crate) journal: PathBuf,
+    /// Folder of the index.
+    pub(crate) index: PathBuf,
+    /// Folder of images that were given no path of their own.
+    pub(crate) images: PathBuf,
+    /// Folder of certificates.
+    pub(crate) pki: PathBuf,
+    /// Where the target listens.
+    pub(crate) listen: Listen,
+    /// More names the target's certificate is good for.
+    pub(crate) names: Vec<String>,
+    /// Bytes of a journal segment.
+    pub(crate) segment_bytes: u64,
+    /// Bytes of free space that streams must leave.
+    pub(crate) reserve_bytes: u64,
+    /// Memory for resolved leaves of views, in bytes.
+    pub(crate) leaf_cache_bytes: usize,
+    /// Memory for blocks of the index, in bytes.
+    pub(crate) index_cache_bytes: usize,
+    /// I/O cores; `None` is one per processor.
+    pub(crate) cores: Option<usize>,
+}
+
+/// Where the target listens; `None` is nowhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Listen {
+    /// The delta stream.
+    pub(crate) delta: Option<SocketAddr>,
+    /// NBD over TCP.
+    pub(crate) nbd: Option<SocketAddr>,
+    /// NBD over a Unix socket.
+    pub(crate) nbd_socket: Option<PathBuf>,
+    /// Metrics.
+    pub(crate) http: Option<SocketAddr>,
+    /// The control API, a Unix socket.
+    pub(crate) control: PathBuf,
+}
+
+/// What the command line says about the configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Given {
+    /// `--config` or `LANDFALL_CONFIG`.
+    pub(crate) config: Option<PathBuf>,
+    /// `--data` or `LANDFALL_DATA`.
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// Addresses that the command line puts in the place of configured ones.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ListenGiven {
+    /// `--delta`.
+    pub(crate) delta: Option<Address>,
+    /// `--nbd`.
+    pub(crate) nbd: Option<Address>,
+    /// `--http`.
+    pub(crate) http: Option<Address>,
+}
+
+/// An address to listen on, or `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Address {
+    /// Nowhere.
+    Off,
+    /// There; port 0 takes a free one.
+    At(SocketAddr),
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file cannot be understood.
+    #[error("{path}: {message}")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Where and what, over several lines.
+        message: String,
+    },
+    /// Nobody said where the data is.
+    #[error(
+        "no data folder: give --data DIR, set LANDFALL_DATA, or write `data = \"DIR\"` in {SYSTEM_FILE}"
+    )]
+    NoData,
+    /// A relative path cannot be made absolute.
+    #[error("the current folder is not known: {0}")]
+    NoFolder(std::io::Error),
+    /// Plain service beyond loopback.
+    #[error(
+        "{key} = {address}: anybody who reaches this address could use it without authentication; \
+         listen on 127.0.0.1 or ::1, or write `insecure = true` if the network is trusted"
+    )]
+    Exposed {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A value outside its limits.
+    #[error("{key}: {what}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// The file as it is written.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data: Option<PathBuf>,
+    insecure: bool,
+    paths: PathsSection,
+    listen: ListenSection,
+    delta: DeltaSection,
+    journal: JournalSection,
+    memory: MemorySection,
+    engine: EngineSection,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PathsSection {
+    journal: Option<PathBuf>,
+    index: Option<PathBuf>,
+    images: Option<PathBuf>,
+    pki: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ListenSection {
+    delta: Option<Address>,
+    nbd: Option<Address>,
+    nbd_socket: Option<PathBuf>,
+    http: Option<Address>,
+    control: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct DeltaSection {
+    names: Vec<String>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct JournalSection {
+    segment: Option<ByteSize>,
+    reserve: Option<ByteSize>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct MemorySection {
+    leaf_cache: Option<ByteSize>,
+    index_cache: Option<ByteSize>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct EngineSection {
+    cores: Option<usize>,
+}
+
+/// The configuration with every key at its default, as `landfall serve --help` shows it.
+pub(crate) const EXAMPLE: &str = r#"# landfall.toml; every key is optional, these are the defaults.
+data = "/var/lib/landfall"          # or --data, or LANDFALL_DATA
+insecure = false                    # true: plain listeners beyond loopback are allowed
+
+[paths]                             # relative ones are inside the data folder
+journal = "journal"
+index = "index"
+images = "images"
+pki = "pki"
+
+[listen]                            # "off" closes one; port 0 takes a free one
+delta = "127.0.0.1:9443"            # replication: TLS 1.3, certificates on both sides
+nbd = "127.0.0.1:10809"
+nbd_socket = "nbd.sock"             # inside the data folder
+http = "127.0.0.1:9440"             # /metrics and /healthz
+control = "landfall.sock"           # inside the data folder; for its owner only
+
+[delta]
+names = []                          # host names and addresses the target's certificate is good for,
+                                    # besides localhost
+
+[journal]
+segment = "64MiB"                   # size of one file of the journal
+reserve = "256MiB"                  # free space that streams leave on the journal's file system
+
+[memory]
+leaf_cache = "256MiB"               # where the blocks of points lie
+index_cache = "256MiB"
+
+[engine]
+# cores = 4                         # I/O threads; default: one per processor
+"#;
+
+impl Config {
+    /// Finds, reads and completes the configuration.
+    pub(crate) fn load(given: &Given, listen: &ListenGiven) -> Result<Self, ConfigError> {
+        let file = match Self::find(given) {
+            None => File::default(),
+            Some(path) => read(&path)?,
+        };
+        // Without a dot in it: paths of the data folder are printed and pasted.
+        let here = std::path::absolute(".").map_err(ConfigError::NoFolder)?;
+        complete(file, given, listen, &here)
+    }
+
+    /// Names the target's certificate has to be good for.
+    pub(crate) fn certificate_names(&self) -> Vec<String> {
+        let ip = self.listen.delta.map(|address| address.ip());
+        let ip = ip.filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+        self.names.iter().cloned().chain(ip.map(|ip| ip.to_string())).collect()
+    }
+
+    /// The file that applies.
+    fn find(given: &Given) -> Option<PathBuf> {
+        if given.config.is_some() {
+            return given.config.clone();
+        }
+        let own = given.data.as_ref().map(|data| data.join(DATA_FILE));
+        own.or_else(|| Some(SYSTEM_FILE.into())).filter(|path| path.exists())
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::Malformed {
+        path: path.to_owned(),
+        message: error.to_string().trim_end().to_owned(),
+    })
+}
+
+fn complete(
+    file: File,
+    given: &Given,
+    listen: &ListenGiven,
+    here: &Path,
+) -> Result<Config, ConfigError> {
+    let data = given.data.as_ref().or(file.data.as_ref()).ok_or(ConfigError::NoData)?;
+    let data: PathBuf = here.join(data).components().collect();
+    let inside = |path: Option<PathBuf>, default: &str| {
+        data.join(path.as_deref().unwrap_or(Path::new(default)))
+    };
+    let (segment_bytes, reserve_bytes) = journal_sizes(&file.journal)?;
+    let nbd_socket = match file.listen.nbd_socket {
+        Some(path) if path.as_os_str() == "off" => None,
+        path => Some(inside(path, "nbd.sock")),
+    };
+    let listen = Listen {
+        delta: address(listen.delta.or(file.listen.delta), "127.0.0.1:9443"),
+        nbd: address(listen.nbd.or(file.listen.nbd), "127.0.0.1:10809"),
+        nbd_socket,
+        http: address(listen.http.or(file.listen.http), "127.0.0.1:9440"),
+        control: inside(file.listen.control, "landfall.sock"),
+    };
+    check_exposure(&listen, file.insecure)?;
+    let memory = |size: Option<ByteSize>, key| {
+        let bytes = size.map_or(256 << 20, ByteSize::bytes);
+        usize::try_from(bytes)
+            .map_err(|_| ConfigError::Value { key, what: "more than can be addressed".to_owned() })
+    };
+    Ok(Config {
+        journal: inside(file.paths.journal, "journal"),
+        index: inside(file.paths.index, "index"),
+        images: inside(file.paths.images, "images"),
+        pki: inside(file.paths.pki, "pki"),
+        listen,
+        names: file.delta.names,
+        segment_bytes,
+        reserve_bytes,
+        leaf_cache_bytes: memory(file.memory.leaf_cache, "memory.leaf_cache")?,
+        index_cache_bytes: memory(file.memory.index_cache, "memory.index_cache")?,
+        cores: cores(file.engine.cores)?,
+        data,
+    })
+}
+
+fn address(written: Option<Address>, default: &str) -> Option<SocketAddr> {
+    match written {
+        Some(Address::Off) => None,
+        Some(Address::At(address)) => Some(address),
+        None => Some(default.parse().expect("a default is an address")),
+    }
+}
+
+fn check_exposure(listen: &Listen, insecure: bool) -> Result<(), ConfigError> {
+    let plain = [("listen.nbd", listen.nbd), ("listen.http", listen.http)];
+    for (key, address) in plain {
+        if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !insecure) {
+            return Err(ConfigError::Exposed { key, address });
+        }
+    }
+    Ok(())
+}
+
+fn journal_sizes(journal: &JournalSection) -> Result<(u64, u64), ConfigError> {
+    let segment = journal.segment.unwrap_or(ByteSize::new(64 << 20));
+    let (least, most) = (ByteSize::new(SEGMENT_LIMITS.0), ByteSize::new(SEGMENT_LIMITS.1));
+    if segment < least || segment > most || !segment.bytes().is_multiple_of(4096) {
+        let what = format!("{segment} is not between {least} and {most} in whole 4 KiB");
+        return Err(ConfigError::Value { key: "journal.segment", what });
+    }
+    Ok((segment.bytes(), journal.reserve.unwrap_or(ByteSize::new(256 << 20)).bytes()))
+}
+
+fn cores(cores: Option<usize>) -> Result<Option<usize>, ConfigError> {
+    match cores {
+        Some(count) if !(1..=256).contains(&count) => Err(ConfigError::Value {
+            key: "engine.cores",
+            what: format!("{count} is not 1 to 256"),
+        }),
+        cores => Ok(cores),
+    }
+}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            format!("{text:?} is not an address: write IP:PORT, such as 127.0.0.1:0, or off")
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, data: Option<&str>) -> Result<Config, ConfigError> {
+        let given = Given { config: None, data: data.map(PathBuf::from) };
+        let file = parse(Path::new("landfall.toml"), text)?;
+        complete(file, &given, &ListenGiven::default(), Path::new("/here"))
+    }
+
+    fn refused(text: &str) -> String {
+        load(text, Some("/d")).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_data_folder_is_all_it_takes() {
+        let config = load("", Some("./state")).expect("complete");
+        assert_eq!(config.data, Path::new("/here/state"));
+        assert_eq!(config.journal, Path::new("/here/state/journal"));
+        assert_eq!(config.listen.control, Path::new("/here/state/landfall.sock"));
+        assert_eq!(config.listen.nbd, Some("127.0.0.1:10809".parse().unwrap()));
+        assert!(matches!(load("", None), Err(ConfigError::NoData)));
+    }
+
+    #[test]
+    fn the_example_holds_the_defaults() {
+        let written = load(EXAMPLE, None).expect("the example is valid");
+        assert_eq!(written, load("", Some("/var/lib/landfall")).unwrap());
+    }
+
+    #[test]
+    fn what_is_given_wins_over_what_is_written() {
+        assert_eq!(load("data = '/b'", Some("/a")).unwrap().data, Path::new("/a"));
+        let given = Given { config: None, data: Some("/d".into()) };
+        let listen = ListenGiven { nbd: Some(Address::Off), ..ListenGiven::default() };
+        let file = parse(Path::new("x"), "[listen]\nnbd = '127.0.0.1:1'").unwrap();
+        assert_eq!(complete(file, &given, &listen, Path::new("/")).unwrap().listen.nbd, None);
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        assert!(refused("dta = '/x'").contains("dta"));
+        assert!(refused("[listen]\nndb = 'off'").contains("ndb"));
+    }
+
+    #[test]
+    fn plain_listeners_stay_on_loopback() {
+        let open = "[listen]\nnbd = '0.0.0.0:10809'";
+        assert!(refused(open).contains("insecure = true"));
+        assert!(refused("[listen]\nhttp = '192.0.2.1:1'").contains("listen.http"));
+        assert!(load(&format!("insecure = true\n{open}"), Some("/d")).is_ok());
+        assert!(load("[listen]\ndelta = '0.0.0.0:9443'", Some("/d")).is_ok());
+    }
+
+    #[test]
+    fn listeners_can_be_closed() {
+        let text = "[listen]\nnbd = 'off'\nnbd_socket = 'off'\nhttp = 'off'\ndelta = 'off'";
+        let listen = load(text, Some("/d")).unwrap().listen;
+        assert_eq!((listen.nbd, listen.http, listen.delta), (None, None, None));
+        assert_eq!(listen.nbd_socket, None);
+    }
+
+    #[test]
+    fn values_outside_their_limits_are_refused() {
+        assert!(refused("[journal]\nsegment = '1KiB'").contains("journal.segment"));
+        assert!(refused("[journal]\nsegment = '4 parsecs'").contains("not a size"));
+        assert!(refused("[engine]\ncores = 0").contains("engine.cores"));
+        assert!(refused("[listen]\nnbd = 'localhost'").contains("not an address"));
+    }
+}

@@ -1,0 +1,252 @@
+//! What NBD clients can open: any disk at any moment by name, and the heads of branches that were exported.
+//!
+//! ```text
+//!   web/os@-15m   web/os@seq:12   web/os        a point, read-only, no set-up
+//!   web~test/os                                 head of a branch: writable if there is a writable export of it
+//!   web@latest                                  allowed where the machine has one disk
+//! ```
+//!
+//! **Invariants**
+//! - A branch can be written only while a writable export of it exists.
+//! - Several connections are offered only where one name always means one content: a sequence, or a time before the
+//!   newest point (points to come are later than that, whatever the clock does).
+
+use futures_util::future::LocalBoxFuture;
+use landfall_disks::Disk;
+use landfall_disks::uring::net::Peer;
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError};
+use landfall_retention::name::{MomentName, Name, When};
+use landfall_retention::{MachineStatus, Moment, ResolveError, Retention};
+use std::sync::Arc;
+
+/// Newest points shown per disk in a list.
+const LISTED_POINTS: usize = 20;
+/// Most lines of a list.
+const LISTED: usize = 2000;
+
+/// The exports of a retention.
+pub(crate) struct RetentionExports {
+    retention: Arc<Retention>,
+}
+
+/// An export as it was asked for, in retention's words.
+struct Opened {
+    disk: Arc<dyn Disk>,
+    name: String,
+    description: String,
+    multi_conn: bool,
+}
+
+impl RetentionExports {
+    /// The exports of `retention`.
+    pub(crate) fn new(retention: Arc<Retention>) -> Self {
+        Self { retention }
+    }
+
+    async fn open_name(&self, text: &str) -> Result<Opened, OpenError> {
+        if text.is_empty() {
+            return Err(OpenError::Unknown(format!(
+                "there is no default export; ask for MACHINE/DISK or MACHINE/DISK@WHEN; {}",
+                self.machines()
+            )));
+        }
+        let name =
+            MomentName::parse(text).map_err(|error| OpenError::Unknown(error.to_string()))?;
+        let disk = self.disk_of(&name)?;
+        if let (Some(branch), When::Latest) = (&name.branch, &name.when) {
+            return self.open_head(&name, branch, &disk).await;
+        }
+        let moment = self.retention.resolve(&name).await.map_err(refused)?;
+        let multi_conn = self.is_fixed(&name);
+        let view = self.retention.view(&moment, &disk).map_err(refused)?;
+        Ok(Opened {
+            disk: view,
+            name: moment.absolute_name(Some(&disk)),
+            description: describe(&moment),
+            multi_conn,
+        })
+    }
+
+    /// The head of a branch, which may be written if somebody said so.
+    async fn open_head(
+        &self,
+        name: &MomentName,
+        branch: &Name,
+        disk: &Name,
+    ) -> Result<Opened, OpenError> {
+        let line = format!("{}~{branch}", name.machine);
+        let writable = self.retention.exports().iter().any(|e| e.writable && e.name == line);
+        if !writable {
+            let moment = self.retention.resolve(name).await.map_err(refused)?;
+            let view = self.retention.view(&moment, disk).map_err(refused)?;
+            return Ok(Opened {
+                disk: view,
+                name: moment.absolute_name(Some(disk)),
+                description: format!("branch {line} as it is now, read-only"),
+                multi_conn: false,
+            });
+        }
+        let head = self.retention.branch_disk(&name.machine, branch, disk).map_err(refused)?;
+        Ok(Opened {
+            disk: head,
+            name: format!("{line}/{disk}"),
+            description: format!("branch {line}, writable"),
+            multi_conn: false,
+        })
+    }
+
+    /// The disk that is meant: the one named, or the only one.
+    fn disk_of(&self, name: &MomentName) -> Result<Name, OpenError> {
+        if let Some(disk) = &name.disk {
+            return Ok(disk.clone());
+        }
+        let Some(machine) = self.machine(&name.machine) else {
+            let text = format!("no machine {}; {}", name.machine, self.machines());
+            return Err(OpenError::Unknown(text));
+        };
+        match machine.disks.as_slice() {
+            [only] => Ok(only.name.clone()),
+            disks => {
+                let names: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
+                Err(OpenError::Unknown(format!(
+                    "machine {} has several disks, name one as MACHINE/DISK: {}",
+                    name.machine,
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
+    fn machine(&self, name: &Name) -> Option<MachineStatus> {
+        self.retention.machines().into_iter().find(|machine| machine.name == *name)
+    }
+
+    fn machines(&self) -> String {
+        let machines = self.retention.machines();
+        let names: Vec<&str> = machines.iter().take(20).map(|m| m.name.as_str()).collect();
+        match machines.len() {
+            0 => "there are no machines".to_owned(),
+            count if count > names.len() => {
+                format!("machines: {} and {} more", names.join(", "), count - names.len())
+            }
+            _ => format!("machines: {}", names.join(", ")),
+        }
+    }
+
+    /// Whether the name means the same content for ever.
+    fn is_fixed(&self, name: &MomentName) -> bool {
+        match name.when {
+            When::Sequence(_) => true,
+            When::At(time) if name.branch.is_none() => {
+                let newest = self.machine(&name.machine).and_then(|machine| machine.newest);
+                newest.is_some_and(|newest| time < newest.commit_time)
+            }
+            _ => false,
+        }
+    }
+
+    fn entries(&self) -> Vec<ExportEntry> {
+        let mut entries = Vec::new();
+        let machines = self.retention.machines();
+        for export in self.retention.exports() {
+            let what = if export.writable { "exported, writable" } else { "exported" };
+            let machine = export.name.split(['@', '~']).next().unwrap_or_default();
+            let found = machines.iter().find(|one| one.name.as_str() == machine);
+            for disk in found.iter().flat_map(|machine| &machine.disks) {
+                let name = with_disk(&export.name, &disk.name);
+                entries.push(ExportEntry { name, description: what.to_owned() });
+            }
+        }
+        for machine in &machines {
+            self.list_machine(machine, &mut entries);
+        }
+        entries.truncate(LISTED);
+        entries
+    }
+
+    fn list_machine(&self, machine: &MachineStatus, entries: &mut Vec<ExportEntry>) {
+        // A machine removed meanwhile has no points any more.
+        let points = self.retention.points(&machine.name, None).unwrap_or_default();
+        if points.is_empty() {
+            return;
+        }
+        for disk in &machine.disks {
+            let (machine, disk) = (&machine.name, &disk.name);
+            let name = format!("{machine}/{disk}");
+            entries.push(ExportEntry { name, description: "the newest point".to_owned() });
+            entries.extend(points.iter().rev().take(LISTED_POINTS).map(|status| {
+                let point = &status.point;
+                let label = point.label.as_ref().map(|label| format!(" ({})", label.as_str()));
+                ExportEntry {
+                    name: format!("{machine}/{disk}@seq:{}", point.sequence),
+                    description: format!(
+                        "{} point of {}{}",
+                        point.kind,
+                        point.commit_time,
+                        label.unwrap_or_default()
+                    ),
+                }
+            }));
+        }
+    }
+}
+
+/// `web@seq:12` and `os` make `web/os@seq:12`; `web~b` and `os` make `web~b/os`.
+pub(crate) fn with_disk(line: &str, disk: &Name) -> String {
+    match line.split_once('@') {
+        Some((line, when)) => format!("{line}/{disk}@{when}"),
+        None => format!("{line}/{disk}"),
+    }
+}
+
+fn describe(moment: &Moment) -> String {
+    let kind = moment.kind.map_or("moment", |kind| match kind {
+        landfall_retention::point::PointKind::App => "app point",
+        landfall_retention::point::PointKind::Crash => "crash point",
+        landfall_retention::point::PointKind::Fuzzy => "fuzzy point (not one moment)",
+    });
+    format!("{kind} of {}", moment.commit_time)
+}
+
+fn refused(error: ResolveError) -> OpenError {
+    match error {
+        ResolveError::Index(error) => OpenError::Failed(error.to_string()),
+        other => OpenError::Unknown(other.to_string()),
+    }
+}
+
+impl Exports for RetentionExports {
+    fn list<'a>(&'a self, _peer: &'a Peer) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
+        Box::pin(async move { self.entries() })
+    }
+
+    fn open<'a>(
+        &'a self,
+        name: &'a str,
+        peer: &'a Peer,
+    ) -> LocalBoxFuture<'a, Result<Export, OpenError>> {
+        Box::pin(async move {
+            let opened = self.open_name(name).await;
+            match &opened {
+                Ok(opened) => tracing::debug!(%peer, asked = name, name = opened.name, "NBD open"),
+                Err(error) => tracing::debug!(%peer, asked = name, %error, "NBD open refused"),
+            }
+            let Opened { disk, name, description, multi_conn } = opened?;
+            Ok(Export { disk, name, description, multi_conn })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_goes_between_line_and_moment() {
+        let os = Name::parse("os").unwrap();
+        assert_eq!(with_disk("web@seq:12", &os), "web/os@seq:12");
+        assert_eq!(with_disk("web~test", &os), "web~test/os");
+        assert_eq!(with_disk("web~test@seq:3", &os), "web~test/os@seq:3");
+        assert_eq!(with_disk("web", &os), "web/os");
+    }
+}

@@ -1,0 +1,196 @@
+//! Retention's words turned into those of the control API.
+
+use super::messages::{
+    Branch, Disk, Export, Journal, Machine, Moment, MomentDisk, Point, Status, Stream,
+};
+use crate::exports::with_disk;
+use crate::service::Target;
+use crate::units::ByteSize;
+use landfall_retention as retention;
+use landfall_retention::DiskState;
+use landfall_retention::name::Name;
+use landfall_retention::time::{Clock, SystemClock};
+
+impl Target {
+    /// Every machine, for listings.
+    pub(super) fn all_machines(&self) -> Vec<Machine> {
+        self.retention.machines().iter().map(|machine| self.machine(machine)).collect()
+    }
+
+    pub(super) fn machine(&self, status: &retention::MachineStatus) -> Machine {
+        let point = |point: &retention::point::Point| {
+            self.point(&status.name, None, &status.disks, point, false)
+        };
+        Machine {
+            name: status.name.to_string(),
+            display_name: status.display_name.clone(),
+            disks: status.disks.iter().map(|status| self.disk(status)).collect(),
+            head: status.head.number(),
+            generation: status.generation.number(),
+            stream: status.stream.as_ref().map(|stream| Stream {
+                peer: stream.peer.clone(),
+                since: stream.since.to_string(),
+                position: stream.position.number(),
+            }),
+            points: status.points as u64,
+            oldest: status.oldest.as_ref().map(point),
+            newest: status.newest.as_ref().map(point),
+            branches: status.branches.iter().map(|one| branch(&status.name, one)).collect(),
+        }
+    }
+
+    fn disk(&self, status: &retention::DiskStatus) -> Disk {
+        let (state, reason) = match &status.state {
+            DiskState::Empty => ("empty", None),
+            DiskState::Seeding => ("seeding", None),
+            DiskState::Ready => ("ready", None),
+            DiskState::NeedsResync(reason) => ("needs-resync", Some(reason.clone())),
+        };
+        Disk {
+            name: status.name.to_string(),
+            size_bytes: status.size_bytes,
+            format: status.format.clone(),
+            image: self.config.images.join(&status.image).display().to_string(),
+            state: state.to_owned(),
+            reason,
+        }
+    }
+
+    pub(super) fn point(
+        &self,
+        machine: &Name,
+        branch: Option<&Name>,
+        disks: &[retention::DiskStatus],
+        point: &retention::point::Point,
+        pinned: bool,
+    ) -> Point {
+        let line = line_name(machine, branch);
+        let name = format!("{line}@seq:{}", point.sequence);
+        Point {
+            uris: self.uris(&name, disks),
+            name,
+            sequence: point.sequence.number(),
+            time: point.commit_time.to_string(),
+            age_seconds: SystemClock.now().since(point.commit_time).as_secs(),
+            source_time: point.source_time.to_string(),
+            kind: point.kind.to_string(),
+            label: point.label.as_ref().map(|label| label.as_str().to_owned()),
+            pinned,
+        }
+    }
+
+    pub(super) fn moment(
+        &self,
+        moment: &retention::Moment,
+        disks: &[&retention::DiskStatus],
+    ) -> Moment {
+        let disk = |disk: &&retention::DiskStatus| MomentDisk {
+            name: disk.name.to_string(),
+            size_bytes: disk.size_bytes,
+            nbd_name: moment.absolute_name(Some(&disk.name)),
+        };
+        Moment {
+            name: moment.absolute_name(None),
+            machine: moment.machine.to_string(),
+            branch: moment.branch.as_ref().map(Name::to_string),
+            sequence: moment.sequence.number(),
+            time: moment.commit_time.to_string(),
+            kind: moment.kind.map(|kind| kind.to_string()),
+            label: moment.label.as_ref().map(|label| label.as_str().to_owned()),
+            disks: disks.iter().map(disk).collect(),
+            nbd_socket: self.listening.nbd_socket.clone(),
+            nbd: self.nbd_address.map(|address| address.to_string()),
+        }
+    }
+
+    pub(super) fn export(&self, status: &retention::ExportStatus) -> Export {
+        let machine = status.name.split(['@', '~']).next().unwrap_or_default();
+        let machines = self.retention.machines();
+        let found = machines.iter().find(|one| one.name.as_str() == machine);
+        let disks = found.map_or(&[][..], |machine| &machine.disks);
+        Export {
+            id: status.id.number(),
+            uris: self.uris(&status.name, disks),
+            name: status.name.clone(),
+            writable: status.writable,
+        }
+    }
+
+    /// Where the disks of a line or moment can be opened; the socket first, disk by disk.
+    fn uris(&self, name: &str, disks: &[retention::DiskStatus]) -> Vec<String> {
+        let mut uris = Vec::new();
+        for disk in disks {
+            let name = with_disk(name, &disk.name);
+            let socket = self.listening.nbd_socket.as_ref();
+            uris.extend(socket.map(|socket| crate::uri::over_socket(&name, socket.as_ref())));
+            uris.extend(self.nbd_address.map(|address| crate::uri::over_tcp(&name, address)));
+        }
+        uris
+    }
+
+    pub(super) fn status(&self, journal: &retention::JournalStatus) -> Status {
+        let machines = self.all_machines();
+        let exports = self.retention.exports();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            data: self.config.data.display().to_string(),
+            listen: self.listening.clone(),
+            warnings: self.warnings(&machines, journal),
+            machines,
+            exports: exports.iter().map(|export| self.export(export)).collect(),
+            journal: Journal {
+                segments: journal.segments as u64,
+                bytes: journal.segment_bytes,
+                free_bytes: journal.free_bytes,
+                index_bytes: journal.index_bytes,
+            },
+        }
+    }
+
+    fn warnings(&self, machines: &[Machine], journal: &retention::JournalStatus) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for machine in machines {
+            for disk in &machine.disks {
+                if let Some(reason) = &disk.reason {
+                    warnings.push(format!(
+                        "{}/{} needs resync: {reason}; replicate it again to make new points whole",
+                        machine.name, disk.name
+                    ));
+                }
+            }
+        }
+        warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
+        let needed = self.config.segment_bytes.saturating_add(self.config.reserve_bytes);
+        if journal.free_bytes < needed {
+            warnings.push(format!(
+                "the journal is full: {} free on the file system of {}, {} needed; \
+                 streams are refused until there is space",
+                ByteSize::new(journal.free_bytes),
+                self.config.journal.display(),
+                ByteSize::new(needed)
+            ));
+        }
+        warnings
+    }
+}
+
+pub(super) fn branch(machine: &Name, status: &retention::BranchStatus) -> Branch {
+    Branch {
+        name: line_name(machine, Some(&status.name)),
+        machine: machine.to_string(),
+        branch: status.name.to_string(),
+        origin_sequence: status.origin.number(),
+        origin_time: status.origin_time.to_string(),
+        head: status.head.number(),
+        head_time: status.head_time.to_string(),
+    }
+}
+
+pub(super) fn line_name(machine: &Name, branch: Option<&Name>) -> String {
+    match branch {
+        None => machine.to_string(),
+        Some(branch) => format!("{machine}~{branch}"),
+    }
+}

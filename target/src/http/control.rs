@@ -1,0 +1,420 @@
+//! The control API: one handler per request of [`messages`](super::messages), no decisions beyond reading names.
+
+use super::answers::{branch, line_name};
+use super::messages::{
+    Branch, BranchAdd, Branches, DiskAdd, Export, ExportAdd, Exports, Machine, MachineAdd,
+    Machines, Moment, Named, Nothing, Point, PointMark, Points, Status,
+};
+use super::problem::Problem;
+use crate::images;
+use crate::service::Target;
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use landfall_retention::ids::ExportId;
+use landfall_retention::name::{Label, MomentName, Name, When};
+use landfall_retention::point::PointKind;
+use landfall_retention::{
+    ChangeError, ExportStatus, ImageSpec, MachineStatus, NewDisk, NewExport, NewMachine, Retention,
+};
+use serde::de::DeserializeOwned;
+use std::path::{Component, Path as FilePath};
+use std::sync::Arc;
+
+/// How often another generated name is tried when somebody was quicker.
+const NAME_TRIES: u32 = 10_000;
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// A body, refused in the API's own words.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Json::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(Problem::bad(rejection.body_text())),
+        }
+    }
+}
+
+/// Everything under `/v1`.
+pub(crate) fn router(target: Arc<Target>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/machines", get(machines).post(add_machine))
+        .route("/v1/machines/{name}", get(machine).delete(remove_machine))
+        .route("/v1/moment", get(moment))
+        .route("/v1/points", get(points).post(mark))
+        .route("/v1/points/pin", post(pin))
+        .route("/v1/points/unpin", post(unpin))
+        .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
+        .route("/v1/exports", get(exports).post(add_export))
+        .route("/v1/exports/{id}", delete(remove_export))
+        .fallback(async || Problem::unknown("no such path; the API is described in docs"))
+        .with_state(target)
+}
+
+impl Target {
+    /// Runs what retention does on an I/O core.
+    async fn on_core<T, E, F, Fut>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(Arc<Retention>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + 'static,
+        Problem: From<E>,
+    {
+        let retention = Arc::clone(&self.retention);
+        Ok(self.core.run(move || work(retention)).await??)
+    }
+
+    /// The machine of that name, as it is.
+    fn machine_named(&self, name: &Name) -> Result<MachineStatus, Problem> {
+        let mut machines = self.retention.machines();
+        let found = machines.iter().position(|machine| machine.name == *name);
+        found.map(|found| machines.swap_remove(found)).ok_or_else(|| {
+            let known: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
+            Problem::unknown(match known.as_slice() {
+                [] => format!("no machine {name}; there are no machines yet"),
+                known => format!("no machine {name}; machines: {}", known.join(" ")),
+            })
+        })
+    }
+}
+
+/// A machine or a branch: a name without moment and disk.
+fn read_line(text: &str) -> Result<(Name, Option<Name>), Problem> {
+    let name = MomentName::parse(text)?;
+    if text.contains('@') || name.disk.is_some() {
+        return Err(Problem::bad(format!(
+            "{text:?}: name a machine or a branch here, without /DISK and @WHEN, such as {}",
+            line_name(&name.machine, name.branch.as_ref())
+        )));
+    }
+    Ok((name.machine, name.branch))
+}
+
+async fn status(State(target): State<Arc<Target>>) -> Answer<Status> {
+    let journal = target.on_core(|retention| async move { retention.journal().await }).await?;
+    Ok(Json(target.status(&journal)))
+}
+
+async fn machines(State(target): State<Arc<Target>>) -> Answer<Machines> {
+    Ok(Json(Machines { machines: target.all_machines() }))
+}
+
+async fn machine(State(target): State<Arc<Target>>, Path(name): Path<String>) -> Answer<Machine> {
+    let status = target.machine_named(&Name::parse(&name)?)?;
+    Ok(Json(target.machine(&status)))
+}
+
+async fn add_machine(
+    State(target): State<Arc<Target>>,
+    Body(wanted): Body<MachineAdd>,
+) -> Answer<Machine> {
+    let name = Name::parse(&wanted.name)?;
+    if wanted.display_name.len() > 256 || wanted.display_name.chars().any(char::is_control) {
+        return Err(Problem::bad("a display name has at most 256 bytes of printable text"));
+    }
+    let mut disks = Vec::with_capacity(wanted.disks.len());
+    for disk in &wanted.disks {
+        disks.push(new_disk(&target, &name, disk)?);
+    }
+    let new = NewMachine { name: name.clone(), display_name: wanted.display_name, disks };
+    target.on_core(move |retention| async move { retention.add_machine(new).await }).await?;
+    tracing::info!(machine = %name, "machine added");
+    let status = target.machine_named(&name)?;
+    Ok(Json(target.machine(&status)))
+}
+
+fn new_disk(target: &Target, machine: &Name, disk: &DiskAdd) -> Result<NewDisk, Problem> {
+    let name = Name::parse(&disk.name)?;
+    if disk.format != images::RAW {
+        return Err(Problem::bad(format!(
+            "disk {name}: format {:?} is not known to this version; there is {}",
+            disk.format,
+            images::RAW
+        )));
+    }
+    let (path, adopt) = match &disk.path {
+        None => (images::default_path(machine.as_str(), name.as_str()), false),
+        Some(path) => image_path(target, path)?,
+    };
+    let image = ImageSpec { format: disk.format.clone(), path, size_bytes: disk.size_bytes };
+    Ok(NewDisk { name, image, adopt })
+}
+
+/// A path that was given, in the form it is kept in, and whether there is a file.
+fn image_path(target: &Target, text: &str) -> Result<(String, bool), Problem> {
+    let given = FilePath::new(text);
+    let plain = given.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    let (Some(parent), Some(file), true) =
+        (given.parent(), given.file_name(), given.is_absolute() && plain)
+    else {
+        return Err(Problem::bad(format!("{text:?} is not an absolute path of a file")));
+    };
+    let parent = parent
+        .canonicalize()
+        .map_err(|error| Problem::bad(format!("{}: {error}", parent.display())))?;
+    let path = parent.join(file);
+    let inside = |folder: &FilePath| {
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        path.strip_prefix(folder).ok().map(FilePath::to_owned)
+    };
+    let kept = match inside(&target.config.images) {
+        Some(relative) => relative,
+        None if inside(&target.config.data).is_some() => {
+            return Err(Problem::bad(format!(
+                "{text}: the data folder is the target's own; images lie outside of it, or in {}",
+                target.config.images.display()
+            )));
+        }
+        None => path.clone(),
+    };
+    let kept = kept.to_str().ok_or_else(|| Problem::bad(format!("{text}: not UTF-8")))?;
+    Ok((kept.to_owned(), path.exists()))
+}
+
+async fn remove_machine(
+    State(target): State<Arc<Target>>,
+    Path(name): Path<String>,
+) -> Answer<Nothing> {
+    let name = Name::parse(&name)?;
+    let exports = target.retention.exports();
+    let own = |export: &&ExportStatus| export.name.split(['@', '~']).next() == Some(name.as_str());
+    if let Some(export) = exports.iter().find(own) {
+        return Err(Problem::conflict(format!(
+            "machine {name} is exported ({}); remove it first: landfall export remove {}",
+            export.name, export.id
+        )));
+    }
+    let machine = name.clone();
+    target
+        .on_core(move |retention| async move { retention.remove_machine(&machine).await })
+        .await?;
+    tracing::info!(machine = %name, "machine removed");
+    Ok(Json(Nothing {}))
+}
+
+async fn moment(State(target): State<Arc<Target>>, Query(named): Query<Named>) -> Answer<Moment> {
+    let name = MomentName::parse(&named.name)?;
+    let status = target.machine_named(&name.machine)?;
+    let disk = name.disk.clone();
+    let moment =
+        target.on_core(move |retention| async move { retention.resolve(&name).await }).await?;
+    let disks: Vec<_> =
+        status.disks.iter().filter(|one| disk.as_ref().is_none_or(|d| *d == one.name)).collect();
+    if let (Some(disk), true) = (&disk, disks.is_empty()) {
+        // Says what exists.
+        target.retention.view(&moment, disk)?;
+    }
+    Ok(Json(target.moment(&moment, &disks)))
+}
+
+async fn points(State(target): State<Arc<Target>>, Query(named): Query<Named>) -> Answer<Points> {
+    let (machine, branch) = read_line(&named.name)?;
+    let disks = target.machine_named(&machine)?.disks;
+    let points = target.retention.points(&machine, branch.as_ref())?;
+    let points = points
+        .iter()
+        .map(|one| target.point(&machine, branch.as_ref(), &disks, &one.point, one.pinned))
+        .collect();
+    let branch = branch.map(|branch| branch.to_string());
+    Ok(Json(Points { machine: machine.to_string(), branch, points }))
+}
+
+async fn mark(State(target): State<Arc<Target>>, Body(wanted): Body<PointMark>) -> Answer<Point> {
+    let (machine, branch) = read_line(&wanted.name)?;
+    let kind = match wanted.kind.as_str() {
+        "crash" => PointKind::Crash,
+        "app" => PointKind::App,
+        other => return Err(Problem::bad(format!("{other:?} is neither crash nor app"))),
+    };
+    let label = wanted.label.as_deref().map(Label::parse).transpose()?;
+    let disks = target.machine_named(&machine)?.disks;
+    let (on, of) = (machine.clone(), branch.clone());
+    let point = target
+        .on_core(
+            move |retention| async move { retention.mark(&on, of.as_ref(), kind, label).await },
+        )
+        .await?;
+    let line = line_name(&machine, branch.as_ref());
+    tracing::info!(line, sequence = %point.sequence, kind = %point.kind, "point marked");
+    Ok(Json(target.point(&machine, branch.as_ref(), &disks, &point, false)))
+}
+
+async fn pin(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> Answer<Moment> {
+    set_pin(&target, &named.name, true).await
+}
+
+async fn unpin(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> Answer<Moment> {
+    set_pin(&target, &named.name, false).await
+}
+
+async fn set_pin(target: &Target, text: &str, pinned: bool) -> Answer<Moment> {
+    let name = MomentName::parse(text)?;
+    if name.disk.is_some() {
+        return Err(Problem::bad(format!(
+            "{text:?}: points are of whole machines, leave /DISK out"
+        )));
+    }
+    let status = target.machine_named(&name.machine)?;
+    let moment = target
+        .on_core(move |retention| async move {
+            if pinned { retention.pin(&name).await } else { retention.unpin(&name).await }
+        })
+        .await?;
+    tracing::info!(point = moment.absolute_name(None), pinned, "point pinned or unpinned");
+    Ok(Json(target.moment(&moment, &status.disks.iter().collect::<Vec<_>>())))
+}
+
+async fn branches(State(target): State<Arc<Target>>) -> Answer<Branches> {
+    let machines = target.retention.machines();
+    let all = machines.iter().flat_map(|machine| {
+        machine.branches.iter().map(|one| branch(&machine.name, one)).collect::<Vec<_>>()
+    });
+    Ok(Json(Branches { branches: all.collect() }))
+}
+
+async fn add_branch(
+    State(target): State<Arc<Target>>,
+    Body(wanted): Body<BranchAdd>,
+) -> Answer<Branch> {
+    let origin = read_origin(&wanted.origin)?;
+    let name = Name::parse(&wanted.name)?;
+    let machine = origin.machine.clone();
+    let status = target
+        .on_core(move |retention| async move {
+            let moment = retention.resolve(&origin).await?;
+            retention.add_branch(&moment, name).await
+        })
+        .await?;
+    let made = branch(&machine, &status);
+    tracing::info!(branch = made.name, origin = made.origin_sequence, "branch added");
+    Ok(Json(made))
+}
+
+/// A moment of a whole machine.
+fn read_origin(text: &str) -> Result<MomentName, Problem> {
+    let name = MomentName::parse(text)?;
+    match &name.disk {
+        None => Ok(name),
+        Some(disk) => Err(Problem::bad(format!(
+            "{text:?}: this takes the whole machine, leave /{disk} out; each disk gets an address of its own"
+        ))),
+    }
+}
+
+async fn discard_branch(
+    State(target): State<Arc<Target>>,
+    Query(named): Query<Named>,
+) -> Answer<Nothing> {
+    let (machine, branch) = read_line(&named.name)?;
+    let Some(branch) = branch else {
+        return Err(Problem::bad(format!(
+            "{machine} is a machine; name a branch as {machine}~BRANCH, see `landfall branch list`"
+        )));
+    };
+    target
+        .on_core(move |retention| async move { retention.discard_branch(&machine, &branch).await })
+        .await?;
+    tracing::info!(branch = named.name, "branch discarded");
+    Ok(Json(Nothing {}))
+}
+
+async fn exports(State(target): State<Arc<Target>>) -> Answer<Exports> {
+    let exports = target.retention.exports();
+    Ok(Json(Exports { exports: exports.iter().map(|export| target.export(export)).collect() }))
+}
+
+async fn add_export(
+    State(target): State<Arc<Target>>,
+    Body(wanted): Body<ExportAdd>,
+) -> Answer<Export> {
+    let origin = read_origin(&wanted.name)?;
+    let branch = wanted.branch.as_deref().map(Name::parse).transpose()?;
+    if branch.is_some() && !wanted.writable {
+        return Err(Problem::bad("only a writable export makes a branch"));
+    }
+    let export = target
+        .on_core(move |retention| async move {
+            match wanted.writable {
+                false => export_moment(&retention, &origin).await,
+                true => export_writable(&retention, &origin, branch).await,
+            }
+        })
+        .await?;
+    tracing::info!(export = %export.id, name = export.name, writable = export.writable, "exported");
+    Ok(Json(target.export(&export)))
+}
+
+/// A read-only export: of a moment that stays the same, whatever the name means later.
+async fn export_moment(
+    retention: &Retention,
+    name: &MomentName,
+) -> Result<ExportStatus, ChangeError> {
+    let moment = retention.resolve(name).await?;
+    let export = NewExport {
+        machine: moment.machine,
+        branch: moment.branch,
+        sequence: Some(moment.sequence),
+        writable: false,
+    };
+    retention.add_export(export).await
+}
+
+/// A writable export: of a branch that is named, or of a new one.
+async fn export_writable(
+    retention: &Retention,
+    name: &MomentName,
+    wanted: Option<Name>,
+) -> Result<ExportStatus, ChangeError> {
+    let machine = name.machine.clone();
+    let export = |branch| NewExport {
+        machine: machine.clone(),
+        branch: Some(branch),
+        sequence: None,
+        writable: true,
+    };
+    if let (Some(branch), When::Latest, None) = (&name.branch, &name.when, &wanted) {
+        return retention.add_export(export(branch.clone())).await;
+    }
+    let branch = make_branch(retention, name, wanted).await?;
+    let exported = retention.add_export(export(branch.clone())).await;
+    if exported.is_err()
+        && let Err(error) = retention.discard_branch(&machine, &branch).await
+    {
+        tracing::warn!(%error, branch = %branch, "a branch made for an export stays");
+    }
+    exported
+}
+
+async fn make_branch(
+    retention: &Retention,
+    origin: &MomentName,
+    wanted: Option<Name>,
+) -> Result<Name, ChangeError> {
+    let moment = retention.resolve(origin).await?;
+    if let Some(name) = wanted {
+        return Ok(retention.add_branch(&moment, name).await?.name);
+    }
+    let mut number = 1;
+    loop {
+        let name = Name::parse(&format!("export-{number}")).expect("a valid name");
+        match retention.add_branch(&moment, name).await {
+            Ok(branch) => return Ok(branch.name),
+            Err(ChangeError::Exists { .. }) if number < NAME_TRIES => number += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn remove_export(State(target): State<Arc<Target>>, Path(id): Path<u32>) -> Answer<Nothing> {
+    let export = ExportId::new(id);
+    target.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
+    tracing::info!(export = id, "export removed");
+    Ok(Json(Nothing {}))
+}

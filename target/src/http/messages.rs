@@ -1,0 +1,329 @@
+//! What the control API and `--json` say, version 1. Fields are only ever added.
+//!
+//! ```text
+//!   GET    /v1/status                               Status
+//!   GET    /v1/machines        POST MachineAdd      Machines, Machine
+//!   GET    /v1/machines/NAME   DELETE               Machine, Nothing
+//!   GET    /v1/moment?name=                         Moment
+//!   GET    /v1/points?name=    POST PointMark       Points, Point
+//!   POST   /v1/points/pin      /v1/points/unpin     Point                    (body: Named)
+//!   GET    /v1/branches        POST BranchAdd       Branches, Branch
+//!   DELETE /v1/branches?name=                       Nothing
+//!   GET    /v1/exports         POST ExportAdd       Exports, Export
+//!   DELETE /v1/exports/ID                           Nothing
+//! ```
+//!
+//! An answer other than 2xx carries a [`Problem`]. Times are RFC 3339 in UTC, to the nanosecond; sizes are bytes.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a request was refused.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    /// For people: what was wrong, where, and what exists.
+    pub(crate) error: String,
+}
+
+/// Done, nothing to say.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Nothing {}
+
+/// The name of a moment, `MACHINE[~BRANCH][/DISK]@WHEN`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Named {
+    /// The name.
+    pub(crate) name: String,
+}
+
+/// A machine to be protected.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MachineAdd {
+    /// Its name.
+    pub(crate) name: String,
+    /// Free text for people.
+    #[serde(default)]
+    pub(crate) display_name: String,
+    /// Its disks.
+    pub(crate) disks: Vec<DiskAdd>,
+}
+
+/// A disk of a machine to be protected.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskAdd {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// Format of its image.
+    pub(crate) format: String,
+    /// Absolute path of its image; the target chooses one if there is none. An existing file is adopted.
+    #[serde(default)]
+    pub(crate) path: Option<String>,
+}
+
+/// All machines.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Machines {
+    /// By name.
+    pub(crate) machines: Vec<Machine>,
+}
+
+/// A machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// Its name.
+    pub(crate) name: String,
+    /// Free text for people.
+    pub(crate) display_name: String,
+    /// Its disks.
+    pub(crate) disks: Vec<Disk>,
+    /// Sequence of the trunk's head.
+    pub(crate) head: u64,
+    /// Generation of its stream.
+    pub(crate) generation: u64,
+    /// The stream that feeds it now.
+    pub(crate) stream: Option<Stream>,
+    /// How many points the trunk has.
+    pub(crate) points: u64,
+    /// The oldest of them.
+    pub(crate) oldest: Option<Point>,
+    /// The newest of them.
+    pub(crate) newest: Option<Point>,
+    /// Its branches.
+    pub(crate) branches: Vec<Branch>,
+}
+
+/// A disk of a machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// Format of its image.
+    pub(crate) format: String,
+    /// File of its image.
+    pub(crate) image: String,
+    /// `empty`, `seeding`, `ready` or `needs-resync`.
+    pub(crate) state: String,
+    /// Why it needs a resync.
+    pub(crate) reason: Option<String>,
+}
+
+/// A stream that feeds a machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Stream {
+    /// Who sends.
+    pub(crate) peer: String,
+    /// Since when.
+    pub(crate) since: String,
+    /// Last durable position.
+    pub(crate) position: u64,
+}
+
+/// The points of a line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Points {
+    /// The machine.
+    pub(crate) machine: String,
+    /// The branch, if it is one.
+    pub(crate) branch: Option<String>,
+    /// Oldest first.
+    pub(crate) points: Vec<Point>,
+}
+
+/// A recovery point.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Point {
+    /// The name that always means this point.
+    pub(crate) name: String,
+    /// Its sequence.
+    pub(crate) sequence: u64,
+    /// When the target committed it; reads back to this very point.
+    pub(crate) time: String,
+    /// How long ago that is.
+    pub(crate) age_seconds: u64,
+    /// When the source says it was.
+    pub(crate) source_time: String,
+    /// `app`, `crash` or `fuzzy`.
+    pub(crate) kind: String,
+    /// A name somebody gave it.
+    pub(crate) label: Option<String>,
+    /// Whether it is pinned.
+    pub(crate) pinned: bool,
+    /// Where each of its disks can be read over NBD.
+    pub(crate) uris: Vec<String>,
+}
+
+/// A point to be made of the present head.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PointMark {
+    /// `MACHINE` or `MACHINE~BRANCH`.
+    pub(crate) name: String,
+    /// `crash` or `app`.
+    pub(crate) kind: String,
+    /// A name for it.
+    #[serde(default)]
+    pub(crate) label: Option<String>,
+}
+
+/// The moment that a name means now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Moment {
+    /// The name that always means this moment.
+    pub(crate) name: String,
+    /// The machine.
+    pub(crate) machine: String,
+    /// The branch, if it is one.
+    pub(crate) branch: Option<String>,
+    /// Its sequence.
+    pub(crate) sequence: u64,
+    /// When the target committed it.
+    pub(crate) time: String,
+    /// `app`, `crash` or `fuzzy`; nothing for a moment that nobody marked.
+    pub(crate) kind: Option<String>,
+    /// A name somebody gave it.
+    pub(crate) label: Option<String>,
+    /// The disks that were asked for.
+    pub(crate) disks: Vec<MomentDisk>,
+    /// The NBD socket of the target.
+    pub(crate) nbd_socket: Option<String>,
+    /// The NBD address of the target.
+    pub(crate) nbd: Option<String>,
+}
+
+/// A disk at a moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct MomentDisk {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// The name of the NBD export.
+    pub(crate) nbd_name: String,
+}
+
+/// A branch to be made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BranchAdd {
+    /// Where it starts, `MACHINE@WHEN`.
+    pub(crate) origin: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+/// Branches.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Branches {
+    /// By machine and name.
+    pub(crate) branches: Vec<Branch>,
+}
+
+/// A branch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Branch {
+    /// `MACHINE~BRANCH`.
+    pub(crate) name: String,
+    /// The machine.
+    pub(crate) machine: String,
+    /// The branch alone.
+    pub(crate) branch: String,
+    /// Sequence of the line it starts from.
+    pub(crate) origin_sequence: u64,
+    /// When that was committed.
+    pub(crate) origin_time: String,
+    /// Last sequence of its own; zero as long as nothing was written.
+    pub(crate) head: u64,
+    /// When that was committed.
+    pub(crate) head_time: String,
+}
+
+/// An export to be set up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExportAdd {
+    /// `MACHINE@WHEN` or `MACHINE~BRANCH`.
+    pub(crate) name: String,
+    /// Whether it can be written; makes a branch unless `name` is one.
+    #[serde(default)]
+    pub(crate) writable: bool,
+    /// Name of the branch that is made.
+    #[serde(default)]
+    pub(crate) branch: Option<String>,
+}
+
+/// Exports.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Exports {
+    /// By id.
+    pub(crate) exports: Vec<Export>,
+}
+
+/// An export that was set up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Export {
+    /// Its id.
+    pub(crate) id: u32,
+    /// What it shows.
+    pub(crate) name: String,
+    /// Whether it can be written.
+    pub(crate) writable: bool,
+    /// Where its disks are, one after the other.
+    pub(crate) uris: Vec<String>,
+}
+
+/// How the target is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Version of landfall.
+    pub(crate) version: String,
+    /// Process id.
+    pub(crate) pid: u32,
+    /// How long it has been running.
+    pub(crate) uptime_seconds: u64,
+    /// The data folder.
+    pub(crate) data: String,
+    /// Where it listens.
+    pub(crate) listen: Listening,
+    /// The journal.
+    pub(crate) journal: Journal,
+    /// The machines.
+    pub(crate) machines: Vec<Machine>,
+    /// Exports that were set up.
+    pub(crate) exports: Vec<Export>,
+    /// What needs attention.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where a target listens; nothing where it does not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Listening {
+    /// The delta stream.
+    pub(crate) delta: Option<String>,
+    /// NBD over TCP.
+    pub(crate) nbd: Option<String>,
+    /// NBD over a Unix socket.
+    pub(crate) nbd_socket: Option<String>,
+    /// Metrics.
+    pub(crate) http: Option<String>,
+    /// This API.
+    pub(crate) control: String,
+}
+
+/// The journal in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// Its files.
+    pub(crate) segments: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Bytes that are free on its file system.
+    pub(crate) free_bytes: u64,
+    /// Bytes of the index.
+    pub(crate) index_bytes: u64,
+}

@@ -1,0 +1,126 @@
+//! Errors of the control API: which status a refusal has, and its words.
+//!
+//! What a caller did wrong is answered and not logged; what failed here is both.
+
+use super::messages::Problem as Body;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use landfall_disks::DiskError;
+use landfall_disks::file::FileError;
+use landfall_disks::uring::CoreStopped;
+use landfall_retention::name::NameError;
+use landfall_retention::{AppendError, ChangeError, ResolveError};
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    text: String,
+}
+
+impl Problem {
+    /// The request makes no sense.
+    pub(super) fn bad(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, text: text.into() }
+    }
+
+    /// What is asked for is not there.
+    pub(super) fn unknown(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, text: text.into() }
+    }
+
+    /// The present state forbids it.
+    pub(super) fn conflict(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, text: text.into() }
+    }
+
+    /// Something here failed.
+    pub(super) fn failed(text: impl Into<String>) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            tracing::error!(status = self.status.as_u16(), "control request: {}", self.text);
+        }
+        (self.status, Json(Body { error: self.text })).into_response()
+    }
+}
+
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Self {
+        Self::bad(error.to_string())
+    }
+}
+
+impl From<ResolveError> for Problem {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Index(error) => Self::failed(error.to_string()),
+            other => Self::unknown(other.to_string()),
+        }
+    }
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        let text = error.to_string();
+        match error {
+            ChangeError::Resolve(error) => error.into(),
+            ChangeError::Exists { .. }
+            | ChangeError::ImageTaken { .. }
+            | ChangeError::InUse { .. }
+            | ChangeError::InPass { .. } => Self::conflict(text),
+            ChangeError::DiskCount(_) | ChangeError::Size { .. } | ChangeError::NotWritable(_) => {
+                Self::bad(text)
+            }
+            ChangeError::UnknownExport(_) => {
+                Self::unknown(format!("{text}; see `landfall export list`"))
+            }
+            ChangeError::Image { source, .. } => of_image(&text, &source),
+            ChangeError::Append(error) => of_append(&error),
+            _ => Self::failed(text),
+        }
+    }
+}
+
+fn of_image(text: &str, source: &DiskError) -> Problem {
+    match source {
+        DiskError::File(FileError::Exists { .. }) => Problem::conflict(format!(
+            "{text}; an earlier machine may have left it: remove the file, or adopt it with path=FILE"
+        )),
+        DiskError::WrongSize { .. } => {
+            Problem::bad(format!("{text}; a file is adopted with the size it has"))
+        }
+        DiskError::File(FileError::Locked { .. }) => Problem::conflict(text),
+        _ => Problem::failed(text),
+    }
+}
+
+fn of_append(error: &AppendError) -> Problem {
+    let status = match error {
+        AppendError::JournalFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        AppendError::LineGone => StatusCode::CONFLICT,
+        AppendError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem { status, text: error.to_string() }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<CoreStopped> for Problem {
+    fn from(_: CoreStopped) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            text: "the target is being stopped".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! `/metrics`: what the parts count and hold, named by Prometheus' rules, read anew for every scrape.
+//!
+//! Base units (seconds, bytes); counters end in `_total` and start at zero with the process. The parts count for
+//! themselves and know nothing of Prometheus: a scrape reads them into a fresh registry, so nothing can go stale.
+//! Labels are names of machines and fixed words, never what a peer sent.
+
+use crate::service::Target;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use landfall_protocols::delta;
+use landfall_protocols::nbd;
+use landfall_retention::time::{Clock, SystemClock};
+use landfall_retention::{DiskState, JournalStatus, MachineStatus};
+use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// `/metrics` and `/healthz`.
+pub(crate) fn router(target: Arc<Target>) -> Router {
+    Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state(target)
+}
+
+async fn metrics(State(target): State<Arc<Target>>) -> Response {
+    match scrape(&target).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+            .into_response(),
+        Err(error) => {
+            tracing::error!("metrics: {error:#}");
+            (StatusCode::INTERNAL_SERVER_ERROR, "metrics failed; see the log\n").into_response()
+        }
+    }
+}
+
+/// Whether the target can do its work: its cores answer and its journal can be looked at.
+async fn health(State(target): State<Arc<Target>>) -> Response {
+    match target.journal().await {
+        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Err(error) => {
+            tracing::error!("health: {error:#}");
+            (StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be read\n").into_response()
+        }
+    }
+}
+
+async fn scrape(target: &Target) -> anyhow::Result<String> {
+    let journal = target.journal().await?;
+    let page = Page::default();
+    process(&page, target)?;
+    machines(&page, &target.retention.machines())?;
+    journal_numbers(&page, &journal)?;
+    if let Some(server) = &target.delta {
+        delta_numbers(&page, &server.counters())?;
+    }
+    nbd_numbers(&page, target.nbd.counters())?;
+    Ok(TextEncoder::new().encode_to_string(&page.registry.gather())?)
+}
+
+/// A page in the making.
+#[derive(Default)]
+struct Page {
+    registry: Registry,
+}
+
+type Written = Result<(), prometheus::Error>;
+
+impl Page {
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        let family = GaugeVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<CounterVec> {
+        let family = CounterVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn gauge(&self, name: &str, help: &str, value: f64) -> Written {
+        self.gauges(name, help, &[])?.with_label_values::<&str>(&[]).set(value);
+        Ok(())
+    }
+
+    fn counter(&self, name: &str, help: &str, value: u64) -> Written {
+        self.counters(name, help, &[])?.with_label_values::<&str>(&[]).inc_by(float(value));
+        Ok(())
+    }
+}
+
+/// Prometheus knows only floats; above 2^53 the last digits are lost, which a rate does not notice.
+#[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn process(page: &Page, target: &Target) -> Written {
+    let build = "Version of the target; always 1.";
+    page.gauges("landfall_build_info", build, &["version"])?
+        .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .set(1.0);
+    let uptime = target.started.elapsed().as_secs_f64();
+    page.gauge("landfall_uptime_seconds", "Time since the target started.", uptime)?;
+    page.gauge(
+        "landfall_exports",
+        "Exports that were set up by hand.",
+        float(target.retention.exports().len() as u64),
+    )?;
+    page.counter(
+        "landfall_recovery_records_replayed_total",
+        "Records of the journal that the last start had to index again.",
+        target.report.records_replayed,
+    )?;
+    page.gauge(
+        "landfall_journal_damage",
+        "Damaged places of the journal found by the last start.",
+        float(target.report.damage.len() as u64),
+    )
+}
+
+fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
+    let count = float(machines.len() as u64);
+    page.gauge("landfall_machines", "Machines that are protected.", count)?;
+    let label = &["machine"];
+    let points = page.gauges("landfall_points", "Points of the trunk of a machine.", label)?;
+    let age = page.gauges(
+        "landfall_newest_point_age_seconds",
+        "Age of the newest consistent point: what would be lost now (RPO). Absent without one.",
+        label,
+    )?;
+    let branches = page.gauges("landfall_branches", "Branches of a machine.", label)?;
+    let streams =
+        page.gauges("landfall_stream_open", "1 while a stream feeds a machine.", label)?;
+    let sizes = page.gauges("landfall_disk_size_bytes", "Size of a disk.", &["machine", "disk"])?;
+    let lost = page.gauges(
+        "landfall_image_lost",
+        "1 if the image of a disk is lost and the disk needs a resync.",
+        &["machine", "disk"],
+    )?;
+    let now = SystemClock.now();
+    for machine in machines {
+        let name = &[machine.name.as_str()];
+        points.with_label_values(name).set(float(machine.points as u64));
+        branches.with_label_values(name).set(float(machine.branches.len() as u64));
+        streams.with_label_values(name).set(if machine.stream.is_some() { 1.0 } else { 0.0 });
+        if let Some(newest) = &machine.newest {
+            age.with_label_values(name).set(now.since(newest.commit_time).as_secs_f64());
+        }
+        for disk in &machine.disks {
+            let names = &[machine.name.as_str(), disk.name.as_str()];
+            sizes.with_label_values(names).set(float(disk.size_bytes));
+            let is_lost = matches!(disk.state, DiskState::NeedsResync(_));
+            lost.with_label_values(names).set(if is_lost { 1.0 } else { 0.0 });
+        }
+    }
+    Ok(())
+}
+
+fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {
+    let gauges = [
+        ("landfall_journal_segments", "Files of the journal.", journal.segments as u64),
+        ("landfall_journal_size_bytes", "Bytes of the journal's files.", journal.segment_bytes),
+        (
+            "landfall_journal_free_bytes",
+            "Bytes free on the file system of the journal.",
+            journal.free_bytes,
+        ),
+        ("landfall_index_size_bytes", "Bytes of the index.", journal.index_bytes),
+    ];
+    for (name, help, value) in gauges {
+        page.gauge(name, help, float(value))?;
+    }
+    let family = |name, help| page.counters(name, help, &["lane"]);
+    let records = family("landfall_lane_records_total", "Records appended to a lane.")?;
+    let flushes = family("landfall_lane_flushes_total", "Groups of records made durable.")?;
+    let bytes = family("landfall_lane_written_bytes_total", "Bytes appended to a lane.")?;
+    let full = family(
+        "landfall_lane_refused_full_total",
+        "Batches refused because there was no space for the journal.",
+    )?;
+    for (number, lane) in journal.lanes.iter().enumerate() {
+        let label = &[number.to_string()];
+        records.with_label_values(label).inc_by(float(lane.records));
+        flushes.with_label_values(label).inc_by(float(lane.flushes));
+        bytes.with_label_values(label).inc_by(float(lane.bytes));
+        full.with_label_values(label).inc_by(float(lane.refused_full));
+    }
+    Ok(())
+}
+
+fn delta_numbers(page: &Page, values: &delta::CounterValues) -> Written {
+    let gauges = [
+        ("landfall_delta_connections", "Delta connections open now.", values.connections_open),
+        ("landfall_delta_streams", "Streams past their handshake now.", values.streams_open),
+    ];
+    for (name, help, value) in gauges {
+        page.gauge(name, help, float(value))?;
+    }
+    let counters = [
+        ("connections", "Delta connections accepted.", values.connections_accepted),
+        ("tls_failures", "Connections without an accepted certificate.", values.tls_failures),
+        ("connections_lost", "Streams that broke without a farewell.", values.connections_lost),
+        ("takeovers", "Connections replaced by a newer one of their stream.", values.takeovers),
+        ("batches", "Batches applied.", values.batches),
+        ("replayed", "Batches and marks acknowledged again, not applied again.", values.replayed),
+        ("wire_bytes", "Bytes of batches as received.", values.wire_bytes),
+        ("content_bytes", "Bytes of content in batches, decompressed.", values.plain_bytes),
+        ("zero_bytes", "Bytes that batches zeroed.", values.zero_bytes),
+        ("marks", "Marks that became points.", values.marks),
+        ("hash_blocks", "Blocks answered in hash exchanges.", values.hash_blocks),
+    ];
+    for (name, help, value) in counters {
+        page.counter(&format!("landfall_delta_{name}_total"), help, value)?;
+    }
+    let help = "Streams refused, by the rule they broke.";
+    let refused = page.counters("landfall_delta_refused_total", help, &["code"])?;
+    for (code, count) in &values.refused {
+        refused.with_label_values(&[code.as_str()]).inc_by(float(*count));
+    }
+    Ok(())
+}
+
+fn nbd_numbers(page: &Page, counters: &nbd::Counters) -> Written {
+    let open = float(counters.connections_open.load(Relaxed));
+    page.gauge("landfall_nbd_connections", "NBD connections open now.", open)?;
+    let totals = [
+        ("connections", "NBD connections accepted.", &counters.connections),
+        (
+            "connections_refused",
+            "NBD connections closed at once because too many were open.",
+            &counters.connections_refused,
+        ),
+        (
+            "handshakes_failed",
+            "NBD connections that ended while negotiating.",
+            &counters.handshakes_failed,
+        ),
+        (
+            "connections_broken",
+            "NBD connections ended by a breach of the protocol or a failed socket.",
+            &counters.connections_broken,
+        ),
+        ("read_bytes", "Bytes of disk content sent to NBD clients.", &counters.bytes_read),
+        ("written_bytes", "Bytes of disk content stored for NBD clients.", &counters.bytes_written),
+    ];
+    for (name, help, counter) in totals {
+        page.counter(&format!("landfall_nbd_{name}_total"), help, counter.load(Relaxed))?;
+    }
+    let help = "NBD requests answered, by kind and how they ended.";
+    let requests = page.counters("landfall_nbd_requests_total", help, &["command", "outcome"])?;
+    for reading in counters.commands() {
+        let done = reading.requests.saturating_sub(reading.refused + reading.failed);
+        for (outcome, count) in
+            [("done", done), ("refused", reading.refused), ("failed", reading.failed)]
+        {
+            requests.with_label_values(&[reading.command, outcome]).inc_by(float(count));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_retention::LaneStatus;
+
+    #[test]
+    fn every_number_has_a_name_and_a_unit() {
+        let page = Page::default();
+        let lane = LaneStatus { records: 3, flushes: 2, bytes: 4096, refused_full: 0 };
+        let journal = JournalStatus {
+            segments: 1,
+            segment_bytes: 64 << 20,
+            free_bytes: 1 << 30,
+            index_bytes: 7,
+            lanes: vec![lane],
+        };
+        journal_numbers(&page, &journal).unwrap();
+        delta_numbers(&page, &delta::Counters::default().read()).unwrap();
+        nbd_numbers(&page, &nbd::Counters::default()).unwrap();
+        let text = TextEncoder::new().encode_to_string(&page.registry.gather()).unwrap();
+        for line in [
+            "landfall_journal_free_bytes 1073741824",
+            "landfall_lane_records_total{lane=\"0\"} 3",
+            "landfall_delta_refused_total{code=\"wrong_hash\"} 0",
+            "landfall_nbd_requests_total{command=\"read\",outcome=\"failed\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The daemon: joins engine, retention, protocols and HTTP, and takes them apart again in the right order.
+//!
+//! ```text
+//!   start   data folder ─▶ engine ─▶ index ─▶ retention (replay) ─▶ lanes ─▶ listeners ─▶ ready
+//!   stop    HTTP, NBD, delta: nothing new, what runs is finished ─▶ retention closed ─▶ engine stopped
+//! ```
+//!
+//! **Invariants**
+//! - A listener opens only when everything behind it works: who can connect is served.
+//! - Retention is closed after everything that could still change it, and the engine stops last.
+//! - A second signal ends the process at once. What was acknowledged is durable either way.
+
+mod listeners;
+
+use crate::config::Config;
+use crate::data_folder::{self, DataFolder, DataFolderError};
+use crate::exports::RetentionExports;
+use crate::http;
+use crate::http::messages::Listening;
+use crate::images::Images;
+use crate::metrics;
+use crate::replicas::RetentionReplicas;
+use crate::units::counted;
+use anyhow::Context;
+use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
+use landfall_protocols::delta;
+use landfall_protocols::delta::tls;
+use landfall_protocols::nbd::serve as nbd;
+use landfall_protocols::pki::{Authority, Credentials, Validity};
+use landfall_retention::index::rocks::{RocksIndex, RocksSettings};
+use landfall_retention::time::SystemClock;
+use landfall_retention::{
+    JournalSettings, JournalStatus, OpenReport, Opened, Random, Retention, Settings, Surroundings,
+};
+use listeners::Listeners;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// Name of the certificate that commands on this machine use.
+pub(crate) const LOCAL_CLIENT: &str = "local";
+
+/// How often idle lanes vouch for what they hold.
+const TICK: Duration = Duration::from_secs(1);
+/// Time that streams and NBD clients get to finish when the target stops.
+const DRAIN_TIME: Duration = Duration::from_secs(15);
+/// Threads of control work.
+const CONTROL_THREADS: usize = 2;
+
+/// A running target, as the control API and metrics see it.
+pub(crate) struct Target {
+    /// How it was configured.
+    pub(crate) config: Config,
+    /// All machines and their history.
+    pub(crate) retention: Arc<Retention>,
+    /// Where calls of retention run.
+    pub(crate) core: Core,
+    /// NBD, whether it listens or not.
+    pub(crate) nbd: Arc<nbd::Service>,
+    /// The delta stream, if it listens.
+    pub(crate) delta: Option<Arc<delta::Server>>,
+    /// Where it listens, in words.
+    pub(crate) listening: Listening,
+    /// Where NBD clients reach it over TCP.
+    pub(crate) nbd_address: Option<SocketAddr>,
+    /// What the start found.
+    pub(crate) report: OpenReport,
+    /// When it started.
+    pub(crate) started: Instant,
+}
+
+impl Target {
+    /// The journal in numbers.
+    pub(crate) async fn journal(&self) -> anyhow::Result<JournalStatus> {
+        let retention = Arc::clone(&self.retention);
+        Ok(self.core.run(move || async move { retention.journal().await }).await??)
+    }
+}
+
+/// Random numbers of the kernel.
+struct KernelRandom;
+
+impl Random for KernelRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(16) {
+            chunk.copy_from_slice(&tls::random::<16>()[..chunk.len()]);
+        }
+    }
+}
+
+/// Runs a target until a signal ends it.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    raise_open_files();
+    let _folder = take_folders(&config)?;
+    let tls = prepare_certificates(&config)?;
+    let engine = start_engine(&config)?;
+    let opened = open_retention(&config, &engine)?;
+    start_lanes(&engine, opened.lanes, &opened.retention);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control threads")?;
+    let outcome = runtime.block_on(async {
+        // Before anything can be connected to: a signal must find somebody who listens.
+        let mut signals = Signals::new()?;
+        let (target, listeners) =
+            assemble(config, &engine, Arc::clone(&opened.retention), opened.report, tls)?;
+        let (stop, stopping) = watch::channel(false);
+        let running = listeners.start(&target, engine.cores(), stopping);
+        announce(&target, begun);
+        signals.next().await;
+        tracing::info!("stopping");
+        tokio::spawn(async move {
+            signals.next().await;
+            tracing::warn!("a second signal: ending at once");
+            std::process::exit(1);
+        });
+        stop.send_replace(true);
+        if tokio::time::timeout(DRAIN_TIME, running.finished(&target)).await.is_err() {
+            tracing::warn!("some clients were still connected when the time for draining was over");
+        }
+        anyhow::Ok(())
+    });
+    drop(runtime);
+    let closed = close(&engine, opened.retention);
+    engine.stop();
+    outcome?;
+    closed?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Every connection, segment and image is a descriptor; the usual soft limit of 1024 is soon reached.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+fn take_folders(config: &Config) -> Result<DataFolder, DataFolderError> {
+    let held = DataFolder::take(&config.data)?;
+    for folder in [&config.journal, &config.index, &config.images] {
+        data_folder::make(folder)?;
+    }
+    Ok(held)
+}
+
+/// The target's certificate, and one for commands on this machine; made on the first start.
+fn prepare_certificates(config: &Config) -> anyhow::Result<Credentials> {
+    let authority = Authority::open_or_create(&config.pki, Validity::default())
+        .context("the certificate authority")?;
+    authority.ensure_client(LOCAL_CLIENT).context("the certificate of local commands")?;
+    authority.ensure_server(&config.certificate_names()).context("the certificate of the target")
+}
+
+fn start_engine(config: &Config) -> anyhow::Result<Engine> {
+    let mut settings = EngineSettings::default();
+    if let Some(cores) = config.cores {
+        settings.cores = cores;
+    }
+    Engine::start(settings).context("starting the I/O engine")
+}
+
+fn open_retention(config: &Config, engine: &Engine) -> anyhow::Result<Opened> {
+    let folder = |path| Directory::open(path).map(Arc::new);
+    let rocks = RocksSettings { cache_bytes: config.index_cache_bytes, ..RocksSettings::default() };
+    let index = RocksIndex::open(&config.index, rocks).with_context(|| {
+        let index = config.index.display();
+        format!("the index in {index}; if it is damaged, remove that folder: it is rebuilt")
+    })?;
+    let surroundings = Surroundings {
+        data: folder(&config.data)?,
+        journal: folder(&config.journal)?,
+        images: Arc::new(Images::open(&config.images)?),
+        index: Arc::new(index),
+        clock: Arc::new(SystemClock),
+        random: Arc::new(KernelRandom),
+    };
+    let settings = Settings {
+        journal: JournalSettings {
+            segment_bytes: config.segment_bytes,
+            reserve_bytes: config.reserve_bytes,
+        },
+        leaf_cache_bytes: config.leaf_cache_bytes,
+        lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
+    };
+    let opened = engine.cores()[0]
+        .block_on(move || async move { Retention::open(surroundings, settings).await })??;
+    for damage in &opened.report.damage {
+        tracing::error!("the journal is damaged: {damage}");
+    }
+    for lost in &opened.report.images_lost {
+        tracing::error!("an image is lost: {lost}");
+    }
+    Ok(opened)
+}
+
+fn start_lanes(
+    engine: &Engine,
+    lanes: Vec<landfall_retention::LaneTask>,
+    retention: &Arc<Retention>,
+) {
+    for (lane, core) in lanes.into_iter().zip(engine.cores().iter().cycle()) {
+        core.spawn(move || lane.run());
+    }
+    let retention = Arc::downgrade(retention);
+    engine.cores()[0].spawn(move || async move {
+        loop {
+            uring::sleep(TICK).await;
+            let Some(retention) = retention.upgrade() else { return };
+            retention.tick().await;
+        }
+    });
+}
+
+/// Opens the listeners and puts the target together. Nobody is served yet.
+fn assemble(
+    config: Config,
+    engine: &Engine,
+    retention: Arc<Retention>,
+    report: OpenReport,
+    credentials: Credentials,
+) -> anyhow::Result<(Arc<Target>, Listeners)> {
+    let listeners = Listeners::open(&config.listen)?;
+    let exports = Arc::new(RetentionExports::new(Arc::clone(&retention)));
+    let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
+    let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
+    let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);
+    let target = Target {
+        retention,
+        core: engine.cores()[0].clone(),
+        nbd: Arc::new(nbd::Service::new(exports, nbd::Settings::default())),
+        delta: listeners.has_delta().then(server),
+        listening: listeners.in_words(&config.listen),
+        nbd_address: listeners.nbd_address(),
+        report,
+        started: Instant::now(),
+        config,
+    };
+    Ok((Arc::new(target), listeners))
+}
+
+/// What a person who starts a target wants to see once.
+fn announce(target: &Target, begun: Instant) {
+    let listening = &target.listening;
+    let machines = target.retention.machines();
+    let points: usize = machines.iter().map(|machine| machine.points).sum();
+    let off = || "off".to_owned();
+    let nbd = [listening.nbd_socket.clone(), listening.nbd.clone()];
+    let nbd: Vec<String> = nbd.into_iter().flatten().collect();
+    let recovered = match target.report.records_replayed {
+        0 => "nothing to recover".to_owned(),
+        records => format!("{} of the journal indexed again", counted(records, "record")),
+    };
+    let rebuilt = if target.report.index_rebuilt { ", the index was rebuilt" } else { "" };
+    let lines = [
+        ("data", target.config.data.display().to_string()),
+        ("machines", format!("{}, with {}", machines.len(), counted(points as u64, "point"))),
+        ("recovery", format!("{recovered}{rebuilt}")),
+        ("delta", listening.delta.clone().unwrap_or_else(off)),
+        ("nbd", if nbd.is_empty() { off() } else { nbd.join(", ") }),
+        ("metrics", listening.http.clone().map_or_else(off, |a| format!("http://{a}/metrics"))),
+        ("control", listening.control.clone()),
+    ];
+    let mut text = format!("landfall {}\n", env!("CARGO_PKG_VERSION"));
+    for (what, value) in lines {
+        text.push_str(&format!("  {what:<9} {value}\n"));
+    }
+    let ready = begun.elapsed().as_secs_f64();
+    text.push_str(&format!("ready after {ready:.2} s"));
+    crate::cli::say(&text);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+}
+
+fn close(engine: &Engine, retention: Arc<Retention>) -> anyhow::Result<()> {
+    engine.cores()[0]
+        .block_on(move || async move { retention.close().await })?
+        .context("closing the index; what was acknowledged is in the journal")
+}
+
+/// The signals that end a target.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// The routers of the two HTTP listeners.
+fn routers(target: &Arc<Target>) -> (axum::Router, axum::Router) {
+    (http::control::router(Arc::clone(target)), metrics::router(Arc::clone(target)))
+}
