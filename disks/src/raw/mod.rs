@@ -24,7 +24,7 @@ use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 use crate::file::{Caching, FileError, FileIo, Folder, OpenMode};
 use crate::range_locks::RangeLocks;
 use crate::uring::buffer::Buffer;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -52,16 +52,29 @@ pub struct RawDisk {
 
 impl RawDisk {
     /// Makes a new image of zeroes at `path`, durably, and opens it for writing. It takes no space until it is written.
+    ///
+    /// It gets its name when it is whole, so a crash leaves either no image or one of full length.
     pub async fn create(
         folder: &dyn Folder,
         path: &Path,
         size_bytes: u64,
     ) -> Result<Self, DiskError> {
         check_size(size_bytes)?;
-        let direct = folder.open(path, OpenMode::CreateNew, Caching::Direct).await?;
+        match folder.open(path, OpenMode::Read, Caching::Buffered).await {
+            Err(FileError::NotFound { .. }) => {}
+            Ok(_) => return Err(FileError::Exists { path: path.to_owned() }.into()),
+            Err(error) => return Err(error.into()),
+        }
+        let unfinished = unfinished(path);
+        match folder.remove(&unfinished).await {
+            Ok(()) | Err(FileError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let direct = folder.open(&unfinished, OpenMode::CreateNew, Caching::Direct).await?;
         direct.lock_exclusive().await?;
         direct.set_length(size_bytes).await?;
         direct.flush().await?;
+        folder.rename(&unfinished, path).await?;
         folder.sync(path.parent().unwrap_or(Path::new(""))).await?;
         let buffered = folder.open(path, OpenMode::ReadWrite, Caching::Buffered).await?;
         Ok(Self::new(direct, buffered, size_bytes, false))
@@ -144,6 +157,13 @@ impl RawDisk {
             Durability::Durable => self.judge(self.direct.flush().await),
         }
     }
+}
+
+/// Name of an image that is being made.
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unfinished");
+    name.into()
 }
 
 fn check_size(size_bytes: u64) -> Result<(), DiskError> {
