@@ -60,14 +60,14 @@ impl BranchDisk {
         };
         let blocks = if range == whole { data } else { self.widen(range, whole, &data).await? };
         let mut rest = blocks;
-        let mut start = at_block(whole);
+        let mut start = whole.start();
         while !rest.is_empty() {
             let limit = usize::try_from(MAX_BODY_BYTES).expect("8 MiB");
             let tail = rest.split_off(rest.len().min(limit));
             let piece = ByteRange::at(start, rest.len() as u64).expect("within the disk");
             start = piece.end();
             let content = data_of(rest).await;
-            self.append(piece, content).await?;
+            self.append(vec![(piece, content)]).await?;
             rest = tail;
         }
         Ok(())
@@ -104,15 +104,26 @@ impl BranchDisk {
         Ok(blocks)
     }
 
+    /// One record, whatever the alignment: the blocks at the ends keep what lies outside the range.
     async fn zero_range(&self, range: ByteRange) -> Result<(), DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
         self.check_open()?;
         let (head, middle, tail) = self.split_at_blocks(range);
+        if head.is_empty() && tail.is_empty() {
+            return self.zero_blocks(middle).await;
+        }
+        let _guard = self.locks.lock_exclusive(range.widen(BLOCK_SIZE)).await;
+        let mut extents = Vec::with_capacity(3);
         for edge in [head, tail].into_iter().filter(|edge| !edge.is_empty()) {
             let zeroes = Buffer::zeroed(usize::try_from(edge.length()).expect("below a block"));
-            self.write_range(edge.start(), zeroes).await?;
+            let whole = edge.widen(BLOCK_SIZE);
+            let content = data_of(self.widen(edge, whole, &zeroes).await?).await;
+            extents.push((whole, content));
         }
-        self.zero_blocks(middle).await
+        if !middle.is_empty() {
+            extents.push((middle.widen(BLOCK_SIZE), DraftContent::Zero));
+        }
+        self.append(extents).await
     }
 
     async fn zero_blocks(&self, blocks: ByteRange) -> Result<(), DiskError> {
@@ -121,15 +132,12 @@ impl BranchDisk {
         }
         let whole = blocks.widen(BLOCK_SIZE);
         let _guard = self.locks.lock_shared(whole).await;
-        self.append(whole, DraftContent::Zero).await
+        self.append(vec![(whole, DraftContent::Zero)]).await
     }
 
-    /// `range` as the part before its first whole block, its whole blocks, and the part after them.
+    /// `range` as the part before its first whole block, its whole blocks, and the part after them. A range within one
+    /// block is all head.
     fn split_at_blocks(&self, range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
-        if self.covers_blocks(range) {
-            let (none, all) = range.split_at(range.start());
-            return (none, all, range.split_at(range.end()).1);
-        }
         let first = range.start().bytes().next_multiple_of(BLOCK_SIZE).min(range.end().bytes());
         let to_end = range.end().bytes() == self.head.disk().size_bytes();
         let last = if to_end {
@@ -142,7 +150,9 @@ impl BranchDisk {
         (head, middle, tail)
     }
 
-    async fn append(&self, range: ByteRange, content: DraftContent) -> Result<(), DiskError> {
+    async fn append(&self, changes: Vec<(ByteRange, DraftContent)>) -> Result<(), DiskError> {
+        let disk = self.head.disk().id();
+        let extent = |(range, content)| DraftExtent { disk, range, content };
         let (reply, answer) = oneshot::channel();
         let draft = Draft {
             line: Arc::clone(self.head.line()),
@@ -150,7 +160,7 @@ impl BranchDisk {
             kind: RecordKind::Batch,
             boundary: true,
             source_time: self.clock.now(),
-            extents: vec![DraftExtent { disk: self.head.disk().id(), range, content }],
+            extents: changes.into_iter().map(extent).collect(),
             reply,
         };
         self.lane.append(draft, answer).await.map_err(append_failed)?;
@@ -163,10 +173,6 @@ impl BranchDisk {
         }
         Ok(())
     }
-}
-
-fn at_block(whole: ByteRange) -> ByteOffset {
-    whole.start()
 }
 
 /// First and last block of a range; one of them if they are the same.

@@ -19,7 +19,7 @@ use crate::replica::{Image, ImageSpec, ReplicaDisk};
 use crate::retention::{Retention, make_image, new_line};
 use crate::status::{BranchStatus, ExportStatus};
 use landfall_disks::uring::offload;
-use landfall_disks::{DiskError, MAX_DISK_SIZE};
+use landfall_disks::{Disk, DiskError, MAX_DISK_SIZE};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -137,15 +137,10 @@ pub enum ChangeError {
 }
 
 impl Retention {
-    /// Protects a machine: its images are made, or opened to be adopted, and it is recorded.
+    /// Protects a machine: it is recorded, and its images are made, or opened to be adopted.
+    ///
+    /// Recorded first: after a crash in between, opening makes the images that are missing.
     pub async fn add_machine(&self, machine: NewMachine) -> Result<(), ChangeError> {
-        check_new_machine(&self.manifest.state(), &machine)?;
-        let mut images = Vec::new();
-        for disk in &machine.disks {
-            let made = make_image(&*self.surroundings.images, &disk.image, disk.adopt).await;
-            let failed = |source| ChangeError::Image { path: disk.image.path.clone(), source };
-            images.push(made.map_err(failed)?);
-        }
         let lanes = u32::try_from(self.lanes.len()).expect("a lane per core");
         let id = self
             .manifest
@@ -155,17 +150,33 @@ impl Retention {
                 Ok::<_, ChangeError>((machine_records(state, &machine, id, lanes), id))
             })
             .await?;
+        let mut images = Vec::new();
+        for disk in &machine.disks {
+            match make_image(&*self.surroundings.images, &disk.image, disk.adopt).await {
+                Ok(image) => images.push(image),
+                Err(source) => {
+                    self.manifest
+                        .append(vec![ManifestRecord::MachineRemoved { machine: id }])
+                        .await?;
+                    return Err(ChangeError::Image { path: disk.image.path.clone(), source });
+                }
+            }
+        }
+        self.show_machine(id, images, &machine.disks);
+        Ok(())
+    }
+
+    fn show_machine(&self, id: MachineId, images: Vec<Arc<dyn Disk>>, new: &[NewDisk]) {
         let state = self.manifest.state();
         let entry = &state.machines[&id];
         let mut machines = self.machines.write();
         let line = new_line(&state.lines[&entry.trunk], None, LineState::default());
         machines.lines.insert(entry.trunk, Arc::new(line));
         machines.streams.insert(id, Arc::default());
-        for ((disk, image), new) in entry.disks.iter().zip(images).zip(&machine.disks) {
+        for ((disk, image), new) in entry.disks.iter().zip(images).zip(new) {
             let replica = ReplicaDisk::new(&state.disks[disk], Image::Present(image), !new.adopt);
             machines.disks.insert(*disk, Arc::new(replica));
         }
-        Ok(())
     }
 
     /// Protects a machine no longer. Its points are gone; its image files stay where they are, and its part of the

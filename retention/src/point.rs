@@ -4,8 +4,8 @@
 //! [`Catalogue`] answers which one a [`When`] names. It holds the marked points of one line in memory; boundaries that
 //! nobody marked (every write of a branch is one) are looked up in the index.
 //!
-//! **Invariant:** commit times never fall along a line, so the newest point at or before a time is also the one with
-//! the highest sequence.
+//! **Invariant:** commit times grow along a line, by a nanosecond at least, so a time names one sequence, and the newest
+//! point at or before a time is also the one with the highest sequence.
 
 use crate::ids::Sequence;
 use crate::name::Label;
@@ -50,7 +50,7 @@ impl std::fmt::Display for PointKind {
 pub struct Point {
     /// Where in its line.
     pub sequence: Sequence,
-    /// When the target made it durable; never earlier than that of the point before.
+    /// When the target committed it; later than that of the sequence before.
     pub commit_time: Timestamp,
     /// When the source says it was.
     pub source_time: Timestamp,

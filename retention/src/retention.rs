@@ -342,8 +342,11 @@ async fn open_disks(
                 lose_image(manifest, &entry, &reason, report).await?;
                 Image::Lost(reason)
             }
-            (Err(DiskError::Resize { from_bytes, to_bytes }), None) if entry.floor.is_some() => {
-                let reason = format!("{} has {from_bytes} bytes instead of {to_bytes}", spec.path);
+            (Err(DiskError::WrongSize { found_bytes, expected_bytes }), None)
+                if entry.floor.is_some() =>
+            {
+                let reason =
+                    format!("{} has {found_bytes} bytes instead of {expected_bytes}", spec.path);
                 lose_image(manifest, &entry, &reason, report).await?;
                 Image::Lost(reason)
             }

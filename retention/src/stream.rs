@@ -255,6 +255,11 @@ impl Stream {
         self.parts.start
     }
 
+    /// Last position up to which everything is applied now.
+    pub fn applied(&self) -> Position {
+        self.parts.slot.inner.lock().applied
+    }
+
     /// The point its last position made, if that was a mark.
     pub fn last_mark(&self) -> Option<(Position, Point)> {
         let tail = self.parts.line.tail();
@@ -347,7 +352,7 @@ impl Stream {
             drop(order);
             answer.await?;
         }
-        self.applied(position).await;
+        self.note_applied(position).await;
         Ok(())
     }
 
@@ -377,7 +382,7 @@ impl Stream {
         let answer = self.parts.lane.enqueue(draft, answer).await?;
         drop(order);
         let committed = answer.await?;
-        self.applied(position).await;
+        self.note_applied(position).await;
         Ok(Point {
             sequence: committed.sequence,
             commit_time: committed.commit_time,
@@ -414,7 +419,7 @@ impl Stream {
     }
 
     /// Notes a position as done; the slot's position moves over everything that is done without a hole.
-    async fn applied(&self, position: Position) {
+    async fn note_applied(&self, position: Position) {
         let mut order = self.order.lock().await;
         order.applied.insert(position);
         let mut slot = self.parts.slot.inner.lock();

@@ -38,6 +38,11 @@ impl Timestamp {
         self.0
     }
 
+    /// One nanosecond later.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// The moment `ago` earlier; the epoch if that lies before it.
     pub fn earlier(self, ago: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)))

@@ -5,8 +5,8 @@
 //!   point     3 │ line 4 │ sequence 8   →  kind 1 │ commit time 8 │ source time 8 │ label …
 //! ```
 //!
-//! Every sequence that may be a point has a boundary; those that somebody marked have a point too. Commit times never
-//! fall along a line, so a time is found by halving the range of sequences.
+//! Every sequence that may be a point has a boundary; those that somebody marked have a point too. Commit times grow
+//! along a line, so a time is found by halving the range of sequences.
 
 use super::{Cursor, IndexBatch, IndexError, IndexStore, damaged};
 use crate::ids::{LineId, Sequence};

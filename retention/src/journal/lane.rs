@@ -10,7 +10,7 @@
 //! or flush poisons the lane until the journal is opened again, because what reached the medium is not known.
 
 use super::format::{
-    MAX_BODY_BYTES, MAX_EXTENTS, MIN_SEGMENT_BYTES, Record, RecordKind, SEGMENT_HEADER_BYTES,
+    MAX_BODY_BYTES, MAX_EXTENTS, MAX_SEGMENT_BYTES, Record, RecordKind, SEGMENT_HEADER_BYTES,
 };
 use super::indexing::index_record;
 use super::plan::{Layout, Plan, Taken, record_bytes};
@@ -52,10 +52,12 @@ impl Default for JournalSettings {
 }
 
 impl JournalSettings {
-    /// The settings with a segment long enough for any record.
+    /// The settings with segments of whole blocks within the limits of the format. Segments shorter than
+    /// [`MIN_SEGMENT_BYTES`](super::format::MIN_SEGMENT_BYTES) refuse batches that do not fit.
     pub(crate) fn checked(self) -> Self {
-        let segment_bytes = self.segment_bytes.max(MIN_SEGMENT_BYTES).next_multiple_of(BLOCK_SIZE);
-        Self { segment_bytes, ..self }
+        let shortest = SEGMENT_HEADER_BYTES * 16;
+        let segment_bytes = self.segment_bytes.clamp(shortest, MAX_SEGMENT_BYTES);
+        Self { segment_bytes: segment_bytes.next_multiple_of(BLOCK_SIZE), ..self }
     }
 }
 
@@ -364,9 +366,18 @@ impl LaneTask {
     /// Decide, do, complete: one group.
     async fn write_group(&mut self) {
         let needed = self.pending.front().map_or(0, Draft::record_bytes);
-        if let Err(error) = self.make_room(needed).await {
-            self.refuse_pending(&error);
-            return;
+        match self.make_room(needed).await {
+            Ok(()) => {}
+            Err(AppendError::Shape) => {
+                if let Some(draft) = self.pending.pop_front() {
+                    draft.answer(Err(AppendError::Shape));
+                }
+                return;
+            }
+            Err(error) => {
+                self.refuse_pending(&error);
+                return;
+            }
         }
         let room = self.segment.as_ref().map_or(0, OpenSegment::room).min(GROUP_BYTES);
         let mut plan = Plan::new(self.parts.clock.now(), room);
@@ -488,6 +499,9 @@ impl LaneTask {
         let fits = |segment: &OpenSegment| !segment.spoiled && segment.room() >= bytes;
         if self.segment.as_ref().is_some_and(fits) {
             return Ok(());
+        }
+        if bytes > self.parts.settings.segment_bytes - SEGMENT_HEADER_BYTES {
+            return Err(AppendError::Shape);
         }
         let needed = self.parts.settings.segment_bytes + self.parts.settings.reserve_bytes;
         let free = self.parts.segments.folder().free_bytes().await.map_err(|e| self.poison(&e))?;

@@ -231,7 +231,7 @@ impl Planned {
             stream,
             position,
             source_time: self.source_time,
-            commit_time: tail.commit_time.max(now),
+            commit_time: now.max(tail.commit_time.next()),
             previous_chain: tail.chain,
             extents,
         };
