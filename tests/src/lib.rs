@@ -1,1 +1,3 @@
-//! landfall.
+//! What several test programs share: the simulation of a whole store with faults, and the harness around the binary.
+
+pub mod simulation;

@@ -1,0 +1,151 @@
+//! What the store must hold: plain bytes for the source, every point and every branch.
+
+use landfall_disks::faults::Seed;
+use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
+use landfall_retention::ids::{Generation, Position, StreamId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Sizes of the machine's disks: one crosses a leaf and ends within a block, one is small.
+pub(super) const SIZES: [u64; 2] = [(1 << 20) + (64 << 10) + 512, 80 << 10];
+
+/// Content of all disks at one moment.
+pub(super) type Snapshot = Arc<Vec<Vec<u8>>>;
+
+/// A batch that was sent.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) disk: usize,
+    pub(super) changes: Vec<(ByteRange, Change)>,
+}
+
+/// What a range becomes.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Data(Vec<u8>),
+    Zero,
+}
+
+/// A branch as acknowledged.
+#[derive(Clone)]
+pub(super) struct Branch {
+    pub(super) content: Vec<Vec<u8>>,
+    /// Moments of it that were noted, by sequence.
+    pub(super) moments: BTreeMap<u64, Snapshot>,
+    /// Writes that were under way at the power cut, apart from each other: each happened or did not.
+    pub(super) uncertain: Vec<(usize, ByteOffset, Vec<u8>)>,
+}
+
+/// The whole truth.
+pub(super) struct Model {
+    pub(super) source: Vec<Vec<u8>>,
+    pub(super) stream: StreamId,
+    pub(super) generation: Generation,
+    /// Whether the machine was added, and whether its first copy counts.
+    pub(super) added: bool,
+    pub(super) seeded: bool,
+    /// Sent and not acknowledged.
+    pub(super) unacknowledged: BTreeMap<Position, Sent>,
+    /// A mark that was sent and not acknowledged.
+    pub(super) pending_mark: Option<(Position, Snapshot)>,
+    /// The last mark of an earlier generation: it became a point or did not.
+    pub(super) maybe_point: Option<(Position, Snapshot)>,
+    pub(super) points: BTreeMap<u64, Snapshot>,
+    pub(super) branches: BTreeMap<String, Branch>,
+    pub(super) branches_made: u32,
+    log: Vec<String>,
+}
+
+impl Model {
+    pub(super) fn new(seed: &mut Seed) -> Self {
+        let mut stream = [0; 16];
+        seed.fill(&mut stream);
+        let source = SIZES.iter().map(|size| first_content(*size, seed)).collect();
+        Self {
+            source,
+            stream: StreamId::new(stream),
+            generation: Generation::default(),
+            added: false,
+            seeded: false,
+            unacknowledged: BTreeMap::new(),
+            pending_mark: None,
+            maybe_point: None,
+            points: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            branches_made: 0,
+            log: Vec::new(),
+        }
+    }
+
+    pub(super) fn say(&mut self, line: String) {
+        self.log.push(line);
+    }
+
+    pub(super) fn into_log(self) -> Vec<String> {
+        self.log
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Arc::new(self.source.clone())
+    }
+
+    /// A change of the source that has to be sent.
+    pub(super) fn change_source(&mut self, seed: &mut Seed) -> Sent {
+        let disk = seed.index(SIZES.len());
+        let blocks = SIZES[disk].div_ceil(BLOCK_SIZE);
+        let mut changes: Vec<(ByteRange, Change)> = Vec::new();
+        for _ in 0..=seed.below(3) {
+            let first = seed.below(blocks);
+            let longest = if seed.chance(1, 4) { 40 } else { 3 };
+            let count = 1 + seed.below(longest);
+            let end = ((first + count) * BLOCK_SIZE).min(SIZES[disk]);
+            let start = ByteOffset::new(first * BLOCK_SIZE);
+            let range = ByteRange::new(start, ByteOffset::new(end)).expect("first < blocks");
+            if changes.iter().any(|(other, _)| other.overlaps(range)) {
+                continue;
+            }
+            let change = random_change(range, seed);
+            changes.push((range, change));
+        }
+        let sent = Sent { disk, changes };
+        sent.apply(&mut self.source);
+        sent
+    }
+}
+
+impl Sent {
+    pub(super) fn apply(&self, disks: &mut [Vec<u8>]) {
+        for (range, change) in &self.changes {
+            let slice = &mut disks[self.disk][bytes(*range)];
+            match change {
+                Change::Data(data) => slice.copy_from_slice(data),
+                Change::Zero => slice.fill(0),
+            }
+        }
+    }
+}
+
+fn random_change(range: ByteRange, seed: &mut Seed) -> Change {
+    if seed.chance(1, 4) {
+        return Change::Zero;
+    }
+    let mut data = vec![0; usize::try_from(range.length()).expect("small")];
+    seed.fill(&mut data);
+    Change::Data(data)
+}
+
+fn first_content(size: u64, seed: &mut Seed) -> Vec<u8> {
+    let mut content = vec![0; usize::try_from(size).expect("small")];
+    for chunk in content.chunks_mut(32 << 10) {
+        if seed.chance(1, 2) {
+            seed.fill(chunk);
+        }
+    }
+    content
+}
+
+/// The indices of a range.
+pub(super) fn bytes(range: ByteRange) -> std::ops::Range<usize> {
+    let at = |offset: ByteOffset| usize::try_from(offset.bytes()).expect("small");
+    at(range.start())..at(range.end())
+}

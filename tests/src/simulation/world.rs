@@ -1,0 +1,109 @@
+//! Everything outside the store: files, index, clock and random numbers that follow the seed.
+
+use futures_util::future::LocalBoxFuture;
+use landfall_disks::faults::{FaultFolder, Seed};
+use landfall_disks::raw::RawDisk;
+use landfall_disks::{Disk, DiskError};
+use landfall_retention::index::IndexStore;
+use landfall_retention::index::memory::MemoryIndex;
+use landfall_retention::time::{Clock, Timestamp};
+use landfall_retention::{ImageSpec, ImageStore, JournalSettings, Random, Settings, Surroundings};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What survives a power cut, and what the store is given.
+pub(super) struct World {
+    pub(super) folder: FaultFolder,
+    pub(super) index: Arc<MemoryIndex>,
+    pub(super) clock: Arc<SteppingClock>,
+    random: Arc<SeededRandom>,
+}
+
+impl World {
+    pub(super) fn new(seed: &mut Seed) -> Self {
+        Self {
+            folder: FaultFolder::new(seed.fork()),
+            index: Arc::new(MemoryIndex::default()),
+            clock: Arc::new(SteppingClock(AtomicU64::new(1_700_000_000_000_000_000))),
+            random: Arc::new(SeededRandom(Mutex::new(seed.fork()))),
+        }
+    }
+
+    /// What a power cut leaves of it.
+    pub(super) fn crash(self, seed: &mut Seed) -> Self {
+        let kept = seed.index(self.index.unflushed() + 1);
+        let index = Arc::new(self.index.after_crash(kept));
+        Self { folder: self.folder.crash(seed), index, ..self }
+    }
+
+    /// The same with an index folder that somebody removed.
+    pub(super) fn without_index(self) -> Self {
+        Self { index: Arc::new(MemoryIndex::default()), ..self }
+    }
+
+    pub(super) fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            data: Arc::new(self.folder.clone()),
+            journal: Arc::new(self.folder.clone()),
+            images: Arc::new(Images(self.folder.clone())),
+            index: Arc::clone(&self.index) as Arc<dyn IndexStore>,
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            random: Arc::clone(&self.random) as Arc<dyn Random>,
+        }
+    }
+
+    /// Segments so short that a life goes through several.
+    pub(super) fn settings() -> Settings {
+        let journal = JournalSettings { segment_bytes: 512 << 10, reserve_bytes: 0 };
+        Settings { journal, leaf_cache_bytes: 16 << 20, lanes: 2 }
+    }
+}
+
+/// A clock that moves a little each time it is asked, and may be set back.
+pub(super) struct SteppingClock(AtomicU64);
+
+impl SteppingClock {
+    pub(super) fn set_back(&self, nanoseconds: u64) {
+        self.0.fetch_sub(nanoseconds, Ordering::Relaxed);
+    }
+}
+
+impl Clock for SteppingClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanoseconds(self.0.fetch_add(1_000_003, Ordering::Relaxed))
+    }
+}
+
+struct SeededRandom(Mutex<Seed>);
+
+impl Random for SeededRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().expect("nothing panics while it is held").fill(bytes);
+    }
+}
+
+/// Raw images in the faulty folder.
+struct Images(FaultFolder);
+
+impl ImageStore for Images {
+    fn create<'a>(
+        &'a self,
+        spec: &'a ImageSpec,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>> {
+        Box::pin(async move {
+            let made = RawDisk::create(&self.0, Path::new(&spec.path), spec.size_bytes).await?;
+            Ok(Arc::new(made) as Arc<dyn Disk>)
+        })
+    }
+
+    fn open<'a>(
+        &'a self,
+        spec: &'a ImageSpec,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>> {
+        Box::pin(async move {
+            let (path, size) = (Path::new(&spec.path), Some(spec.size_bytes));
+            Ok(Arc::new(RawDisk::open(&self.0, path, size, false).await?) as Arc<dyn Disk>)
+        })
+    }
+}
