@@ -84,7 +84,7 @@ fn parse(text: &str) -> Option<u64> {
         let digits: u128 = fraction.parse().ok()?;
         let divisor = 10u128.pow(u32::try_from(fraction.len()).ok()?);
         let part = digits * u128::from(*scale);
-        if part % divisor != 0 {
+        if !part.is_multiple_of(divisor) {
             return None;
         }
         total = total.checked_add(u64::try_from(part / divisor).ok()?)?;

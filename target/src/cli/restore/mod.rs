@@ -180,7 +180,7 @@ mod tests {
         let paths = |disks, output: &Path| -> Vec<PathBuf> {
             files(disks, output).unwrap().into_iter().map(|(_, path)| path).collect()
         };
-        assert_eq!(paths(&one, &file), [file.clone()]);
+        assert_eq!(paths(&one, &file), std::slice::from_ref(&file));
         assert_eq!(paths(&one, folder.path()), [folder.path().join("os.raw")]);
         let new = folder.path().join("new");
         assert_eq!(paths(&two, &new), [new.join("os.raw"), new.join("data.raw")]);
