@@ -2,7 +2,7 @@
 
 use super::model::{Branch, Change, Model, SIZES, Sent, Snapshot, bytes};
 use super::world::World;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability, ZeroMode};
 use landfall_retention::ids::{Generation, Position};
@@ -81,6 +81,7 @@ impl Life<'_> {
                 15 => self.add_branch().await?,
                 16 => self.retention.tick().await,
                 17 => self.verify_one().await?,
+                18 if self.choices.chance(1, 2) => stream = self.send_while_full(stream).await?,
                 18 => {
                     drop(stream);
                     stream = self.resume().await?;
@@ -244,6 +245,47 @@ impl Life<'_> {
         }
         self.model.say(format!("{} batches from {first:?}", sent.len()));
         Ok(stream)
+    }
+
+    /// Batches that come while the disk is full, which ends while some of them wait: those after a refused one must be
+    /// refused too. Afterwards the source resumes and nothing is missing or applied twice.
+    async fn send_while_full(&mut self, stream: Stream) -> Alive<Stream> {
+        let first = self.next_position(&stream);
+        let mut sent = BTreeMap::new();
+        let mut position = first;
+        for _ in 0..8 {
+            sent.insert(position, self.model.change_source(self.choices));
+            position = position.next();
+        }
+        self.model.unacknowledged.extend(sent.clone());
+        let now = Timestamp::from_nanoseconds(1);
+        let disks = stream.disks();
+        let applies = sent
+            .iter()
+            .map(|(at, sent)| stream.apply(*at, disks[sent.disk].id, now, extents(sent)));
+        let (folder, turns) = (&self.world.folder, self.choices.below(200));
+        folder.set_capacity(Some(0));
+        let space_returns = async {
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            folder.set_capacity(None);
+        };
+        let (applied, ()) = join(join_all(applies), space_returns).await;
+        let mut refused = 0;
+        for (at, applied) in sent.keys().zip(applied) {
+            match applied {
+                Ok(()) => {
+                    assert_eq!(refused, 0, "{at:?} was accepted after one before it was refused");
+                    self.model.unacknowledged.remove(at);
+                }
+                Err(_) if folder.is_dead() => return Err(PowerCut),
+                Err(_) => refused += 1,
+            }
+        }
+        self.model.say(format!("{refused} of 8 batches from {first:?} refused on a full disk"));
+        drop(stream);
+        self.resume().await
     }
 
     async fn send_mark(&mut self, stream: Stream) -> Alive<Stream> {
@@ -451,6 +493,19 @@ impl Life<'_> {
         }
         Ok(())
     }
+}
+
+/// Lets other tasks run once.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }
 
 fn lay(disks: &mut [Vec<u8>], disk: usize, at: ByteOffset, data: &[u8]) {
