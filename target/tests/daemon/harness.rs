@@ -1,0 +1,226 @@
+//! Starts targets, runs commands against them, reads exports over NBD.
+
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
+use landfall_protocols::nbd::client::negotiate;
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_landfall");
+
+/// A target in a folder of its own, killed when dropped.
+pub(crate) struct Target {
+    folder: TempDir,
+    process: Option<Child>,
+    /// What it printed until it was ready.
+    pub(crate) greeting: String,
+    /// Warnings and errors that the test is about.
+    expected: Vec<&'static str>,
+}
+
+impl Target {
+    /// A new target, ready to be used.
+    pub(crate) fn start() -> Self {
+        Self::with_config("")
+    }
+
+    /// A new target with this text in its `landfall.toml`.
+    pub(crate) fn with_config(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("data")).expect("a folder");
+        std::fs::write(folder.path().join("data/landfall.toml"), text).expect("written");
+        let (process, greeting, expected) = (None, String::new(), Vec::new());
+        let mut target = Self { folder, process, greeting, expected };
+        target.resume();
+        target
+    }
+
+    /// Warnings and errors with this text may be in the log; any other one fails the test.
+    pub(crate) fn expect_log(&mut self, text: &'static str) {
+        self.expected.push(text);
+    }
+
+    /// Starts it again, in the same folder.
+    pub(crate) fn resume(&mut self) {
+        let log = OpenOptions::new().create(true).append(true).open(self.path("log"));
+        let mut process = self
+            .command(&["serve", "--delta", "127.0.0.1:0", "--nbd", "off", "--http", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(log.expect("a log"))
+            .spawn()
+            .expect("the binary starts");
+        let mut greeting = String::new();
+        let mut lines = BufReader::new(process.stdout.take().expect("piped"));
+        while !greeting.contains("ready after") {
+            let read = lines.read_line(&mut greeting).expect("readable");
+            assert!(read > 0, "the target ended while starting: {greeting}{}", self.log());
+        }
+        self.process = Some(process);
+        self.greeting = greeting;
+    }
+
+    /// Ends it in good order; it must say that it did.
+    pub(crate) fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        signal(&process, rustix::process::Signal::TERM);
+        let status = process.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        signal(&process, rustix::process::Signal::KILL);
+        process.wait().expect("it ends");
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// A place in its folder, beside the data.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// A command of landfall in its folder.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("LANDFALL_DATA", self.data())
+            .env_remove("LANDFALL_CONFIG")
+            .env_remove("LANDFALL_PKI")
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// Runs a command that must succeed; what it printed.
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{arguments:?} failed: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a command that must succeed, with `--json`.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.run(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Runs a command that must fail; what it said.
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().expect("the binary starts")
+    }
+
+    /// A machine `web` with one disk of `content`, replicated once from `disk.raw`.
+    pub(crate) fn with_machine(self, content: &[u8]) -> Self {
+        std::fs::write(self.path("disk.raw"), content).expect("written");
+        let disk = format!("name=os,size={}", content.len());
+        self.run(&["machine", "add", "web", "--disk", &disk]);
+        self.replicate();
+        self
+    }
+
+    /// Replicates `disk.raw` once.
+    pub(crate) fn replicate(&self) {
+        self.run(&["replicate", "web", "--disk", "os=disk.raw", "--once"]);
+    }
+
+    /// The points of `web`, oldest first.
+    pub(crate) fn points(&self) -> Vec<Value> {
+        self.json(&["point", "list", "web"])["points"].as_array().expect("a list").clone()
+    }
+
+    /// All bytes of an export, and whether it can be written.
+    pub(crate) fn read(&self, export: &str) -> Result<(Vec<u8>, bool), String> {
+        self.over_nbd(export, |client| async move {
+            let whole = ByteRange::up_to(client.size_bytes());
+            let bytes = client.read(whole).await.map_err(|error| error.to_string())?;
+            Ok((bytes.to_vec(), !client.is_read_only()))
+        })
+    }
+
+    /// Writes into an export.
+    pub(crate) fn write(&self, export: &str, at: u64, bytes: &[u8]) -> Result<(), String> {
+        let data = Buffer::copy_of(bytes);
+        self.over_nbd(export, move |client| async move {
+            let written = client.write(ByteOffset::new(at), data, Durability::Durable).await;
+            written.map_err(|error| error.to_string())
+        })
+    }
+
+    fn over_nbd<T, Fut: Future<Output = Result<T, String>>>(
+        &self,
+        export: &str,
+        work: impl FnOnce(landfall_protocols::nbd::client::Client) -> Fut,
+    ) -> Result<T, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = self.data().join("nbd.sock");
+            let stream = tokio::net::UnixStream::connect(socket).await.expect("it listens");
+            let (client, connection) =
+                negotiate(stream, export).await.map_err(|error| error.to_string())?;
+            let (done, ended) = tokio::join!(work(client), connection.run());
+            ended.map_err(|error| error.to_string())?;
+            done
+        })
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+        let log = self.log();
+        if std::thread::panicking() {
+            eprintln!("--- log of the target\n{log}");
+            return;
+        }
+        for line in log.lines() {
+            let is_alarm = line.contains(" WARN ") || line.contains(" ERROR ");
+            let is_expected = self.expected.iter().any(|text| line.contains(text));
+            assert!(!is_alarm || is_expected, "the target logged: {line}");
+        }
+    }
+}
+
+fn signal(process: &Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a process id"), signal).expect("it runs");
+}
+
+/// So many bytes that do not repeat, different for every `seed`.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Bytes a file takes on its file system.
+pub(crate) fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).expect("it exists").blocks() * 512
+}

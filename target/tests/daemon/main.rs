@@ -1,0 +1,9 @@
+//! The binary as a user has it: a target in a temporary folder, told what to do by the command line alone.
+//!
+//! Sockets are Unix sockets or free ports, so tests run beside each other and beside a real target.
+
+mod errors;
+mod exports;
+mod harness;
+mod machines;
+mod restarts;

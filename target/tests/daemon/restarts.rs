@@ -1,0 +1,97 @@
+//! What was acknowledged is there after every kind of end.
+
+use crate::harness::{Target, noise};
+use std::os::unix::fs::PermissionsExt;
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn a_stopped_target_comes_back_as_it_was() {
+    let content = noise(1, MIB);
+    let mut target = Target::start().with_machine(&content);
+    target.run(&["point", "pin", "web"]);
+    target.run(&["export", "add", "web", "--writable"]);
+    target.write("web~export-1/os", 0, &[9; 4096]).unwrap();
+    let before = (target.points(), target.json(&["export", "list"]));
+    target.stop();
+    assert!(!target.data().join("landfall.sock").exists());
+    assert!(!target.data().join("nbd.sock").exists());
+    target.resume();
+    let mut after = (target.points(), target.json(&["export", "list"]));
+    // Time has passed.
+    after.0[0]["age_seconds"] = before.0[0]["age_seconds"].clone();
+    assert_eq!(after, before);
+    assert!(target.read("web/os").unwrap().0 == content);
+    assert_eq!(target.read("web~export-1/os").unwrap().0[..4096], [9; 4096]);
+    target.write("web~export-1/os", 4096, &[8; 4096]).unwrap();
+}
+
+#[test]
+fn a_killed_target_has_lost_nothing() {
+    let mut target = Target::start().with_machine(&noise(1, MIB));
+    let mut content = noise(1, MIB);
+    for round in 0..3 {
+        content[..65536].copy_from_slice(&noise(10 + round, 65536));
+        std::fs::write(target.path("disk.raw"), &content).unwrap();
+        target.replicate();
+        target.kill();
+        target.resume();
+        assert!(target.read("web/os").unwrap().0 == content);
+    }
+    assert_eq!(target.points().len(), 4);
+}
+
+#[test]
+fn an_index_that_is_gone_is_rebuilt() {
+    let content = noise(1, MIB);
+    let mut target = Target::start().with_machine(&content);
+    let mut second = content.clone();
+    second[..4096].fill(3);
+    std::fs::write(target.path("disk.raw"), &second).unwrap();
+    target.replicate();
+    let points = target.points().len();
+    target.stop();
+    std::fs::remove_dir_all(target.data().join("index")).unwrap();
+    target.resume();
+    assert_eq!(target.points().len(), points);
+    assert!(target.read("web/os").unwrap().0 == second);
+}
+
+#[test]
+fn a_lost_image_is_said_and_never_invented() {
+    let mut target = Target::start().with_machine(&noise(1, MIB));
+    target.expect_log("an image is lost");
+    target.expect_log("NBD request failed");
+    target.stop();
+    std::fs::remove_file(target.data().join("images/web/os.raw")).unwrap();
+    target.resume();
+    let status = target.json(&["status"]);
+    let warning = status["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("web/os needs resync"), "{warning}");
+    assert!(target.read("web/os").is_err(), "the content was invented");
+    let refused = target.refused(&["restore", "web", "--output", "x.raw"]);
+    assert!(refused.contains("lost"), "{refused}");
+    assert!(!target.path("x.raw").exists() && !target.path("x.raw.partial").exists());
+    // A resync heals what comes, not what was.
+    let lost = target.points()[0]["sequence"].clone();
+    target.replicate();
+    assert!(target.read("web/os").unwrap().0 == noise(1, MIB));
+    assert!(target.read(&format!("web/os@seq:{lost}")).is_err());
+}
+
+#[test]
+fn a_data_folder_has_one_target() {
+    let target = Target::start();
+    let refused = target.refused(&["serve", "--delta", "off", "--nbd", "off", "--http", "off"]);
+    assert!(refused.contains(&format!("in use by process {}", target.pid())), "{refused}");
+}
+
+#[test]
+fn only_the_owner_may_use_what_has_no_password() {
+    let target = Target::start();
+    for (name, mode) in [("landfall.sock", 0o600), ("nbd.sock", 0o600), ("pki/ca.key", 0o600)] {
+        let found = std::fs::metadata(target.data().join(name)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{name}");
+    }
+    assert!(target.greeting.contains("nothing to recover"), "{}", target.greeting);
+}
