@@ -141,15 +141,25 @@ impl View {
     async fn read_range(&self, range: ByteRange) -> Result<Buffer, DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
         let whole = range.widen(BLOCK_SIZE);
+        self.check_open()?;
         let runs = self.runs(whole).await?;
         let mut buffer = if let [(_, Run::Image)] = runs.as_slice() {
             self.read_image(whole).await?
         } else {
             self.read_runs(whole, runs).await?
         };
+        // The index forgets a discarded line after it was closed: what was resolved since must not be believed.
+        self.check_open()?;
         let skip = length(range.start().bytes() - whole.start().bytes());
         buffer.narrow(skip..skip + length(range.length()));
         Ok(buffer)
+    }
+
+    fn check_open(&self) -> Result<(), DiskError> {
+        if self.line.is_closed() {
+            return Err(DiskError::Gone("its branch was discarded or its machine removed".into()));
+        }
+        Ok(())
     }
 
     async fn read_runs(
@@ -261,6 +271,7 @@ impl View {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        self.check_open()?;
         let first = LeafIndex::of(range.start());
         let next = {
             let (index, layers) = (Arc::clone(&self.reading.index), self.layers());
