@@ -108,7 +108,7 @@ pub enum ResolveError {
 
 fn existing(what: &str, known: &[Name]) -> String {
     if known.is_empty() {
-        return format!("there are no {what}");
+        return "there are none".into();
     }
     let mut text = format!("{what}:");
     for name in known.iter().take(20) {

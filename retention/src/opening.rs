@@ -93,7 +93,8 @@ impl Retention {
             .change(|state| {
                 let entry = state.lines.get(&line).ok_or(ManifestError::Poisoned)?;
                 let generation = next_generation(entry);
-                let oldest_welcome = generation;
+                // Raised by failover alone: until then every earlier source may compare and go on.
+                let oldest_welcome = entry.oldest_welcome;
                 let record =
                     ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream };
                 Ok::<_, ManifestError>((vec![record], generation))

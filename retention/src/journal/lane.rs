@@ -462,6 +462,9 @@ impl LaneTask {
     }
 
     async fn write_vouch(&mut self) -> Result<(), AppendError> {
+        if let Some(reason) = &self.poisoned {
+            return Err(AppendError::Failed(reason.clone()));
+        }
         if self.vouched {
             return Ok(());
         }
