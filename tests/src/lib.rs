@@ -1,3 +1,4 @@
 //! What several test programs share: the simulation of a whole store with faults, and the harness around the binary.
 
 pub mod simulation;
+pub mod world;

@@ -1,7 +1,7 @@
 //! One life of the store: from opening it to the next power cut.
 
 use super::model::{Branch, Change, Model, SIZES, Sent, Snapshot, bytes};
-use super::world::World;
+use crate::world::World;
 use futures_util::future::{join, join_all};
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability, ZeroMode};

@@ -12,10 +12,9 @@
 
 mod life;
 mod model;
-mod world;
 
+use crate::world::World;
 use landfall_disks::faults::Seed;
-use world::World;
 
 /// Lives of the store in one simulation.
 const LIVES: u64 = 4;

@@ -1,4 +1,4 @@
-//! Everything outside the store: files, index, clock and random numbers that follow the seed.
+//! Everything outside a store under test: files, index, clock and random numbers that follow a seed.
 
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{FaultFolder, Seed};
@@ -13,15 +13,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What survives a power cut, and what the store is given.
-pub(super) struct World {
-    pub(super) folder: FaultFolder,
-    pub(super) index: Arc<MemoryIndex>,
-    pub(super) clock: Arc<SteppingClock>,
+pub struct World {
+    /// Manifest, journal and images.
+    pub folder: FaultFolder,
+    /// The index, which forgets what was not flushed.
+    pub index: Arc<MemoryIndex>,
+    /// The time.
+    pub clock: Arc<SteppingClock>,
     random: Arc<SeededRandom>,
 }
 
 impl World {
-    pub(super) fn new(seed: &mut Seed) -> Self {
+    /// An empty one.
+    pub fn new(seed: &mut Seed) -> Self {
         Self {
             folder: FaultFolder::new(seed.fork()),
             index: Arc::new(MemoryIndex::default()),
@@ -31,18 +35,19 @@ impl World {
     }
 
     /// What a power cut leaves of it.
-    pub(super) fn crash(self, seed: &mut Seed) -> Self {
+    pub fn crash(self, seed: &mut Seed) -> Self {
         let kept = seed.index(self.index.unflushed() + 1);
         let index = Arc::new(self.index.after_crash(kept));
         Self { folder: self.folder.crash(seed), index, ..self }
     }
 
     /// The same with an index folder that somebody removed.
-    pub(super) fn without_index(self) -> Self {
+    pub fn without_index(self) -> Self {
         Self { index: Arc::new(MemoryIndex::default()), ..self }
     }
 
-    pub(super) fn surroundings(&self) -> Surroundings {
+    /// It as a store takes it.
+    pub fn surroundings(&self) -> Surroundings {
         Surroundings {
             data: Arc::new(self.folder.clone()),
             journal: Arc::new(self.folder.clone()),
@@ -54,17 +59,18 @@ impl World {
     }
 
     /// Segments so short that a life goes through several.
-    pub(super) fn settings() -> Settings {
+    pub fn settings() -> Settings {
         let journal = JournalSettings { segment_bytes: 512 << 10, reserve_bytes: 0 };
         Settings { journal, leaf_cache_bytes: 16 << 20, lanes: 2 }
     }
 }
 
 /// A clock that moves a little each time it is asked, and may be set back.
-pub(super) struct SteppingClock(AtomicU64);
+pub struct SteppingClock(AtomicU64);
 
 impl SteppingClock {
-    pub(super) fn set_back(&self, nanoseconds: u64) {
+    /// Sets it back.
+    pub fn set_back(&self, nanoseconds: u64) {
         self.0.fetch_sub(nanoseconds, Ordering::Relaxed);
     }
 }
