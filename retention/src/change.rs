@@ -25,6 +25,10 @@ use tokio::sync::oneshot;
 
 /// Most disks of a machine.
 pub const MAX_DISKS: usize = 256;
+/// Longest path of an image, in bytes: what Linux takes.
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
+/// Longest display name and longest name of a format, in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = 1024;
 const SECTOR: u64 = 512;
 
 /// A machine to be protected.
@@ -86,6 +90,16 @@ pub enum ChangeError {
         disk: Name,
         /// The size.
         size_bytes: u64,
+    },
+    /// A text that the manifest does not take.
+    #[error("{what} has {bytes} bytes, more than {limit}")]
+    TooLong {
+        /// Which text.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The most it may have.
+        limit: usize,
     },
     /// Two disks share an image.
     #[error("image {path} belongs to disk {disk} already")]
@@ -399,7 +413,10 @@ fn check_new_machine(state: &ManifestState, machine: &NewMachine) -> Result<(), 
     if !(1..=MAX_DISKS).contains(&machine.disks.len()) {
         return Err(ChangeError::DiskCount(machine.disks.len()));
     }
+    check_length("the display name", &machine.display_name, MAX_TEXT_BYTES)?;
     for (index, disk) in machine.disks.iter().enumerate() {
+        check_length("the format", &disk.image.format, MAX_TEXT_BYTES)?;
+        check_length("the path of an image", &disk.image.path, MAX_PATH_BYTES)?;
         let earlier = &machine.disks[..index];
         if earlier.iter().any(|other| other.name == disk.name) {
             return Err(ChangeError::Exists { what: "disk", name: disk.name.clone() });
@@ -417,6 +434,11 @@ fn check_new_machine(state: &ManifestState, machine: &NewMachine) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn check_length(what: &'static str, text: &str, limit: usize) -> Result<(), ChangeError> {
+    let bytes = text.len();
+    if bytes > limit { Err(ChangeError::TooLong { what, bytes, limit }) } else { Ok(()) }
 }
 
 fn machine_records(

@@ -16,8 +16,8 @@ use super::record::ManifestRecord;
 pub const HEADER_BYTES: usize = 32;
 /// Bytes of a frame before its body.
 pub const FRAME_HEAD_BYTES: usize = 16;
-/// Most bytes of records in a frame; a record is a few names and numbers.
-pub const MAX_BODY_BYTES: usize = 256 << 10;
+/// Most bytes of records in a frame. A machine of 256 disks, each with the longest path, is one frame of half of it.
+pub const MAX_BODY_BYTES: usize = 2 << 20;
 
 const MAGIC: [u8; 8] = *b"LFMANFST";
 const VERSION: u16 = 1;

@@ -26,8 +26,12 @@ use tokio::sync::Mutex;
 /// File name in the data folder.
 pub const FILE_NAME: &str = "MANIFEST";
 const NEW_FILE_NAME: &str = "MANIFEST.new";
-/// The log is rewritten as a snapshot when it is longer than this and the snapshot would be a quarter of it.
+/// The log is rewritten as a snapshot when it is longer than this and than [`SNAPSHOT_GROWTH`] snapshots.
 const SNAPSHOT_BYTES: u64 = 1 << 20;
+/// How many times as long as its snapshot the log may be.
+const SNAPSHOT_GROWTH: u64 = 4;
+/// Records of a snapshot that share a frame: far below the limit of a frame.
+const SNAPSHOT_FRAME_RECORDS: usize = 64;
 /// Longest manifest that is read: millions of machines.
 const MAX_MANIFEST_BYTES: u64 = 4 << 30;
 
@@ -76,7 +80,10 @@ struct Log {
     file: Arc<dyn FileIo>,
     length: u64,
     next_number: u64,
+    /// The log is rewritten when it is longer than this.
     snapshot_at: u64,
+    /// Never below this.
+    snapshot_from: u64,
     poisoned: bool,
 }
 
@@ -86,12 +93,21 @@ impl Manifest {
         folder: Arc<dyn Folder>,
         new_folder_id: [u8; 16],
     ) -> Result<Self, ManifestError> {
+        Self::open_rewriting(folder, new_folder_id, SNAPSHOT_BYTES).await
+    }
+
+    /// Opens it; the log is rewritten only when it is longer than `snapshot_from` bytes.
+    async fn open_rewriting(
+        folder: Arc<dyn Folder>,
+        new_folder_id: [u8; 16],
+        snapshot_from: u64,
+    ) -> Result<Self, ManifestError> {
         let path = Path::new(FILE_NAME);
         match folder.open(path, OpenMode::ReadWrite, Caching::Buffered).await {
-            Ok(file) => Self::load(folder, file).await,
+            Ok(file) => Self::load(folder, file, snapshot_from).await,
             Err(FileError::NotFound { .. }) => {
                 let state = ManifestState::default();
-                let log = write_snapshot(&*folder, new_folder_id, &state).await?;
+                let log = write_snapshot(&*folder, new_folder_id, &state, snapshot_from).await?;
                 install_snapshot(&*folder).await?;
                 Ok(Self::assemble(folder, new_folder_id, state, log))
             }
@@ -108,7 +124,11 @@ impl Manifest {
         Self { folder, folder_id, state: RwLock::new(state), log: Mutex::new(log) }
     }
 
-    async fn load(folder: Arc<dyn Folder>, file: Arc<dyn FileIo>) -> Result<Self, ManifestError> {
+    async fn load(
+        folder: Arc<dyn Folder>,
+        file: Arc<dyn FileIo>,
+        snapshot_from: u64,
+    ) -> Result<Self, ManifestError> {
         let length = file.length().await?;
         if length > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLong(length));
@@ -148,7 +168,9 @@ impl Manifest {
             file.set_length(at as u64).await?;
             file.flush().await?;
         }
-        Ok(Self::assemble(folder, folder_id, state, Log::new(file, at as u64, number)))
+        let snapshot_bytes = encode_snapshot(folder_id, &state).0.len() as u64;
+        let log = Log::new(file, at as u64, number, snapshot_bytes, snapshot_from);
+        Ok(Self::assemble(folder, folder_id, state, log))
     }
 
     /// What all records so far add up to.
@@ -195,7 +217,7 @@ impl Manifest {
 
     async fn rewrite(&self, log: &mut Log) -> Result<(), ManifestError> {
         let state = self.state.read().clone();
-        match write_snapshot(&*self.folder, self.folder_id, &state).await {
+        match write_snapshot(&*self.folder, self.folder_id, &state, log.snapshot_from).await {
             Ok(snapshot) => {
                 // Should the rename fail, which file is MANIFEST is not known: nothing may be appended to either.
                 log.poisoned = true;
@@ -212,9 +234,15 @@ impl Manifest {
 }
 
 impl Log {
-    fn new(file: Arc<dyn FileIo>, length: u64, next_number: u64) -> Self {
-        let snapshot_at = (length * 4).max(SNAPSHOT_BYTES);
-        Self { file, length, next_number, snapshot_at, poisoned: false }
+    fn new(
+        file: Arc<dyn FileIo>,
+        length: u64,
+        next_number: u64,
+        snapshot_bytes: u64,
+        snapshot_from: u64,
+    ) -> Self {
+        let snapshot_at = (snapshot_bytes * SNAPSHOT_GROWTH).max(snapshot_from);
+        Self { file, length, next_number, snapshot_at, snapshot_from, poisoned: false }
     }
 
     async fn append(&mut self, records: &[ManifestRecord]) -> Result<(), ManifestError> {
@@ -247,22 +275,30 @@ async fn write_snapshot(
     folder: &dyn Folder,
     folder_id: [u8; 16],
     state: &ManifestState,
+    snapshot_from: u64,
 ) -> Result<Log, ManifestError> {
     let new_path = Path::new(NEW_FILE_NAME);
     match folder.remove(new_path).await {
         Ok(()) | Err(FileError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut bytes = format::encode_header(folder_id).to_vec();
-    let mut number = 0;
-    for records in state.records().chunks(64) {
-        format::encode_frame(number, records, &mut bytes);
-        number += 1;
-    }
+    let (bytes, number) = encode_snapshot(folder_id, state);
     let file = folder.open(new_path, OpenMode::CreateNew, Caching::Buffered).await?;
     file.write_at(0, Buffer::copy_of(&bytes)).await?;
     file.flush().await?;
-    Ok(Log::new(file, bytes.len() as u64, number))
+    let length = bytes.len() as u64;
+    Ok(Log::new(file, length, number, length, snapshot_from))
+}
+
+/// The bytes of a manifest that holds nothing but `state`, and the number of the frame that follows them.
+fn encode_snapshot(folder_id: [u8; 16], state: &ManifestState) -> (Vec<u8>, u64) {
+    let mut bytes = format::encode_header(folder_id).to_vec();
+    let mut number = 0;
+    for records in state.records().chunks(SNAPSHOT_FRAME_RECORDS) {
+        format::encode_frame(number, records, &mut bytes);
+        number += 1;
+    }
+    (bytes, number)
 }
 
 /// Puts `MANIFEST.new` in place.
@@ -281,20 +317,4 @@ fn frame_follows(bytes: &[u8], number: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::{GroupId, LaneId, LineId, MachineId};
-    use crate::name::Name;
-    use landfall_disks::faults::{FaultFolder, Seed, run};
-
-    fn machine(number: u32) -> ManifestRecord {
-        ManifestRecord::MachineAdded {
-            machine: MachineId::new(number),
-            name: Name::parse(&format!("m{number}")).unwrap(),
-            display_name: String::new(),
-            group: GroupId::new(number),
-            trunk: LineId::new(number),
-            lane: LaneId::new(0),
-        }
-    }
-}
+mod tests;
