@@ -289,8 +289,10 @@ impl Retention {
         });
         let lanes = lanes.collect();
         let index = Arc::clone(&self.surroundings.index);
+        // Not held across an await: whoever changes the manifest on this core would wait for ever.
+        let segments = self.manifest.state().segments.len();
         Ok(JournalStatus {
-            segments: self.manifest.state().segments.len(),
+            segments,
             segment_bytes: self.reading.segments.size_bytes(),
             free_bytes: self.surroundings.journal.free_bytes().await?,
             index_bytes: offload(move || index.size_bytes()).await,
