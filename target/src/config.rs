@@ -1,7 +1,7 @@
 //! `landfall.toml`: where things are kept, where the target listens, how much it may use.
 //!
 //! ```text
-//!   --config FILE │ LANDFALL_CONFIG │ <data>/landfall.toml │ /etc/landfall/landfall.toml      the first that applies
+//!   --config FILE │ LANDFALL_CONFIG      else <data>/landfall.toml      else, with no data folder given, /etc/landfall/…
 //!        ▼
 //!   File (as written, every key optional)  +  --data │ LANDFALL_DATA │ data = "…"
 //!        ▼
@@ -260,7 +260,8 @@ impl Config {
         self.names.iter().cloned().chain(ip.map(|ip| ip.to_string())).collect()
     }
 
-    /// The file that applies.
+    /// The file that applies. That of the system is about the data folder it names: its paths and ports must not become
+    /// those of another one.
     fn find(given: &Given) -> Option<PathBuf> {
         if given.config.is_some() {
             return given.config.clone();

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Name of the lock inside the data folder.
-const LOCK_FILE: &str = "lock";
+const LOCK_FILE: &str = "landfall.lock";
 
 /// A data folder that is ours until this is dropped.
 pub(crate) struct DataFolder {
@@ -22,7 +22,7 @@ pub(crate) struct DataFolder {
 pub(crate) enum DataFolderError {
     /// Another process has it.
     #[error(
-        "the data folder {path} is in use by process {holder}; stop that one, or choose another folder"
+        "the folder {path} is in use by process {holder}; stop that one, or choose another folder"
     )]
     InUse {
         /// The folder.

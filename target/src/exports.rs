@@ -150,7 +150,7 @@ impl RetentionExports {
         let machines = self.retention.machines();
         for export in self.retention.exports() {
             let what = if export.writable { "exported, writable" } else { "exported" };
-            let machine = export.name.split(['@', '~']).next().unwrap_or_default();
+            let machine = machine_of(&export.name);
             let found = machines.iter().find(|one| one.name.as_str() == machine);
             for disk in found.iter().flat_map(|machine| &machine.disks) {
                 let name = with_disk(&export.name, &disk.name);
@@ -197,6 +197,11 @@ pub(crate) fn with_disk(line: &str, disk: &Name) -> String {
         Some((line, when)) => format!("{line}/{disk}@{when}"),
         None => format!("{line}/{disk}"),
     }
+}
+
+/// The machine in the name of a line or moment.
+pub(crate) fn machine_of(line: &str) -> &str {
+    line.split(['@', '~', '/']).next().unwrap_or_default()
 }
 
 fn describe(moment: &Moment) -> String {
@@ -248,5 +253,8 @@ mod tests {
         assert_eq!(with_disk("web~test", &os), "web~test/os");
         assert_eq!(with_disk("web~test@seq:3", &os), "web~test/os@seq:3");
         assert_eq!(with_disk("web", &os), "web/os");
+        for line in ["web", "web~test", "web@seq:12", "web/os~"] {
+            assert_eq!(machine_of(line), "web");
+        }
     }
 }

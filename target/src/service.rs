@@ -94,7 +94,7 @@ impl Random for KernelRandom {
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let begun = Instant::now();
     raise_open_files();
-    let _folder = take_folders(&config)?;
+    let _folders = take_folders(&config)?;
     let tls = prepare_certificates(&config)?;
     let engine = start_engine(&config)?;
     let opened = open_retention(&config, &engine)?;
@@ -145,10 +145,15 @@ fn raise_open_files() {
     }
 }
 
-fn take_folders(config: &Config) -> Result<DataFolder, DataFolderError> {
-    let held = DataFolder::take(&config.data)?;
+/// Takes the data folder, and the journal if it is elsewhere: two configurations may name one by mistake. The index has a
+/// lock of its own, and so has each image.
+fn take_folders(config: &Config) -> Result<Vec<DataFolder>, DataFolderError> {
+    let mut held = vec![DataFolder::take(&config.data)?];
     for folder in [&config.journal, &config.index, &config.images] {
         data_folder::make(folder)?;
+    }
+    if !config.journal.starts_with(&config.data) {
+        held.push(DataFolder::take(&config.journal)?);
     }
     Ok(held)
 }

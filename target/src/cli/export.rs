@@ -13,7 +13,7 @@ pub(super) enum ExportVerb {
     /// the name is that of a branch; what is written goes there and nowhere else.
     #[command(after_help = "\
 Examples:
-  landfall export add web@-15m --nbd --writable       # boot a machine from a quarter of an hour ago
+  landfall export add web@-15m --nbd --writable       # a quarter of an hour ago, to be booted
   landfall export add web~test --nbd --writable       # go on with branch test")]
     Add {
         /// MACHINE@WHEN or MACHINE~BRANCH

@@ -22,7 +22,7 @@ pub(super) enum MachineVerb {
 Examples:
   landfall machine add web --disk name=os,size=40GiB
   landfall machine add db --disk name=os,size=40GiB --disk name=data,size=2TiB,path=/srv/db-data.raw
-  landfall machine add old --disk name=os,path=/srv/old.raw        # adopts the file, its size counts")]
+  landfall machine add old --disk name=os,path=/srv/old.raw       # adopts the file")]
     Add {
         /// Name: 1 to 63 of a-z 0-9 . -
         name: String,

@@ -39,6 +39,9 @@ pub(crate) struct Cli {
     verb: Verb,
 }
 
+/// Above the options that every verb has.
+const WHERE: &str = "Which target";
+
 const NAMES: &str = "\
 Names of moments:
   web              the newest point of machine web     web@-15m         15 minutes ago
@@ -57,12 +60,12 @@ Start here:
 /// Where the target is. Global: may stand before or after the verb.
 #[derive(Args)]
 pub(crate) struct Place {
-    /// Configuration file [default: DATA/landfall.toml or /etc/landfall/landfall.toml, if there]
-    #[arg(long, global = true, env = "LANDFALL_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Data folder of the target
-    #[arg(long, global = true, env = "LANDFALL_DATA", value_name = "DIR")]
+    /// Its data folder
+    #[arg(long, global = true, env = "LANDFALL_DATA", value_name = "DIR", help_heading = WHERE)]
     data: Option<PathBuf>,
+    /// Its configuration [default: DIR/landfall.toml; without DIR, /etc/landfall/landfall.toml]
+    #[arg(long, global = true, env = "LANDFALL_CONFIG", value_name = "FILE", help_heading = WHERE)]
+    config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

@@ -3,7 +3,7 @@
 use super::messages::{
     Branch, Disk, Export, Journal, Machine, Moment, MomentDisk, Point, Status, Stream,
 };
-use crate::exports::with_disk;
+use crate::exports::{machine_of, with_disk};
 use crate::service::Target;
 use crate::units::ByteSize;
 use landfall_retention as retention;
@@ -103,9 +103,23 @@ impl Target {
         }
     }
 
-    pub(super) fn export(&self, status: &retention::ExportStatus) -> Export {
-        let machine = status.name.split(['@', '~']).next().unwrap_or_default();
+    /// Every export that was set up.
+    pub(super) fn all_exports(&self) -> Vec<Export> {
         let machines = self.retention.machines();
+        let exports = self.retention.exports();
+        exports.iter().map(|status| self.export_of(status, &machines)).collect()
+    }
+
+    pub(super) fn export(&self, status: &retention::ExportStatus) -> Export {
+        self.export_of(status, &self.retention.machines())
+    }
+
+    fn export_of(
+        &self,
+        status: &retention::ExportStatus,
+        machines: &[retention::MachineStatus],
+    ) -> Export {
+        let machine = machine_of(&status.name);
         let found = machines.iter().find(|one| one.name.as_str() == machine);
         let disks = found.map_or(&[][..], |machine| &machine.disks);
         Export {
@@ -130,7 +144,6 @@ impl Target {
 
     pub(super) fn status(&self, journal: &retention::JournalStatus) -> Status {
         let machines = self.all_machines();
-        let exports = self.retention.exports();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -139,7 +152,7 @@ impl Target {
             listen: self.listening.clone(),
             warnings: self.warnings(&machines, journal),
             machines,
-            exports: exports.iter().map(|export| self.export(export)).collect(),
+            exports: self.all_exports(),
             journal: Journal {
                 segments: journal.segments as u64,
                 bytes: journal.segment_bytes,

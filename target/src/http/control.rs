@@ -6,9 +6,11 @@ use super::messages::{
     Machines, Moment, Named, Nothing, Point, PointMark, Points, Status,
 };
 use super::problem::Problem;
+use crate::exports::machine_of;
 use crate::images;
 use crate::service::Target;
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use landfall_retention::ids::ExportId;
@@ -40,6 +42,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// `?name=`, refused in the API's own words.
+struct Asked(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::<Named>::from_request_parts(parts, state).await {
+            Ok(Query(named)) => Ok(Self(named.name)),
+            Err(_) => Err(Problem::bad("this needs ?name=NAME and nothing else")),
+        }
+    }
+}
+
 /// Everything under `/v1`.
 pub(crate) fn router(target: Arc<Target>) -> Router {
     Router::new()
@@ -53,7 +69,8 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .route("/v1/exports", get(exports).post(add_export))
         .route("/v1/exports/{id}", delete(remove_export))
-        .fallback(async || Problem::unknown("no such path; the API is described in docs"))
+        .fallback(async || Problem::unknown("no such path; see docs/control-api.md"))
+        .method_not_allowed_fallback(async || Problem::bad("not a method of this path"))
         .with_state(target)
 }
 
@@ -184,7 +201,7 @@ async fn remove_machine(
 ) -> Answer<Nothing> {
     let name = Name::parse(&name)?;
     let exports = target.retention.exports();
-    let own = |export: &&ExportStatus| export.name.split(['@', '~']).next() == Some(name.as_str());
+    let own = |export: &&ExportStatus| machine_of(&export.name) == name.as_str();
     if let Some(export) = exports.iter().find(own) {
         return Err(Problem::conflict(format!(
             "machine {name} is exported ({}); remove it first: landfall export remove {}",
@@ -199,8 +216,8 @@ async fn remove_machine(
     Ok(Json(Nothing {}))
 }
 
-async fn moment(State(target): State<Arc<Target>>, Query(named): Query<Named>) -> Answer<Moment> {
-    let name = MomentName::parse(&named.name)?;
+async fn moment(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer<Moment> {
+    let name = MomentName::parse(&name)?;
     let status = target.machine_named(&name.machine)?;
     let disk = name.disk.clone();
     let moment =
@@ -214,8 +231,8 @@ async fn moment(State(target): State<Arc<Target>>, Query(named): Query<Named>) -
     Ok(Json(target.moment(&moment, &disks)))
 }
 
-async fn points(State(target): State<Arc<Target>>, Query(named): Query<Named>) -> Answer<Points> {
-    let (machine, branch) = read_line(&named.name)?;
+async fn points(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer<Points> {
+    let (machine, branch) = read_line(&name)?;
     let disks = target.machine_named(&machine)?.disks;
     let points = target.retention.points(&machine, branch.as_ref())?;
     let points = points
@@ -308,11 +325,8 @@ fn read_origin(text: &str) -> Result<MomentName, Problem> {
     }
 }
 
-async fn discard_branch(
-    State(target): State<Arc<Target>>,
-    Query(named): Query<Named>,
-) -> Answer<Nothing> {
-    let (machine, branch) = read_line(&named.name)?;
+async fn discard_branch(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer<Nothing> {
+    let (machine, branch) = read_line(&name)?;
     let Some(branch) = branch else {
         return Err(Problem::bad(format!(
             "{machine} is a machine; name a branch as {machine}~BRANCH, see `landfall branch list`"
@@ -321,13 +335,12 @@ async fn discard_branch(
     target
         .on_core(move |retention| async move { retention.discard_branch(&machine, &branch).await })
         .await?;
-    tracing::info!(branch = named.name, "branch discarded");
+    tracing::info!(branch = name, "branch discarded");
     Ok(Json(Nothing {}))
 }
 
 async fn exports(State(target): State<Arc<Target>>) -> Answer<Exports> {
-    let exports = target.retention.exports();
-    Ok(Json(Exports { exports: exports.iter().map(|export| target.export(export)).collect() }))
+    Ok(Json(Exports { exports: target.all_exports() }))
 }
 
 async fn add_export(
@@ -412,9 +425,13 @@ async fn make_branch(
     }
 }
 
-async fn remove_export(State(target): State<Arc<Target>>, Path(id): Path<u32>) -> Answer<Nothing> {
-    let export = ExportId::new(id);
+async fn remove_export(
+    State(target): State<Arc<Target>>,
+    Path(id): Path<String>,
+) -> Answer<Nothing> {
+    let number = id.parse().map_err(|_| Problem::bad(format!("{id:?} is not a number")))?;
+    let export = ExportId::new(number);
     target.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
-    tracing::info!(export = id, "export removed");
+    tracing::info!(%export, "export removed");
     Ok(Json(Nothing {}))
 }

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 
 #[test]
 fn a_wrong_name_is_answered_with_the_right_ones() {
-    let target = Target::start().with_machine(&noise(1, 1 << 20));
+    let mut target = Target::start().with_machine(&noise(1, 1 << 20));
+    target.expect_log("stream refused");
     for (command, part) in [
         ("machine show nope", "machines: web"),
         ("machine add web --disk name=os,size=1MiB", "exists already"),
@@ -40,7 +41,8 @@ fn a_wrong_name_is_answered_with_the_right_ones() {
 
 #[test]
 fn a_source_of_another_size_is_refused() {
-    let target = Target::start().with_machine(&noise(1, 1 << 20));
+    let mut target = Target::start().with_machine(&noise(1, 1 << 20));
+    target.expect_log("stream refused");
     std::fs::write(target.path("disk.raw"), noise(2, 2 << 20)).unwrap();
     let said = target.refused(&["replicate", "web", "--disk", "os=disk.raw"]);
     assert!(said.contains("1048576") && said.contains("2097152"), "{said}");
@@ -99,7 +101,8 @@ fn nonsense_on_the_control_socket_harms_nobody() {
 
 #[test]
 fn credentials_are_issued_for_other_machines() {
-    let target = Target::start().with_machine(&noise(1, 1 << 20));
+    let mut target = Target::start().with_machine(&noise(1, 1 << 20));
+    target.expect_log("a connection was not admitted");
     target.run(&["pki", "issue", "esx-7", "--output", "given"]);
     for name in ["ca.pem", "client.pem", "client.key"] {
         assert!(target.path("given").join(name).exists(), "{name}");

@@ -87,6 +87,30 @@ fn a_data_folder_has_one_target() {
 }
 
 #[test]
+fn a_journal_has_one_target_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("[paths]\njournal = {:?}\n", folder.path());
+    let target = Target::with_config(&config).with_machine(&noise(1, MIB));
+    assert!(folder.path().read_dir().unwrap().count() > 1, "the journal is elsewhere");
+    let other = target.path("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("landfall.toml"), config).unwrap();
+    let refused = target.refused(&["serve", "--data", "other", "--delta", "off", "--nbd", "off"]);
+    assert!(refused.contains("in use by process"), "{refused}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut target = Target::start();
+    target.stop();
+    let refused = target.refused(&["serve", "--delta", "off", "--nbd", &address, "--http", "off"]);
+    assert!(refused.contains(&address) && refused.contains("listen.nbd"), "{refused}");
+    target.resume();
+}
+
+#[test]
 fn only_the_owner_may_use_what_has_no_password() {
     let target = Target::start();
     for (name, mode) in [("landfall.sock", 0o600), ("nbd.sock", 0o600), ("pki/ca.key", 0o600)] {
