@@ -59,6 +59,9 @@ pub enum ManifestError {
         /// What does not fit.
         source: Misfit,
     },
+    /// What a change rests on was removed while it was being decided.
+    #[error("another change came first: {0}")]
+    Overtaken(Misfit),
     /// The file is longer than any manifest.
     #[error("MANIFEST has {0} bytes, more than any manifest")]
     TooLong(u64),
@@ -199,8 +202,7 @@ impl Manifest {
         }
         let mut after = self.state.read().clone();
         for record in &records {
-            let applied = after.apply(record);
-            assert!(applied.is_ok(), "decided on a record that does not fit: {applied:?}");
+            after.apply(record).map_err(|source| E::from(ManifestError::Overtaken(source)))?;
         }
         log.append(&records).await.map_err(E::from)?;
         *self.state.write() = after;

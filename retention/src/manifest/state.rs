@@ -8,6 +8,7 @@ use crate::ids::{
 use crate::name::Name;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// A protected machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,12 +126,23 @@ pub struct ManifestState {
 
 /// A record that does not fit what went before.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("record {record} names {what}, which does not exist")]
+#[error("record {record}: {what}")]
 pub struct Misfit {
     /// Which record.
     pub record: &'static str,
-    /// What it names.
+    /// What does not fit.
     pub what: String,
+}
+
+impl Misfit {
+    fn missing(record: &'static str, id: impl fmt::Debug) -> Self {
+        Self { record, what: format!("{id:?} does not exist") }
+    }
+
+    /// That `free`: ids are never used twice.
+    fn unless_new(free: bool, record: &'static str, id: impl fmt::Debug) -> Result<(), Self> {
+        if free { Ok(()) } else { Err(Self { record, what: format!("{id:?} was there before") }) }
+    }
 }
 
 impl ManifestState {
@@ -138,14 +150,17 @@ impl ManifestState {
     pub fn apply(&mut self, record: &ManifestRecord) -> Result<(), Misfit> {
         match record {
             ManifestRecord::MachineAdded { machine, name, display_name, group, trunk, lane } => {
+                let free = !self.machines.contains_key(machine) && !self.lines.contains_key(trunk);
+                Misfit::unless_new(free, "MachineAdded", (machine, trunk))?;
                 self.add_machine(*machine, name, display_name, *group, *trunk, *lane);
             }
             ManifestRecord::MachineRemoved { machine } => self.remove_machine(*machine)?,
             ManifestRecord::DiskAdded { disk, machine, name, size_bytes, format, image } => {
+                Misfit::unless_new(!self.disks.contains_key(disk), "DiskAdded", disk)?;
                 let owner = self
                     .machines
                     .get_mut(machine)
-                    .ok_or_else(|| Misfit { record: "DiskAdded", what: format!("{machine:?}") })?;
+                    .ok_or_else(|| Misfit::missing("DiskAdded", machine))?;
                 owner.disks.push(*disk);
                 self.given.disk = self.given.disk.max(*disk);
                 let entry = DiskEntry {
@@ -167,6 +182,8 @@ impl ManifestState {
                 self.disk_mut(*disk, "ImageLost")?.lost = Some(reason.clone());
             }
             ManifestRecord::SegmentBorn { segment, lane, salt, first, size_bytes } => {
+                let free = !self.segments.contains_key(segment);
+                Misfit::unless_new(free, "SegmentBorn", segment)?;
                 self.given.segment = self.given.segment.max(*segment);
                 let entry = SegmentEntry {
                     id: *segment,
@@ -179,10 +196,10 @@ impl ManifestState {
                 self.segments.insert(*segment, entry);
             }
             ManifestRecord::SegmentEnded { segment, end, next } => {
-                let entry = self.segments.get_mut(segment).ok_or_else(|| Misfit {
-                    record: "SegmentEnded",
-                    what: format!("{segment:?}"),
-                })?;
+                let entry = self
+                    .segments
+                    .get_mut(segment)
+                    .ok_or_else(|| Misfit::missing("SegmentEnded", segment))?;
                 entry.ended = Some((*end, *next));
             }
             other => self.apply_lines(other)?,
@@ -194,6 +211,9 @@ impl ManifestState {
         match record {
             ManifestRecord::BranchAdded { line, name, parent, origin, origin_time } => {
                 let above = self.line_mut(*parent, "BranchAdded")?.clone();
+                // A snapshot lists lines by id: what a branch starts from has to come first.
+                let free = !self.lines.contains_key(line) && line > parent;
+                Misfit::unless_new(free, "BranchAdded", line)?;
                 let entry = LineEntry {
                     id: *line,
                     branch: Some(name.clone()),
@@ -209,12 +229,23 @@ impl ManifestState {
                 self.lines.insert(*line, entry);
             }
             ManifestRecord::BranchDiscarded { line } => {
-                self.line_mut(*line, "BranchDiscarded")?;
+                let is_trunk = self.line_mut(*line, "BranchDiscarded")?.origin.is_none();
+                let starts_here =
+                    |other: &LineEntry| other.origin.is_some_and(|(parent, _)| parent == *line);
+                if is_trunk || self.lines.values().any(starts_here) {
+                    let what = format!("{line:?} is a trunk or a branch starts from it");
+                    return Err(Misfit { record: "BranchDiscarded", what });
+                }
                 self.lines.remove(line);
                 self.exports.retain(|_, export| export.line != *line);
             }
             ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream } => {
                 let entry = self.line_mut(*line, "GenerationRaised")?;
+                if *generation <= entry.generation {
+                    let what =
+                        format!("{line:?} is at {:?}, not below {generation:?}", entry.generation);
+                    return Err(Misfit { record: "GenerationRaised", what });
+                }
                 entry.generation = *generation;
                 entry.oldest_welcome = *oldest_welcome;
                 entry.stream = *stream;
@@ -227,6 +258,7 @@ impl ManifestState {
             }
             ManifestRecord::ExportAdded { export, name, line, sequence, writable } => {
                 self.line_mut(*line, "ExportAdded")?;
+                Misfit::unless_new(!self.exports.contains_key(export), "ExportAdded", export)?;
                 self.given.export = self.given.export.max(*export);
                 let entry = ExportEntry {
                     id: *export,
@@ -238,10 +270,9 @@ impl ManifestState {
                 self.exports.insert(*export, entry);
             }
             ManifestRecord::ExportRemoved { export } => {
-                self.exports.remove(export).ok_or_else(|| Misfit {
-                    record: "ExportRemoved",
-                    what: format!("{export:?}"),
-                })?;
+                self.exports
+                    .remove(export)
+                    .ok_or_else(|| Misfit::missing("ExportRemoved", export))?;
             }
             ManifestRecord::IdsGiven(given) => self.given = *given,
             other => unreachable!("{other:?} is applied elsewhere"),
@@ -287,9 +318,7 @@ impl ManifestState {
     }
 
     fn remove_machine(&mut self, machine: MachineId) -> Result<(), Misfit> {
-        self.machines
-            .remove(&machine)
-            .ok_or_else(|| Misfit { record: "MachineRemoved", what: format!("{machine:?}") })?;
+        self.machines.remove(&machine).ok_or_else(|| Misfit::missing("MachineRemoved", machine))?;
         self.disks.retain(|_, disk| disk.machine != machine);
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
@@ -298,11 +327,11 @@ impl ManifestState {
     }
 
     fn disk_mut(&mut self, disk: DiskId, record: &'static str) -> Result<&mut DiskEntry, Misfit> {
-        self.disks.get_mut(&disk).ok_or_else(|| Misfit { record, what: format!("{disk:?}") })
+        self.disks.get_mut(&disk).ok_or_else(|| Misfit::missing(record, disk))
     }
 
     fn line_mut(&mut self, line: LineId, record: &'static str) -> Result<&mut LineEntry, Misfit> {
-        self.lines.get_mut(&line).ok_or_else(|| Misfit { record, what: format!("{line:?}") })
+        self.lines.get_mut(&line).ok_or_else(|| Misfit::missing(record, line))
     }
 
     /// Records that add up to this state: a snapshot.

@@ -3,8 +3,12 @@
 use super::format::encode_frame;
 use super::*;
 use crate::change::{MAX_DISKS, MAX_PATH_BYTES, MAX_TEXT_BYTES};
-use crate::ids::{DiskId, Generation, GroupId, LaneId, LineId, MachineId, Sequence, StreamId};
+use crate::ids::{
+    DiskId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId, Sequence,
+    StreamId,
+};
 use crate::name::Name;
+use crate::time::Timestamp;
 use landfall_disks::faults::{Fault, FaultFolder, Seed, run};
 
 const FOLDER_ID: [u8; 16] = [7; 16];
@@ -268,6 +272,74 @@ fn records_that_contradict_each_other_name_their_place() {
             matches!(refused, Some(ManifestError::Misfit { offset, .. }) if offset == end),
             "{refused:?}"
         );
+    });
+}
+
+/// Each of these would make a state that no snapshot can hold.
+#[test]
+fn records_that_no_sane_writer_writes_do_not_fit() {
+    let line = LineId::new(1);
+    let branch = |number, parent| ManifestRecord::BranchAdded {
+        line: LineId::new(number),
+        name: name("b"),
+        parent: LineId::new(parent),
+        origin: Sequence::new(1),
+        origin_time: Timestamp::default(),
+    };
+    let born = ManifestRecord::SegmentBorn {
+        segment: SegmentId::new(1),
+        lane: LaneId::new(0),
+        salt: 1,
+        first: LaneSequence::new(1),
+        size_bytes: 4096,
+    };
+    let generation = ManifestRecord::GenerationRaised {
+        line,
+        generation: Generation::new(1),
+        oldest_welcome: Generation::new(1),
+        stream: StreamId::NONE,
+    };
+    let discarded = |number| ManifestRecord::BranchDiscarded { line: LineId::new(number) };
+    let mut state = ManifestState::default();
+    let sane =
+        [machine(1), disk(1, 1), branch(5, 1), branch(6, 5), born.clone(), generation.clone()];
+    sane.iter().for_each(|record| state.apply(record).expect("it fits"));
+    for record in [
+        machine(1),
+        disk(1, 1),
+        disk(2, 9),
+        branch(5, 1),
+        branch(4, 5),
+        discarded(1),
+        discarded(5),
+        discarded(7),
+        born,
+        generation,
+    ] {
+        let before = state.clone();
+        let refused = state.apply(&record);
+        assert!(refused.is_err(), "{record:?}");
+        assert_eq!(state, before, "{record:?} changed something");
+    }
+}
+
+#[test]
+fn of_two_changes_that_exclude_each_other_the_second_is_refused() {
+    run(&mut Seed::new(1), |_| async {
+        let folder = FaultFolder::new(Seed::new(2));
+        let manifest = open(&folder, LATE).await.expect("there is space");
+        manifest.append(vec![machine(1)]).await.expect("there is space");
+        let removed = ManifestRecord::MachineRemoved { machine: MachineId::new(1) };
+        let pinned =
+            ManifestRecord::PointPinned { line: LineId::new(1), sequence: Sequence::new(1) };
+        manifest.append(vec![removed.clone()]).await.expect("it is there");
+        for late in [removed, pinned] {
+            let before = read(&folder).await;
+            let refused = manifest.append(vec![late]).await;
+            assert!(matches!(refused, Err(ManifestError::Overtaken(_))), "{refused:?}");
+            assert_eq!(read(&folder).await, before, "it was written");
+        }
+        manifest.append(vec![machine(2)]).await.expect("it goes on");
     });
 }
 
