@@ -10,8 +10,8 @@
 //! the new epoch on, and those queued before were decided.
 
 use crate::ids::{Generation, MachineId, Position, StreamId};
-use crate::manifest::ManifestError;
 use crate::manifest::record::ManifestRecord;
+use crate::manifest::state::ManifestState;
 use crate::name::Name;
 use crate::replica::ReplicaDisk;
 use crate::retention::{Retention, next_generation};
@@ -91,13 +91,14 @@ impl Retention {
         let generation = self
             .manifest
             .change(|state| {
-                let entry = state.lines.get(&line).ok_or(ManifestError::Poisoned)?;
+                let entry =
+                    state.lines.get(&line).ok_or_else(|| unknown(state, &request.machine))?;
                 let generation = next_generation(entry);
                 // Raised by failover alone: until then every earlier source may compare and go on.
                 let oldest_welcome = entry.oldest_welcome;
                 let record =
                     ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream };
-                Ok::<_, ManifestError>((vec![record], generation))
+                Ok::<_, StreamError>((vec![record], generation))
             })
             .await?;
         let mut slot = slot.inner.lock();
@@ -139,10 +140,13 @@ impl Retention {
     }
 
     fn unknown(&self, machine: &Name) -> StreamError {
-        let state = self.manifest.state();
-        let known = state.machines.values().map(|machine| machine.name.clone()).collect();
-        StreamError::UnknownMachine { machine: machine.clone(), known }
+        unknown(&self.manifest.state(), machine)
     }
+}
+
+fn unknown(state: &ManifestState, machine: &Name) -> StreamError {
+    let known = state.machines.values().map(|machine| machine.name.clone()).collect();
+    StreamError::UnknownMachine { machine: machine.clone(), known }
 }
 
 /// Another source's stream must not be open; an earlier connection of the same one gives way.

@@ -134,7 +134,7 @@ mod tests {
             commit_time: Timestamp::from_nanoseconds(seconds * 1_000_000_000),
             source_time: Timestamp::default(),
             kind,
-            label: (sequence % 2 == 0).then(|| Label::parse("even").unwrap()),
+            label: sequence.is_multiple_of(2).then(|| Label::parse("even").unwrap()),
         }
     }
 

@@ -162,12 +162,16 @@ pub fn put_data(
     for (class, piece) in pieces(range, SizeClass::Sixteen) {
         let skip = piece.start().block().index() - first;
         let skip_units = u32::try_from(skip).expect("an extent is at most 8 MiB");
-        let from = skip as usize;
-        let of_piece = &checksums[from..from + class.blocks() as usize];
+        let from = slots(skip);
+        let of_piece = &checksums[from..from + slots(class.blocks())];
         let place = Place::Journal { segment, unit: unit + skip_units };
         let key = key(line, disk, class, piece.start().block(), sequence);
         batch.put(key, encode_value(place, of_piece));
     }
+}
+
+fn slots(blocks: u64) -> usize {
+    usize::try_from(blocks).expect("an extent is at most 8 MiB")
 }
 
 /// Adds the entries for zeroes in `range`.
@@ -327,7 +331,7 @@ mod tests {
                 if *zero {
                     put_zeroes(&mut batch, (LINE, DISK, sequence), whole);
                 } else {
-                    let sums = vec![7; *blocks as usize];
+                    let sums = vec![7; slots(*blocks)];
                     put_data(&mut batch, (LINE, DISK, sequence), whole, (SegmentId::new(3), 100), &sums);
                 }
                 store.write(batch).unwrap();

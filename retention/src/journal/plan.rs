@@ -79,10 +79,7 @@ impl Plan {
             draft.answer(Err(refusal));
             return Taken::Yes;
         }
-        let draft = match self.merge(draft) {
-            Ok(()) => return Taken::Yes,
-            Err(draft) => draft,
-        };
+        let Some(draft) = self.merge(draft) else { return Taken::Yes };
         let bytes = draft.record_bytes();
         if self.bytes + bytes > self.room {
             return Taken::Full(draft);
@@ -141,9 +138,10 @@ impl Plan {
         if between { Err(AppendError::InPass) } else { Ok(()) }
     }
 
-    /// Joins a branch write with the record planned last, if both are the same line's and do not overlap.
-    fn merge(&mut self, draft: Draft) -> Result<(), Draft> {
-        let Some(last) = self.planned.last_mut() else { return Err(draft) };
+    /// Joins a branch write with the record planned last, if both are the same line's and do not overlap; otherwise
+    /// gives it back.
+    fn merge(&mut self, draft: Draft) -> Option<Draft> {
+        let Some(last) = self.planned.last_mut() else { return Some(draft) };
         let mergeable = last.line.id() == draft.line.id()
             && last.kind == RecordKind::Batch
             && draft.kind == RecordKind::Batch
@@ -160,18 +158,18 @@ impl Plan {
         };
         let bodies = body_bytes(&last.extents) + body_bytes(&draft.extents);
         if !mergeable || bodies > MAX_BODY_BYTES || overlapping() {
-            return Err(draft);
+            return Some(draft);
         }
         let before = record_bytes(&last.kind, &last.extents);
         let extents = last.extents.len() + draft.extents.len();
         let after = Record::head_bytes(extents, 0) + bodies;
         if self.bytes - before + after > self.room {
-            return Err(draft);
+            return Some(draft);
         }
         self.bytes = self.bytes - before + after;
         last.extents.extend(draft.extents);
         last.replies.push(draft.reply);
-        Ok(())
+        None
     }
 
     /// Gives every record its sequence, its lane sequence and its place.
@@ -326,4 +324,136 @@ pub(super) fn record_bytes(kind: &RecordKind, extents: &[DraftExtent]) -> u64 {
 
 fn position(offset: u64) -> usize {
     usize::try_from(offset).expect("a group fits memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{DiskId, Generation, GroupId, LaneId, MachineId, Position, Sequence};
+    use crate::line::{LineIdentity, LineState};
+    use landfall_disks::{BLOCK_SIZE, Block, Buffer, ByteRange};
+
+    const STREAM: StreamId = StreamId::new([1; 16]);
+
+    fn line(id: u32) -> Arc<Line> {
+        let identity = LineIdentity {
+            id: LineId::new(id),
+            machine: MachineId::new(1),
+            group: GroupId::new(1),
+            lane: LaneId::new(0),
+            origin: None,
+            born: Timestamp::default(),
+        };
+        let tail = LineTail { sequence: Sequence::new(10), ..LineTail::default() };
+        Arc::new(Line::new(identity, LineState { tail, ..LineState::default() }))
+    }
+
+    type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
+
+    fn draft(line: &Arc<Line>, origin: DraftOrigin, first: u64, blocks: u64) -> (Draft, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let range = ByteRange::at(Block::new(first).offset(), blocks * BLOCK_SIZE).unwrap();
+        let bytes = Buffer::zeroed(usize::try_from(range.length()).unwrap());
+        let hash = *blake3::hash(&bytes).as_bytes();
+        let content = DraftContent::Data { bytes, hash };
+        let draft = Draft {
+            line: Arc::clone(line),
+            origin,
+            kind: RecordKind::Batch,
+            boundary: matches!(origin, DraftOrigin::Local),
+            source_time: Timestamp::default(),
+            extents: vec![DraftExtent { disk: DiskId::new(1), range, content }],
+            reply,
+        };
+        (draft, answer)
+    }
+
+    fn streamed(position: u64, previous: u64) -> DraftOrigin {
+        DraftOrigin::Stream(StreamOrigin {
+            generation: Generation::default(),
+            stream: STREAM,
+            position: Position::new(position),
+            previous: Position::new(previous),
+            epoch: 0,
+        })
+    }
+
+    fn plan() -> Plan {
+        Plan::new(Timestamp::from_nanoseconds(5), 1 << 20)
+    }
+
+    fn sequences(plan: Plan) -> Vec<(u32, u64, usize)> {
+        let layout = plan.lay_out(LaneSequence::new(100), LaneSequence::new(99));
+        let of = |laid: &LaidRecord| {
+            let record = &laid.record;
+            (record.line.number(), record.sequence.number(), record.extents.len())
+        };
+        layout.records.iter().map(of).collect()
+    }
+
+    #[test]
+    fn branch_writes_that_wait_together_become_one_record_unless_they_overlap() {
+        let (one, two) = (line(1), line(2));
+        let mut plan = plan();
+        for (line, first) in [(&one, 0), (&one, 4), (&one, 4), (&two, 0), (&one, 9)] {
+            let (draft, _) = draft(line, DraftOrigin::Local, first, 2);
+            assert!(matches!(plan.take(draft), Taken::Yes));
+        }
+        assert_eq!(sequences(plan), [(1, 11, 2), (1, 12, 1), (2, 11, 1), (1, 13, 1)]);
+    }
+
+    #[test]
+    fn a_batch_after_one_that_failed_is_refused() {
+        let line = line(1);
+        let mut plan = plan();
+        let (first, _) = draft(&line, streamed(1, 0), 0, 1);
+        assert!(matches!(plan.take(first), Taken::Yes));
+        // Position 2 was refused elsewhere and never came here; 3 says that it follows 2.
+        let (third, mut answer) = draft(&line, streamed(3, 2), 1, 1);
+        assert!(matches!(plan.take(third), Taken::Yes));
+        let refused = answer.try_recv().expect("answered");
+        assert!(matches!(refused, Err(AppendError::OutOfOrder { .. })));
+        let (again, mut answer) = draft(&line, streamed(1, 0), 0, 1);
+        assert!(matches!(plan.take(again), Taken::Yes));
+        assert!(matches!(answer.try_recv(), Ok(Err(AppendError::OutOfOrder { .. }))));
+        assert_eq!(sequences(plan), [(1, 11, 1)]);
+    }
+
+    #[test]
+    fn what_an_earlier_opening_or_generation_sends_is_refused() {
+        let line = line(1);
+        let mut plan = plan();
+        let (old, mut answer) = draft(&line, streamed(1, 0), 0, 1);
+        line.begin_epoch();
+        plan.take(old);
+        assert_eq!(answer.try_recv(), Ok(Err(AppendError::TakenOver)));
+        line.set_generation(Generation::new(1));
+        let (old, mut answer) = draft(&line, streamed(1, 0), 0, 1);
+        plan.take(old);
+        assert!(matches!(answer.try_recv(), Ok(Err(AppendError::OldGeneration { .. }))));
+        assert!(plan.is_empty());
+    }
+
+    #[test]
+    fn a_plan_takes_no_more_than_its_room() {
+        let line = line(1);
+        let mut plan = Plan::new(Timestamp::default(), 5 * BLOCK_SIZE);
+        assert!(matches!(plan.take(draft(&line, streamed(1, 0), 0, 2).0), Taken::Yes));
+        assert!(matches!(plan.take(draft(&line, streamed(2, 1), 4, 2).0), Taken::Full(_)));
+        assert!(matches!(plan.take(draft(&line, streamed(2, 1), 4, 1).0), Taken::Yes));
+        assert_eq!(plan.lay_out(LaneSequence::new(1), LaneSequence::new(0)).bytes, 5 * BLOCK_SIZE);
+    }
+
+    #[test]
+    fn commit_times_grow_even_when_the_clock_does_not() {
+        let line = line(1);
+        let mut plan = plan();
+        for position in 1..4 {
+            plan.take(draft(&line, streamed(position, position - 1), 0, 1).0);
+        }
+        let layout = plan.lay_out(LaneSequence::new(1), LaneSequence::new(0));
+        let times: Vec<u64> =
+            layout.records.iter().map(|laid| laid.record.commit_time.nanoseconds()).collect();
+        assert_eq!(times, [5, 6, 7]);
+    }
 }

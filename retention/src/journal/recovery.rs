@@ -259,7 +259,7 @@ mod tests {
         let mut starts = Vec::new();
         for (lane_sequence, durable_through) in records {
             starts.push(bytes.len());
-            let body = [*lane_sequence as u8; 4096];
+            let body = [u8::try_from(*lane_sequence).unwrap(); 4096];
             let hash = *blake3::hash(&body).as_bytes();
             let record = Record {
                 kind: RecordKind::Batch,
