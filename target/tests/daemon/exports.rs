@@ -1,6 +1,8 @@
 //! Exports: any moment by name, writes only where somebody said so.
 
 use crate::harness::{Target, noise};
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
+use landfall_protocols::nbd::client::Client;
 
 const MIB: usize = 1 << 20;
 
@@ -99,4 +101,49 @@ fn a_read_only_export_stays_what_it_was() {
     let (_, when) = name.split_once('@').unwrap();
     assert!(target.read(&format!("web/os@{when}")).unwrap().0 == content);
     assert!(target.read("web/os").unwrap().0 != content);
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[test]
+fn a_read_sees_every_write_that_was_acknowledged_before() {
+    const SIZE: u64 = 8 << 20;
+    let mut model = noise(1, usize::try_from(SIZE).unwrap());
+    let target = Target::start().with_machine(&model);
+    target.run(&["export", "add", "web", "--writable", "--branch", "busy"]);
+    let name = "web~busy/os";
+    target.with_clients(name, 4, async |clients: &[Client]| {
+        let mut dice = Dice(7);
+        for round in 0..300 {
+            // Readers fill caches from both sides while writes change what they read.
+            let at = dice.below(SIZE / 512 - 256) * 512;
+            let length = (1 + dice.below(40)) * 512;
+            let bytes = noise(round, usize::try_from(length).unwrap());
+            let start = usize::try_from(at).unwrap();
+            model[start..start + bytes.len()].copy_from_slice(&bytes);
+            let data = Buffer::copy_of(&bytes);
+            let around = ByteRange::at(ByteOffset::new(at & !0xf_ffff), 1 << 20).unwrap();
+            let (written, one, two) = tokio::join!(
+                clients[0].write(ByteOffset::new(at), data, Durability::Cached),
+                clients[1].read(around),
+                clients[2].read(around),
+            );
+            written.unwrap();
+            one.unwrap();
+            two.unwrap();
+            let first = usize::try_from(around.start().bytes()).unwrap();
+            let seen = clients[3].read(around).await.unwrap();
+            assert!(*seen == model[first..first + seen.len()], "round {round}: a stale read");
+        }
+    });
+    assert!(target.read(name).unwrap().0 == model);
 }

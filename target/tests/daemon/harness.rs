@@ -1,13 +1,14 @@
 //! Starts targets, runs commands against them, reads exports over NBD.
 
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
-use landfall_protocols::nbd::client::negotiate;
+use landfall_protocols::nbd::client::{Client, Connection, negotiate};
 use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_landfall");
 
@@ -155,7 +156,7 @@ impl Target {
 
     /// All bytes of an export, and whether it can be written.
     pub(crate) fn read(&self, export: &str) -> Result<(Vec<u8>, bool), String> {
-        self.over_nbd(export, |client| async move {
+        self.over_nbd(export, async |client: &Client| {
             let whole = ByteRange::up_to(client.size_bytes());
             let bytes = client.read(whole).await.map_err(|error| error.to_string())?;
             Ok((bytes.to_vec(), !client.is_read_only()))
@@ -165,28 +166,58 @@ impl Target {
     /// Writes into an export.
     pub(crate) fn write(&self, export: &str, at: u64, bytes: &[u8]) -> Result<(), String> {
         let data = Buffer::copy_of(bytes);
-        self.over_nbd(export, move |client| async move {
+        self.over_nbd(export, async move |client: &Client| {
             let written = client.write(ByteOffset::new(at), data, Durability::Durable).await;
             written.map_err(|error| error.to_string())
         })
     }
 
-    fn over_nbd<T, Fut: Future<Output = Result<T, String>>>(
+    fn over_nbd<T>(
         &self,
         export: &str,
-        work: impl FnOnce(landfall_protocols::nbd::client::Client) -> Fut,
+        work: impl AsyncFnOnce(&Client) -> Result<T, String>,
     ) -> Result<T, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let socket = self.data().join("nbd.sock");
-            let stream = tokio::net::UnixStream::connect(socket).await.expect("it listens");
-            let (client, connection) =
-                negotiate(stream, export).await.map_err(|error| error.to_string())?;
-            let (done, ended) = tokio::join!(work(client), connection.run());
+        on_tokio(async {
+            let (client, connection) = self.connect(export).await?;
+            let work = async move { work(&client).await };
+            let (done, ended) = tokio::join!(work, connection.run());
             ended.map_err(|error| error.to_string())?;
             done
         })
     }
+
+    /// Does something with several connections to one export.
+    pub(crate) fn with_clients(
+        &self,
+        export: &str,
+        count: usize,
+        work: impl AsyncFnOnce(&[Client]),
+    ) {
+        on_tokio(async {
+            let mut clients = Vec::new();
+            let mut connections = Vec::new();
+            for _ in 0..count {
+                let (client, connection) = self.connect(export).await.expect("it opens");
+                clients.push(client);
+                connections.push(tokio::spawn(connection.run()));
+            }
+            work(&clients).await;
+            drop(clients);
+            for connection in connections {
+                connection.await.expect("no panic").expect("a good end");
+            }
+        });
+    }
+
+    async fn connect(&self, export: &str) -> Result<(Client, Connection<UnixStream>), String> {
+        let stream = UnixStream::connect(self.data().join("nbd.sock")).await.expect("it listens");
+        negotiate(stream, export).await.map_err(|error| error.to_string())
+    }
+}
+
+fn on_tokio<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(work)
 }
 
 impl Drop for Target {
