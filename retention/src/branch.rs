@@ -5,10 +5,9 @@
 //! holds them, and no other write touches them until it is part of the line.
 
 use crate::index::IndexError;
+use crate::journal::draft::{AppendError, Draft, DraftContent, DraftExtent, DraftOrigin};
 use crate::journal::format::{MAX_BODY_BYTES, RecordKind};
-use crate::journal::lane::{
-    AppendError, Draft, DraftContent, DraftExtent, DraftOrigin, LaneHandle,
-};
+use crate::journal::lane::LaneHandle;
 use crate::time::Clock;
 use crate::view::View;
 use landfall_disks::range_locks::RangeLocks;

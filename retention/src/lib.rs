@@ -30,7 +30,8 @@ pub mod time;
 mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
-pub use journal::lane::{AppendError, JournalSettings, LaneTask};
+pub use journal::draft::AppendError;
+pub use journal::lane::{JournalSettings, LaneTask};
 pub use moment::{Moment, ResolveError};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};

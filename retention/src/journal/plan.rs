@@ -3,11 +3,11 @@
 //! Writes of a branch that wait together become one record as long as they do not overlap: they were concurrent, so
 //! any order of them is one the client must expect. Everything else is a record of its own.
 
-use super::format::{ExtentContent, MAX_BODY_BYTES, MAX_EXTENTS, Record, RecordExtent, RecordKind};
-use super::indexing::{block_checksums, point, tail_after, unit_of};
-use super::lane::{
+use super::draft::{
     AppendError, Committed, Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin,
 };
+use super::format::{ExtentContent, MAX_BODY_BYTES, MAX_EXTENTS, Record, RecordExtent, RecordKind};
+use super::indexing::{block_checksums, point, tail_after, unit_of};
 use crate::ids::{LaneSequence, LineId, SegmentId, StreamId};
 use crate::index::tail_key::LineTail;
 use crate::leaf::HeadChange;

@@ -10,181 +10,31 @@
 //! line's stream is accepted, and what an earlier one still has under way is refused by the lane. A seed is
 //! acknowledged before it is durable: should the target lose it, the generation is over and the source compares.
 
+mod hashes;
+mod request;
+
+pub use hashes::{BlockHash, HASH_BLOCK_BYTES};
+pub use request::{StreamContent, StreamDisk, StreamError, StreamExtent, StreamRequest};
+
 use crate::branch::data_of;
 use crate::ids::{DiskId, Generation, Position, StreamId};
+use crate::journal::draft::{Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin};
 use crate::journal::format::RecordKind;
-use crate::journal::lane::{
-    AppendError, Draft, DraftContent, DraftExtent, DraftOrigin, LaneHandle, StreamOrigin,
-};
+use crate::journal::lane::LaneHandle;
 use crate::line::Line;
+use crate::manifest::Manifest;
 use crate::manifest::record::ManifestRecord;
-use crate::manifest::{Manifest, ManifestError};
-use crate::name::{Label, Name};
+use crate::name::Label;
 use crate::point::{Point, PointKind};
-use crate::replica::{DiskState, Image, ReplicaDisk};
+use crate::replica::{Image, ReplicaDisk};
 use crate::time::Timestamp;
-use crate::view::{Reading, Showing, View};
+use crate::view::Reading;
 use futures_util::future::join_all;
-use landfall_disks::uring::offload;
-use landfall_disks::{
-    BLOCK_SIZE, Buffer, ByteRange, Content, Disk, DiskError, Durability, ZeroMode,
-};
+use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange, Durability, ZeroMode};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Mutex, RwLock, oneshot};
-
-/// Bytes a block hash covers.
-pub const HASH_BLOCK_BYTES: u64 = 64 << 10;
-/// Bytes of a disk that are read at once to be hashed.
-const HASH_READ_BYTES: u64 = 1 << 20;
-/// Reads for hashing that are under way at once.
-const HASH_READS: usize = 4;
-
-/// Who wants to stream what.
-#[derive(Clone, Debug)]
-pub struct StreamRequest {
-    /// The machine.
-    pub machine: Name,
-    /// The source's name for its stream.
-    pub stream: StreamId,
-    /// Generation the source holds positions of; zero if it holds none.
-    pub generation: Generation,
-    /// The disks and their sizes at the source.
-    pub disks: Vec<(Name, u64)>,
-    /// Who it is, for messages.
-    pub peer: String,
-}
-
-/// A disk of an open stream.
-#[derive(Clone, Debug)]
-pub struct StreamDisk {
-    /// Its id.
-    pub id: DiskId,
-    /// Its name.
-    pub name: Name,
-    /// Its size.
-    pub size_bytes: u64,
-    /// What is there of it.
-    pub state: DiskState,
-}
-
-/// One change of a batch.
-#[derive(Debug)]
-pub struct StreamExtent {
-    /// Whole blocks; the last one may end with the disk.
-    pub range: ByteRange,
-    /// What they become.
-    pub content: StreamContent,
-}
-
-/// Content of an extent, whose hash was checked.
-#[derive(Debug)]
-pub enum StreamContent {
-    /// Bytes with their BLAKE3.
-    Data {
-        /// As many as the range has.
-        bytes: Buffer,
-        /// Their hash.
-        hash: [u8; 32],
-    },
-    /// Zeroes.
-    Zero,
-}
-
-/// What the target holds of a 64 KiB block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BlockHash {
-    /// BLAKE3 of the bytes on the disk.
-    Known([u8; 32]),
-    /// All zero.
-    Zero,
-    /// Lost; it has to be sent.
-    Unknown,
-}
-
-/// Why a stream is refused or ends.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// No such machine.
-    #[error("no machine {machine}")]
-    UnknownMachine {
-        /// What was asked for.
-        machine: Name,
-        /// What exists.
-        known: Vec<Name>,
-    },
-    /// No such disk.
-    #[error("machine {machine} has no disk {disk}")]
-    UnknownDisk {
-        /// The machine.
-        machine: Name,
-        /// What was asked for.
-        disk: Name,
-        /// What exists.
-        known: Vec<Name>,
-    },
-    /// Sizes differ.
-    #[error("disk {disk} has {ours} bytes here and {theirs} at the source")]
-    SizeMismatch {
-        /// The disk.
-        disk: Name,
-        /// Size here.
-        ours: u64,
-        /// Size at the source.
-        theirs: u64,
-    },
-    /// The generation is over.
-    #[error("{sent} is over, the machine is at {current}")]
-    OldGeneration {
-        /// What the source holds.
-        sent: Generation,
-        /// What counts.
-        current: Generation,
-    },
-    /// Another stream is open.
-    #[error("machine {machine} is being replicated by {peer}")]
-    Busy {
-        /// The machine.
-        machine: Name,
-        /// Who has it.
-        peer: String,
-    },
-    /// A newer connection has the stream.
-    #[error("the stream was taken over by a newer connection")]
-    TakenOver,
-    /// A position is not the next one.
-    #[error("{sent} came where {expected} was due")]
-    SkippedPosition {
-        /// What was due.
-        expected: Position,
-        /// What came.
-        sent: Position,
-    },
-    /// A range does not lie on the disk, or is not whole blocks.
-    #[error("range {range} does not lie in whole blocks on disk {disk} of {size_bytes} bytes")]
-    BadRange {
-        /// The disk.
-        disk: Name,
-        /// The range.
-        range: ByteRange,
-        /// Where the disk ends.
-        size_bytes: u64,
-    },
-    /// An earlier call failed.
-    #[error("the stream failed before: {0}")]
-    Failed(String),
-    /// The journal refused.
-    #[error(transparent)]
-    Append(#[from] AppendError),
-    /// An image failed.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The manifest failed.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-}
 
 /// What retention remembers of a line's stream between openings.
 #[derive(Default)]
@@ -453,34 +303,6 @@ impl Stream {
         let found = self.parts.disks.iter().find(|disk| disk.id() == id);
         found.ok_or_else(|| StreamError::Failed(format!("{id:?} is not part of this stream")))
     }
-
-    /// What the target holds of the 64 KiB blocks of `range`, which starts at one and may end with the disk.
-    pub async fn hashes(
-        &self,
-        disk: DiskId,
-        range: ByteRange,
-    ) -> Result<Vec<BlockHash>, StreamError> {
-        let disk = self.disk(disk)?;
-        let size_bytes = disk.size_bytes();
-        let whole = ByteRange::up_to(size_bytes);
-        let to_end = range.end().bytes() == size_bytes;
-        let starts = range.start().bytes().is_multiple_of(HASH_BLOCK_BYTES);
-        let ends = to_end || range.end().bytes().is_multiple_of(HASH_BLOCK_BYTES);
-        if !whole.contains(range) || !starts || !ends {
-            let disk = disk.name().clone();
-            return Err(StreamError::BadRange { disk, range, size_bytes });
-        }
-        let (reading, line) = (Arc::clone(&self.parts.reading), Arc::clone(&self.parts.line));
-        let head = View::new(reading, Arc::clone(disk), line, Showing::Head);
-        let pieces: Vec<ByteRange> = range.chunks(HASH_READ_BYTES).collect();
-        let mut hashes = Vec::new();
-        for some in pieces.chunks(HASH_READS) {
-            for part in join_all(some.iter().map(|piece| hash_piece(&head, *piece))).await {
-                hashes.extend(part?);
-            }
-        }
-        Ok(hashes)
-    }
 }
 
 impl Drop for Stream {
@@ -547,55 +369,4 @@ async fn draft_extent(disk: &ReplicaDisk, extent: StreamExtent) -> DraftExtent {
         }
     };
     DraftExtent { disk: disk.id(), range, content }
-}
-
-/// Hashes of the blocks of at most [`HASH_READ_BYTES`]. Stretches known to be zero are not read; where a part cannot
-/// be read its blocks are unknown, so that the source sends them.
-async fn hash_piece(head: &View, piece: ByteRange) -> Result<Vec<BlockHash>, StreamError> {
-    if is_known_zero(head, piece).await? {
-        return Ok(piece.chunks(HASH_BLOCK_BYTES).map(|_| BlockHash::Zero).collect());
-    }
-    match head.read(piece).await {
-        Ok(bytes) => Ok(offload(move || hash_blocks(&bytes)).await),
-        Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
-            let mut hashes = Vec::new();
-            for block in piece.chunks(HASH_BLOCK_BYTES) {
-                hashes.push(match head.read(block).await {
-                    Ok(bytes) => hash_block(&bytes),
-                    Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
-                        BlockHash::Unknown
-                    }
-                    Err(error) => return Err(error.into()),
-                });
-            }
-            Ok(hashes)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn is_known_zero(head: &View, piece: ByteRange) -> Result<bool, StreamError> {
-    let mut rest = piece;
-    while !rest.is_empty() {
-        let mapped = head.map(rest).await?;
-        if mapped.iter().any(|part| part.content == Content::Data) {
-            return Ok(false);
-        }
-        let Some(last) = mapped.last() else { return Ok(false) };
-        rest = rest.split_at(last.range.end()).1;
-    }
-    Ok(true)
-}
-
-fn hash_blocks(bytes: &[u8]) -> Vec<BlockHash> {
-    let block = usize::try_from(HASH_BLOCK_BYTES).expect("64 KiB");
-    bytes.chunks(block).map(hash_block).collect()
-}
-
-fn hash_block(bytes: &[u8]) -> BlockHash {
-    if bytes.iter().all(|byte| *byte == 0) {
-        BlockHash::Zero
-    } else {
-        BlockHash::Known(*blake3::hash(bytes).as_bytes())
-    }
 }

@@ -1,0 +1,108 @@
+//! What the target holds, as hashes: a source compares them with its own and sends only what differs.
+
+use super::{Stream, StreamError};
+use crate::ids::DiskId;
+use crate::view::{Showing, View};
+use futures_util::future::join_all;
+use landfall_disks::uring::offload;
+use landfall_disks::{ByteRange, Content, Disk, DiskError};
+use std::sync::Arc;
+
+/// Bytes a block hash covers.
+pub const HASH_BLOCK_BYTES: u64 = 64 << 10;
+/// Bytes of a disk that are read at once to be hashed.
+const HASH_READ_BYTES: u64 = 1 << 20;
+/// Reads for hashing that are under way at once.
+const HASH_READS: usize = 4;
+
+/// What the target holds of a 64 KiB block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BlockHash {
+    /// BLAKE3 of the bytes on the disk.
+    Known([u8; 32]),
+    /// All zero.
+    Zero,
+    /// Lost; it has to be sent.
+    Unknown,
+}
+
+impl Stream {
+    /// What the target holds of the 64 KiB blocks of `range`, which starts at one and may end with the disk.
+    pub async fn hashes(
+        &self,
+        disk: DiskId,
+        range: ByteRange,
+    ) -> Result<Vec<BlockHash>, StreamError> {
+        let disk = self.disk(disk)?;
+        let size_bytes = disk.size_bytes();
+        let whole = ByteRange::up_to(size_bytes);
+        let to_end = range.end().bytes() == size_bytes;
+        let starts = range.start().bytes().is_multiple_of(HASH_BLOCK_BYTES);
+        let ends = to_end || range.end().bytes().is_multiple_of(HASH_BLOCK_BYTES);
+        if !whole.contains(range) || !starts || !ends {
+            let disk = disk.name().clone();
+            return Err(StreamError::BadRange { disk, range, size_bytes });
+        }
+        let (reading, line) = (Arc::clone(&self.parts.reading), Arc::clone(&self.parts.line));
+        let head = View::new(reading, Arc::clone(disk), line, Showing::Head);
+        let pieces: Vec<ByteRange> = range.chunks(HASH_READ_BYTES).collect();
+        let mut hashes = Vec::new();
+        for some in pieces.chunks(HASH_READS) {
+            for part in join_all(some.iter().map(|piece| hash_piece(&head, *piece))).await {
+                hashes.extend(part?);
+            }
+        }
+        Ok(hashes)
+    }
+}
+
+/// Hashes of the blocks of at most [`HASH_READ_BYTES`]. Stretches known to be zero are not read; where a part cannot
+/// be read its blocks are unknown, so that the source sends them.
+async fn hash_piece(head: &View, piece: ByteRange) -> Result<Vec<BlockHash>, StreamError> {
+    if is_known_zero(head, piece).await? {
+        return Ok(piece.chunks(HASH_BLOCK_BYTES).map(|_| BlockHash::Zero).collect());
+    }
+    match head.read(piece).await {
+        Ok(bytes) => Ok(offload(move || hash_blocks(&bytes)).await),
+        Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
+            let mut hashes = Vec::new();
+            for block in piece.chunks(HASH_BLOCK_BYTES) {
+                hashes.push(match head.read(block).await {
+                    Ok(bytes) => hash_block(&bytes),
+                    Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
+                        BlockHash::Unknown
+                    }
+                    Err(error) => return Err(error.into()),
+                });
+            }
+            Ok(hashes)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn is_known_zero(head: &View, piece: ByteRange) -> Result<bool, StreamError> {
+    let mut rest = piece;
+    while !rest.is_empty() {
+        let mapped = head.map(rest).await?;
+        if mapped.iter().any(|part| part.content == Content::Data) {
+            return Ok(false);
+        }
+        let Some(last) = mapped.last() else { return Ok(false) };
+        rest = rest.split_at(last.range.end()).1;
+    }
+    Ok(true)
+}
+
+fn hash_blocks(bytes: &[u8]) -> Vec<BlockHash> {
+    let block = usize::try_from(HASH_BLOCK_BYTES).expect("64 KiB");
+    bytes.chunks(block).map(hash_block).collect()
+}
+
+fn hash_block(bytes: &[u8]) -> BlockHash {
+    if bytes.iter().all(|byte| *byte == 0) {
+        BlockHash::Zero
+    } else {
+        BlockHash::Known(*blake3::hash(bytes).as_bytes())
+    }
+}
