@@ -1,7 +1,7 @@
 //! Recovery points: the sequences at which all disks of a group are consistent.
 //!
 //! A point is born with a mark record of the journal and kept in the index; this module says what it is, and the
-//! [`Catalogue`] answers which one a [`When`] names. It holds the marked points of one line in memory; boundaries that
+//! [`Catalogue`] answers which one a [`When`](crate::name::When) names. It holds the marked points of one line in memory; boundaries that
 //! nobody marked (every write of a branch is one) are looked up in the index.
 //!
 //! **Invariant:** commit times grow along a line, by a nanosecond at least, so a time names one sequence, and the newest

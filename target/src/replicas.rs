@@ -13,8 +13,8 @@ use landfall_protocols::delta::{
     ReplicaSink, Replicas, StreamDisk, StreamHello,
 };
 use landfall_retention as retention;
+use landfall_retention::AppendError;
 use landfall_retention::ids::{DiskId, Generation, Position, StreamId};
-use landfall_retention::journal::lane::AppendError;
 use landfall_retention::name::{Label, Name};
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;

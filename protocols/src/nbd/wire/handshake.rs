@@ -50,7 +50,7 @@ const _: () = assert!(size_of::<OptionHeader>() == 8 + 4 + 4);
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct OptionReplyHeader {
-    /// [`OPTION_REPLY_MAGIC`].
+    /// [`OPTION_REPLY_MAGIC`](super::OPTION_REPLY_MAGIC).
     pub magic: U64,
     /// The option this answers.
     pub option: U32,
