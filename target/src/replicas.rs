@@ -1,7 +1,7 @@
 //! Streams of the delta protocol, joined to retention: names for names, errors for refusals.
 //!
 //! Nothing is decided here. What a refused source should do next follows from the code of the refusal, so the mapping in
-//! [`refusal`] is the one place to look at.
+//! `refusal` is the one place to look at.
 
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::ByteRange;

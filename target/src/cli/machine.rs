@@ -26,7 +26,7 @@ Examples:
     Add {
         /// Name: 1 to 63 of a-z 0-9 . -
         name: String,
-        /// A disk: name=NAME,size=SIZE[,format=raw][,path=FILE]
+        /// A disk: name=NAME,size=SIZE and, where wanted, format=raw and path=FILE
         #[arg(long = "disk", required = true, value_name = "KEY=VALUE,…")]
         disks: Vec<DiskGiven>,
         /// Free text for people

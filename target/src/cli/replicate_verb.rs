@@ -1,4 +1,4 @@
-//! The command line of `landfall replicate`; the work is in [`replicate`](super::replicate).
+//! The command line of `landfall replicate`; the work is in [`super::replicate`].
 
 use super::Place;
 use super::replicate::{self, Mode, Replicate};
