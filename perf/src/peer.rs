@@ -1,0 +1,120 @@
+//! Peers: qemu-nbd on a raw file, nbdcopy into it, fio on either side.
+
+use crate::process::{Server, output, timed};
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// What qemu-nbd promises of an acknowledged write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Writes {
+    /// Durable after a flush: `--cache=none`.
+    Cached,
+    /// Durable at once, as landfall's are: `--cache=directsync`.
+    Durable,
+}
+
+/// qemu-nbd serving a raw file past the page cache.
+pub(crate) struct QemuNbd {
+    socket: PathBuf,
+    aio: &'static str,
+    _server: Server,
+}
+
+impl QemuNbd {
+    /// Serves `file` on the socket `socket`. io_uring if this qemu-nbd and kernel have it, threads otherwise.
+    pub(crate) fn start(file: &Path, socket: &Path, writes: Writes) -> anyhow::Result<Self> {
+        let cache = match writes {
+            Writes::Cached => "none",
+            Writes::Durable => "directsync",
+        };
+        let log = socket.with_extension("log");
+        let mut refused = None;
+        for aio in ["io_uring", "threads"] {
+            let mut command = Command::new("qemu-nbd");
+            // Several connections are what nbdcopy likes best, and MULTI_CONN is offered only with them.
+            command.args(["--format=raw", "--persistent", "--shared=4"]);
+            command.args([format!("--cache={cache}"), format!("--aio={aio}")]);
+            command.arg("--socket").arg(socket).arg(file);
+            match Server::start(&mut command, socket, &log) {
+                Ok(server) => return Ok(Self { socket: socket.to_owned(), aio, _server: server }),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.context("two ways were tried")?)
+    }
+
+    /// `qemu-nbd` with what matters of its arguments.
+    pub(crate) fn name(&self, cache: &str) -> String {
+        format!("qemu-nbd, raw, cache={cache}, aio={}", self.aio)
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The URI of its only export.
+    pub(crate) fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+}
+
+/// Copies a file into an NBD export and flushes it; the time of the whole command.
+pub(crate) fn nbdcopy(from: &Path, uri: &str) -> anyhow::Result<Duration> {
+    timed(Command::new("nbdcopy").arg("--flush").arg(from).arg(uri))
+}
+
+/// How fio gets at an export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Random reads.
+    Read,
+    /// Random writes.
+    Write,
+}
+
+/// What of fio's answer matters.
+#[derive(Deserialize)]
+struct Answer {
+    jobs: Vec<Job>,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    error: i64,
+    read: Direction,
+    write: Direction,
+}
+
+#[derive(Deserialize)]
+struct Direction {
+    iops: f64,
+}
+
+/// 4 KiB at random, 32 at a time over one connection; requests per second.
+pub(crate) fn fio(uri: &str, size_bytes: u64, access: Access, seconds: u32) -> anyhow::Result<f64> {
+    let rw = match access {
+        Access::Read => "randread",
+        Access::Write => "randwrite",
+    };
+    let mut command = Command::new("fio");
+    command.args(["--name=perf", "--ioengine=nbd", "--bs=4k", "--iodepth=32", "--time_based"]);
+    command.args(["--ramp_time=1", "--output-format=json", "--randrepeat=0"]);
+    command.args([format!("--rw={rw}"), format!("--size={size_bytes}")]);
+    command.args([format!("--runtime={seconds}"), format!("--uri={uri}")]);
+    let text = output(&mut command)?;
+    // Its nbd engine prints a line before the answer.
+    let json = text.find('{').map_or("", |start| &text[start..]);
+    let answer: Answer = serde_json::from_str(json).context("what fio printed")?;
+    let [job] = answer.jobs.as_slice() else { bail!("fio ran {} jobs", answer.jobs.len()) };
+    if job.error != 0 {
+        bail!("fio on {uri} ended with error {}", job.error);
+    }
+    Ok(match access {
+        Access::Read => job.read.iops,
+        Access::Write => job.write.iops,
+    })
+}

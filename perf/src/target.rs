@@ -1,0 +1,132 @@
+//! A landfall target of our own, and its command line.
+
+use crate::image::Image;
+use crate::process::{Server, output, timed};
+use anyhow::Context;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A running target, fresh, in a folder of its own.
+pub(crate) struct Target {
+    landfall: PathBuf,
+    data: PathBuf,
+    _server: Server,
+}
+
+/// What `status --json` says that matters here.
+#[derive(Deserialize)]
+struct Status {
+    listen: Listen,
+}
+
+#[derive(Deserialize)]
+struct Listen {
+    delta: String,
+}
+
+/// What `point list --json` says that matters here.
+#[derive(Deserialize)]
+struct Points {
+    points: Vec<Point>,
+}
+
+/// A point of a machine.
+#[derive(Clone, Deserialize, Debug)]
+pub(crate) struct Point {
+    /// When it was committed, as a name takes it.
+    pub(crate) time: String,
+    /// Its disks over the Unix socket.
+    pub(crate) uris: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Export {
+    uris: Vec<String>,
+}
+
+impl Target {
+    /// Starts one that keeps everything in `folder`.
+    pub(crate) fn start(landfall: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let data = folder.join("data");
+        let mut serve = landfall_command(landfall, &data);
+        serve.args(["serve", "--delta", "127.0.0.1:0", "--nbd", "off", "--http", "off"]);
+        let log = folder.join("serve.log");
+        let server = Server::start(&mut serve, &data.join("landfall.sock"), &log)?;
+        Ok(Self { landfall: landfall.to_owned(), data, _server: server })
+    }
+
+    /// Its NBD socket.
+    pub(crate) fn nbd_socket(&self) -> PathBuf {
+        self.data.join("nbd.sock")
+    }
+
+    /// `landfall` with `args`, asked of this target.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = landfall_command(&self.landfall, &self.data);
+        command.args(args);
+        command
+    }
+
+    /// Adds a machine with one disk `os`.
+    pub(crate) fn add_machine(&self, name: &str, size_bytes: u64) -> anyhow::Result<()> {
+        let disk = format!("name=os,size={size_bytes}");
+        output(&mut self.command(&["machine", "add", name, "--disk", &disk])).map(drop)
+    }
+
+    /// Replicates `image` once; the time of the whole command.
+    pub(crate) fn replicate(&self, machine: &str, image: &Image) -> anyhow::Result<Duration> {
+        let disk = format!("os={}", image.path().display());
+        timed(&mut self.command(&["replicate", machine, "--disk", &disk, "--once"]))
+    }
+
+    /// Replicates `image` once, to the target behind `address`.
+    pub(crate) fn replicate_to(
+        &self,
+        address: &str,
+        machine: &str,
+        image: &Image,
+    ) -> anyhow::Result<()> {
+        let disk = format!("os={}", image.path().display());
+        let args = ["replicate", machine, "--disk", &disk, "--once", "--to", address];
+        output(&mut self.command(&args)).map(drop)
+    }
+
+    /// Where it listens for delta streams.
+    pub(crate) fn delta_address(&self) -> anyhow::Result<String> {
+        Ok(self.ask::<Status>(&["status", "--json"])?.listen.delta)
+    }
+
+    /// The points of a machine, oldest first.
+    pub(crate) fn points(&self, machine: &str) -> anyhow::Result<Vec<Point>> {
+        let mut points = self.ask::<Points>(&["point", "list", machine, "--json"])?.points;
+        points.sort_by(|a, b| a.time.cmp(&b.time));
+        Ok(points)
+    }
+
+    /// Makes a branch at the newest point of `machine`; the URI of its disk.
+    pub(crate) fn export_branch(&self, machine: &str) -> anyhow::Result<String> {
+        let name = format!("{machine}@latest");
+        let export: Export = self.ask(&["export", "add", &name, "--writable", "--json"])?;
+        export.uris.into_iter().next().context("the export has no address")
+    }
+
+    fn ask<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {
+        let text = output(&mut self.command(args))?;
+        serde_json::from_str(&text).with_context(|| format!("what landfall {args:?} printed"))
+    }
+}
+
+/// `landfall` on the data folder `data`, whatever the environment says.
+fn landfall_command(landfall: &Path, data: &Path) -> Command {
+    let mut command = Command::new(landfall);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LANDFALL_") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("--data").arg(data);
+    command
+}
