@@ -4,7 +4,7 @@ use super::RawDisk;
 use crate::conformance;
 use crate::disk::{Disk, DiskError, Durability, ZeroMode};
 use crate::faults::{Fault, FaultFolder, Seed, run};
-use crate::file::{FileError, Folder};
+use crate::file::{Caching, FileError, FileFuture, FileIo, Folder, OpenMode};
 use crate::uring::{Directory, Engine, EngineSettings};
 use crate::{Buffer, ByteOffset, ByteRange};
 use std::cell::Cell;
@@ -219,6 +219,80 @@ fn discarding_gives_space_back() {
         assert_eq!(folder.free_bytes().await.expect("measured"), 2 * 4096);
         disk.write_zeroes(middle, ZeroMode::Unmap, Durability::Cached).await.expect("zeroed");
         assert_eq!(folder.free_bytes().await.expect("measured"), 2 * 4096);
+    });
+}
+
+/// A file of a file system that can neither punch holes nor zero ranges, as tmpfs of older kernels.
+struct Plain(Arc<dyn FileIo>);
+
+impl Plain {
+    fn refuse(&self) -> FileFuture<'_, ()> {
+        let source = Arc::new(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        let refused = FileError::Os { path: PathBuf::from(IMAGE), operation: "zeroing", source };
+        Box::pin(std::future::ready(Err(refused)))
+    }
+}
+
+impl FileIo for Plain {
+    fn read_at(&self, offset: u64, into: Buffer) -> FileFuture<'_, Buffer> {
+        self.0.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, from: Buffer) -> FileFuture<'_, Buffer> {
+        self.0.write_at(offset, from)
+    }
+
+    fn flush(&self) -> FileFuture<'_, ()> {
+        self.0.flush()
+    }
+
+    fn length(&self) -> FileFuture<'_, u64> {
+        self.0.length()
+    }
+
+    fn set_length(&self, length: u64) -> FileFuture<'_, ()> {
+        self.0.set_length(length)
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
+        self.0.allocate(offset, length)
+    }
+
+    fn punch_hole(&self, _offset: u64, _length: u64) -> FileFuture<'_, ()> {
+        self.refuse()
+    }
+
+    fn zero_range(&self, _offset: u64, _length: u64) -> FileFuture<'_, ()> {
+        self.refuse()
+    }
+
+    fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>> {
+        self.0.next_data(offset)
+    }
+
+    fn lock_exclusive(&self) -> FileFuture<'_, ()> {
+        self.0.lock_exclusive()
+    }
+}
+
+#[test]
+fn conforms_where_holes_cannot_be_punched() {
+    let mut seed = Seed::new(5);
+    let mut choices = seed.fork();
+    let folder = FaultFolder::new(seed.fork());
+    let made = Cell::new(0);
+    run(&mut seed, |_| async {
+        let make = async |size| {
+            made.set(made.get() + 1);
+            let path = PathBuf::from(format!("image-{}", made.get()));
+            let direct = folder.open(&path, OpenMode::CreateNew, Caching::Direct).await;
+            let direct = direct.expect("created");
+            direct.set_length(size).await.expect("resized");
+            let buffered = folder.open(&path, OpenMode::ReadWrite, Caching::Buffered).await;
+            let [direct, buffered] = [direct, buffered.expect("opened")].map(Plain).map(Arc::new);
+            Arc::new(RawDisk::new(direct, buffered, size, false)) as Arc<dyn Disk>
+        };
+        conformance::writable(&mut choices, make).await;
     });
 }
 

@@ -1,7 +1,7 @@
 //! Memory that I/O reads into and writes from: aligned, owned, and divisible without copying.
 //!
 //! ```text
-//!   allocation  ├──────────── aligned to 4 KiB, zeroed ────────────┤
+//!   allocation  ├──────────── zeroed, aligned to 4 KiB ────────────┤      (to 64 bytes if shorter than that)
 //!   one Buffer  ├──────────────────────────────────────────────────┤
 //!   split_off   ├───────── Buffer ────────┤├──────── Buffer ───────┤   both alive, written at the same time
 //!   narrow             ├──── window ────┤                              what `Deref` shows
@@ -19,8 +19,12 @@ use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Alignment of every allocation, in bytes; enough for `O_DIRECT` on any device.
+/// Alignment of an allocation of at least as many bytes; enough for `O_DIRECT` on any device.
 pub const BUFFER_ALIGNMENT: usize = 4096;
+
+/// Alignment of shorter ones. No direct transfer is shorter than a block, and an aligned block for every header would
+/// cost more than the header's system call.
+const SHORT_ALIGNMENT: usize = 64;
 
 /// A zeroed block of memory of a fixed length.
 struct Allocation {
@@ -48,10 +52,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// `length` zero bytes at an aligned address.
+    /// `length` zero bytes, at an address aligned to [`BUFFER_ALIGNMENT`] if there are as many.
     pub fn zeroed(length: usize) -> Self {
-        let size = length.max(1).next_multiple_of(BUFFER_ALIGNMENT);
-        let layout = Layout::from_size_align(size, BUFFER_ALIGNMENT)
+        let alignment = if length < BUFFER_ALIGNMENT { SHORT_ALIGNMENT } else { BUFFER_ALIGNMENT };
+        let size = length.max(1).next_multiple_of(alignment);
+        let layout = Layout::from_size_align(size, alignment)
             .expect("a buffer is far below isize::MAX bytes");
         // SAFETY: the layout has a size above zero.
         let raw = unsafe { alloc_zeroed(layout) };
@@ -59,7 +64,7 @@ impl Buffer {
         Self { allocation: Arc::new(Allocation { start, layout }), start: 0, end: length }
     }
 
-    /// A copy of `bytes` at an aligned address.
+    /// A copy of `bytes`, aligned as by [`Buffer::zeroed`].
     pub fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = Self::zeroed(bytes.len());
         buffer.copy_from_slice(bytes);

@@ -148,7 +148,15 @@ impl Root {
             Caching::Direct => flags | OFlags::DIRECT,
             Caching::Buffered => flags,
         };
-        let opened = self.resolve(path, flags, create);
+        let opened = match self.resolve(path, flags, create) {
+            // Not every file system has O_DIRECT. The page cache is slower there and as correct: flushes do not differ.
+            Err(Errno::INVAL) if caching == Caching::Direct => {
+                let full = self.path.join(path);
+                tracing::warn!(path = %full.display(), "no direct I/O here, using the page cache");
+                self.resolve(path, flags - OFlags::DIRECT, create)
+            }
+            opened => opened,
+        };
         let owned = opened.map_err(|errno| self.error(path, "opening", errno))?;
         Ok(File::new(owned, &self.path.join(path), caching))
     }
