@@ -6,7 +6,7 @@
 
 use crate::index::IndexError;
 use crate::journal::draft::{AppendError, Draft, DraftContent, DraftExtent, DraftOrigin};
-use crate::journal::format::{MAX_BODY_BYTES, RecordKind};
+use crate::journal::format::RecordKind;
 use crate::journal::lane::LaneHandle;
 use crate::time::Clock;
 use crate::view::View;
@@ -21,6 +21,9 @@ use tokio::sync::oneshot;
 
 /// Bodies longer than this are hashed off the I/O core.
 const HASH_INLINE_BYTES: usize = 64 << 10;
+
+/// Most bytes of a write that become one record: any segment a configuration allows has room for it.
+const RECORD_DATA_BYTES: usize = 1 << 20;
 
 /// A writable disk of a branch.
 pub(crate) struct BranchDisk {
@@ -61,8 +64,7 @@ impl BranchDisk {
         let mut rest = blocks;
         let mut start = whole.start();
         while !rest.is_empty() {
-            let limit = usize::try_from(MAX_BODY_BYTES).expect("8 MiB");
-            let tail = rest.split_off(rest.len().min(limit));
+            let tail = rest.split_off(rest.len().min(RECORD_DATA_BYTES));
             let piece = ByteRange::at(start, rest.len() as u64).expect("within the disk");
             start = piece.end();
             let content = data_of(rest).await;

@@ -24,8 +24,9 @@ const SYSTEM_FILE: &str = "/etc/landfall/landfall.toml";
 /// Name of a configuration inside a data folder.
 const DATA_FILE: &str = "landfall.toml";
 
-/// Smallest and largest journal segment, in bytes.
-const SEGMENT_LIMITS: (u64, u64) = (1 << 20, 1 << 30);
+/// Smallest and largest journal segment, in bytes. The smallest has room for any record: a batch of a stream and a piece
+/// of a branch write carry at most 1 MiB, the tables before it less than another.
+const SEGMENT_LIMITS: (u64, u64) = (2 << 20, 1 << 30);
 
 /// A complete configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
