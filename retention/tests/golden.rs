@@ -1,0 +1,333 @@
+//! The bytes of version 1, kept: a segment of the journal and a manifest as they stand in `tests/fixtures/`.
+//!
+//! The fixtures are never edited. A change that makes this fail cannot read what is on people's disks.
+
+use landfall_disks::{Block, ByteOffset, ByteRange};
+use landfall_retention::ids::*;
+use landfall_retention::index::block_key::{SizeClass, key};
+use landfall_retention::journal::format::{
+    Chain, ExtentContent, Record, RecordExtent, RecordKind, SegmentHeader,
+};
+use landfall_retention::journal::recovery::{FoundRecord, examine};
+use landfall_retention::manifest::format::{
+    HEADER_BYTES, encode_frame, encode_header, parse_frame, parse_header,
+};
+use landfall_retention::manifest::record::{GivenIds, ManifestRecord};
+use landfall_retention::manifest::state::{ManifestState, SegmentEntry};
+use landfall_retention::name::{Label, Name};
+use landfall_retention::point::PointKind;
+use landfall_retention::time::Timestamp;
+use std::fmt::Write;
+
+const SALT: u64 = 0x0123_4567_89ab_cdef;
+const ROW: usize = 32;
+
+/// Bytes as text: the length, then `offset times hex` for rows of 32 bytes that are not zero.
+fn text_of(bytes: &[u8]) -> String {
+    let mut text = format!("{}\n", bytes.len());
+    let rows: Vec<&[u8]> = bytes.chunks(ROW).collect();
+    let mut row = 0;
+    while row < rows.len() {
+        let times = rows[row..].iter().take_while(|other| **other == rows[row]).count();
+        if rows[row].iter().any(|byte| *byte != 0) {
+            write!(text, "{} {times} ", row * ROW).expect("a string takes it");
+            rows[row].iter().for_each(|byte| write!(text, "{byte:02x}").expect("as above"));
+            text.push('\n');
+        }
+        row += times;
+    }
+    text
+}
+
+fn bytes_of(text: &str) -> Vec<u8> {
+    let mut lines = text.lines();
+    let length = lines.next().and_then(|line| line.parse().ok()).expect("a length");
+    let mut bytes = vec![0; length];
+    for line in lines {
+        let mut words = line.split(' ');
+        let mut number = || words.next().and_then(|word| word.parse::<usize>().ok());
+        let (at, times) = (number().expect("an offset"), number().expect("a count"));
+        let hex = words.next().expect("bytes");
+        let row: Vec<u8> = (0..hex.len() / 2)
+            .map(|byte| u8::from_str_radix(&hex[2 * byte..2 * byte + 2], 16).expect("hex"))
+            .collect();
+        let row = row.repeat(times);
+        bytes[at..at + row.len()].copy_from_slice(&row);
+    }
+    bytes
+}
+
+fn range(block: u64, blocks: u64) -> ByteRange {
+    ByteRange::at(ByteOffset::new(block * 4096), blocks * 4096).expect("small")
+}
+
+fn segment_header() -> SegmentHeader {
+    SegmentHeader {
+        lane: LaneId::new(1),
+        segment: SegmentId::new(7),
+        salt: SALT,
+        first: LaneSequence::new(100),
+        size_bytes: 64 << 20,
+        created: Timestamp::from_nanoseconds(1_795_000_000_123_456_789),
+    }
+}
+
+/// A batch of a stream, the mark that follows it, a write of a branch, and a record that vouches.
+fn records() -> Vec<Record> {
+    let data = |body, byte: u8, blocks: usize| ExtentContent::Data {
+        body,
+        hash: *blake3::hash(&[byte].repeat(4096).repeat(blocks)).as_bytes(),
+    };
+    let batch = Record {
+        kind: RecordKind::Batch,
+        boundary: false,
+        lane_sequence: LaneSequence::new(100),
+        durable_through: LaneSequence::new(99),
+        group: GroupId::new(3),
+        line: LineId::new(2),
+        sequence: Sequence::new(41),
+        generation: Generation::new(5),
+        stream: StreamId::new(*b"0123456789abcdef"),
+        position: Position::new(1000),
+        source_time: Timestamp::from_nanoseconds(1_795_000_000_000_000_001),
+        commit_time: Timestamp::from_nanoseconds(1_795_000_000_000_000_002),
+        previous_chain: Chain([0xc4; 32]),
+        extents: vec![
+            RecordExtent { disk: DiskId::new(4), range: range(3, 1), content: data(4096, 0x5a, 1) },
+            RecordExtent {
+                disk: DiskId::new(4),
+                range: range(1 << 18, 1 << 12),
+                content: ExtentContent::Zero,
+            },
+            RecordExtent {
+                disk: DiskId::new(9),
+                range: range(16, 2),
+                content: data(8192, 0xa5, 2),
+            },
+        ],
+    };
+    let mark = Record {
+        kind: RecordKind::Mark {
+            kind: PointKind::App,
+            label: Some(Label::parse("before patch 12").expect("a label")),
+        },
+        boundary: true,
+        lane_sequence: LaneSequence::new(101),
+        durable_through: LaneSequence::new(99),
+        sequence: Sequence::new(42),
+        position: Position::new(1001),
+        commit_time: batch.commit_time.next(),
+        previous_chain: batch.chain(),
+        extents: Vec::new(),
+        ..batch.clone()
+    };
+    let branch = Record {
+        kind: RecordKind::Batch,
+        boundary: true,
+        lane_sequence: LaneSequence::new(102),
+        durable_through: LaneSequence::new(101),
+        line: LineId::new(8),
+        sequence: Sequence::new(1),
+        generation: Generation::default(),
+        stream: StreamId::NONE,
+        position: Position::default(),
+        previous_chain: Chain::default(),
+        extents: vec![RecordExtent {
+            disk: DiskId::new(4),
+            range: range(0, 1),
+            content: data(4096, 0x77, 1),
+        }],
+        ..batch.clone()
+    };
+    let vouch = Record::vouch(LaneSequence::new(103), LaneSequence::new(102));
+    vec![batch, mark, branch, vouch]
+}
+
+fn segment() -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    segment_header().encode(&mut bytes);
+    let bodies: [&[(u8, usize)]; 4] = [&[(0x5a, 1), (0xa5, 2)], &[], &[(0x77, 1)], &[]];
+    for (record, bodies) in records().iter().zip(bodies) {
+        let start = bytes.len();
+        bytes.resize(start + 4096, 0);
+        record.encode(SALT, &mut bytes[start..]);
+        bodies.iter().for_each(|(byte, blocks)| bytes.extend([*byte].repeat(blocks * 4096)));
+    }
+    bytes
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
+}
+
+/// Two frames: one record of each kind that a state keeps, then one of each that takes away.
+fn frames() -> [Vec<ManifestRecord>; 2] {
+    let (trunk, branch) = (LineId::new(2), LineId::new(8));
+    let sequence = Sequence::new(42);
+    let kept = vec![
+        ManifestRecord::MachineAdded {
+            machine: MachineId::new(1),
+            name: name("web-1.example"),
+            display_name: "Web, first floor – blue".into(),
+            group: GroupId::new(3),
+            trunk,
+            lane: LaneId::new(1),
+        },
+        ManifestRecord::DiskAdded {
+            disk: DiskId::new(4),
+            machine: MachineId::new(1),
+            name: name("os"),
+            size_bytes: 40 << 30,
+            format: "raw".into(),
+            image: "web-1.example/os.raw".into(),
+        },
+        ManifestRecord::SeedFinished { disk: DiskId::new(4), floor: Sequence::new(40) },
+        ManifestRecord::ImageLost { disk: DiskId::new(4), reason: "os.raw is missing".into() },
+        ManifestRecord::GenerationRaised {
+            line: trunk,
+            generation: Generation::new(5),
+            oldest_welcome: Generation::new(4),
+            stream: StreamId::new(*b"0123456789abcdef"),
+        },
+        ManifestRecord::BranchAdded {
+            line: branch,
+            name: name("test"),
+            parent: trunk,
+            origin: sequence,
+            origin_time: Timestamp::from_nanoseconds(1_795_000_000_000_000_003),
+        },
+        ManifestRecord::PointPinned { line: trunk, sequence },
+        ManifestRecord::SegmentBorn {
+            segment: SegmentId::new(7),
+            lane: LaneId::new(1),
+            salt: SALT,
+            first: LaneSequence::new(100),
+            size_bytes: 64 << 20,
+        },
+        ManifestRecord::SegmentEnded {
+            segment: SegmentId::new(7),
+            end: 36864,
+            next: LaneSequence::new(104),
+        },
+        ManifestRecord::ExportAdded {
+            export: ExportId::new(6),
+            name: "web-1.example~test".into(),
+            line: branch,
+            sequence: None,
+            writable: true,
+        },
+        ManifestRecord::ExportAdded {
+            export: ExportId::new(7),
+            name: "web-1.example@seq:42".into(),
+            line: trunk,
+            sequence: Some(sequence),
+            writable: false,
+        },
+        ManifestRecord::IdsGiven(GivenIds {
+            machine: MachineId::new(11),
+            group: GroupId::new(12),
+            disk: DiskId::new(13),
+            line: LineId::new(14),
+            segment: SegmentId::new(15),
+            export: ExportId::new(16),
+        }),
+    ];
+    let taken = vec![
+        ManifestRecord::ExportRemoved { export: ExportId::new(6) },
+        ManifestRecord::PointUnpinned { line: trunk, sequence },
+        ManifestRecord::BranchDiscarded { line: branch },
+        ManifestRecord::MachineRemoved { machine: MachineId::new(1) },
+    ];
+    [kept, taken]
+}
+
+fn manifest() -> Vec<u8> {
+    let mut bytes = encode_header(*b"fedcba9876543210").to_vec();
+    for (number, records) in (0..).zip(frames()) {
+        encode_frame(number, &records, &mut bytes);
+    }
+    bytes
+}
+
+const JOURNAL_V1: &str = include_str!("../../tests/fixtures/journal-v1.hex");
+const MANIFEST_V1: &str = include_str!("../../tests/fixtures/manifest-v1.hex");
+
+#[test]
+fn a_segment_of_version_1_is_read() {
+    let bytes = bytes_of(JOURNAL_V1);
+    assert_eq!(SegmentHeader::parse(&bytes), Ok(segment_header()));
+    let header = segment_header();
+    let entry = SegmentEntry {
+        id: header.segment,
+        lane: header.lane,
+        salt: SALT,
+        first: header.first,
+        size_bytes: header.size_bytes,
+        ended: None,
+    };
+    let found = examine(&entry, &bytes);
+    let offsets = [4096, 20480, 24576, 32768];
+    let expected: Vec<FoundRecord> = offsets
+        .into_iter()
+        .zip(records())
+        .map(|(offset, record)| FoundRecord {
+            offset,
+            record,
+            damaged_bodies: Vec::new(),
+            after_loss: false,
+        })
+        .collect();
+    assert_eq!(found.records, expected);
+    assert_eq!((found.end, found.next), (36864, LaneSequence::new(104)));
+    assert_eq!(found.damage, []);
+}
+
+#[test]
+fn a_segment_is_written_as_ever() {
+    assert_eq!(text_of(&segment()), JOURNAL_V1);
+}
+
+#[test]
+fn chains_are_what_they_were() {
+    let chains: Vec<String> = records()[..2]
+        .iter()
+        .map(|record| record.chain().0.iter().map(|byte| format!("{byte:02x}")).collect())
+        .collect();
+    assert_eq!(chains, CHAINS);
+}
+
+#[test]
+fn a_manifest_of_version_1_is_read() {
+    let bytes = bytes_of(MANIFEST_V1);
+    assert_eq!(parse_header(&bytes), Ok(*b"fedcba9876543210"));
+    let mut rest = &bytes[HEADER_BYTES..];
+    let mut state = ManifestState::default();
+    for (number, expected) in (0..).zip(frames()) {
+        let (records, length) = parse_frame(rest, number).expect("a whole frame");
+        assert_eq!(records, expected);
+        records.iter().for_each(|record| state.apply(record).expect("it fits"));
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty());
+    assert!(state.machines.is_empty() && state.lines.is_empty() && state.exports.is_empty());
+    assert_eq!(state.given.line, LineId::new(14));
+}
+
+#[test]
+fn a_manifest_is_written_as_ever() {
+    assert_eq!(text_of(&manifest()), MANIFEST_V1);
+}
+
+/// The example of `docs/formats/index.md`.
+#[test]
+fn keys_of_versions_are_what_they_were() {
+    let (line, disk) = (LineId::new(2), DiskId::new(5));
+    let key = key(line, disk, SizeClass::Block, Block::new(3), Sequence::new(12));
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "010000000200000005000000000003fffffffffffffff3");
+}
+
+const CHAINS: [&str; 2] = [
+    "c6347b9270874a6a45e02519008c9ab3f3854867271312a04edc9643970c725d",
+    "ef4bead807eca6c0409d1384a2f3c95351e85c5325280871f0b646a7a6cb1b1d",
+];
