@@ -1,4 +1,5 @@
 //! What several test programs share: the simulation of a whole store with faults, and the harness around the binary.
 
+pub mod harness;
 pub mod simulation;
 pub mod world;

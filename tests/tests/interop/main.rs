@@ -1,0 +1,11 @@
+//! The real binary and real peers: what was replicated is what every one of them reads.
+//!
+//! Every test keeps independent copies of the source as it was at each point; `qemu-img compare` and the `nbd` crate, not
+//! our own client, say whether a point equals its copy. A peer that is not installed is a failure.
+
+mod branches;
+mod machine;
+mod names;
+mod peers;
+mod points;
+mod restore;
