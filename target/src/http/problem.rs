@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use landfall_disks::DiskError;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::CoreStopped;
+use landfall_retention::manifest::ManifestError;
 use landfall_retention::name::NameError;
 use landfall_retention::{AppendError, ChangeError, ResolveError};
 
@@ -74,9 +75,11 @@ impl From<ChangeError> for Problem {
             | ChangeError::ImageTaken { .. }
             | ChangeError::InUse { .. }
             | ChangeError::InPass { .. } => Self::conflict(text),
-            ChangeError::DiskCount(_) | ChangeError::Size { .. } | ChangeError::NotWritable(_) => {
-                Self::bad(text)
-            }
+            ChangeError::DiskCount(_)
+            | ChangeError::Size { .. }
+            | ChangeError::TooLong { .. }
+            | ChangeError::NotWritable(_) => Self::bad(text),
+            ChangeError::Manifest(ManifestError::Overtaken(_)) => Self::conflict(text),
             ChangeError::UnknownExport(_) => {
                 Self::unknown(format!("{text}; see `landfall export list`"))
             }
