@@ -1,0 +1,327 @@
+//! Requests of an NBD connection and the replies to them.
+//!
+//! Oracle: the rules of the specification, restated as one list, say which error a request gets; for a read and a block
+//! status a client that knows nothing but the wire puts the reply together again, and finds the bytes of the disk.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Content, MappedRange};
+use landfall_protocols::nbd::session::{
+    Access, Action, Answer, Batch, Chunk, Context, ContextId, Failure, Fragments, Piece, Replies,
+    StatusList, Transmission, plan_read,
+};
+use landfall_protocols::nbd::wire::transmission::{Command, CommandFlags, Cookie, Request};
+use libfuzzer_sys::fuzz_target;
+
+/// Not whole blocks, so that the end of the disk cuts one.
+const SIZE: u64 = 96 * 1024 + 512;
+const CONTEXT: u32 = 1;
+const MAX: u64 = 32 << 20;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    writable: bool,
+    structured: bool,
+    context: bool,
+    /// Stretches of the disk: units of 1 KiB and what they hold.
+    map: Vec<(u8, u8)>,
+    requests: Vec<Ask>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Ask {
+    command: u8,
+    flags: u16,
+    cookie: u64,
+    offset: Number,
+    length: Number,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Number {
+    Small(u32),
+    Sectors(u16),
+    Any(u64),
+}
+
+impl Number {
+    fn value(&self) -> u64 {
+        match self {
+            Self::Small(number) => u64::from(*number) % (SIZE + 2),
+            Self::Sectors(number) => u64::from(*number) * 512 % (SIZE + 512),
+            Self::Any(number) => *number,
+        }
+    }
+}
+
+/// The disk: what it holds, and what it says of that.
+struct Disk {
+    bytes: Vec<u8>,
+    map: Vec<MappedRange>,
+}
+
+impl Disk {
+    fn new(stretches: &[(u8, u8)]) -> Self {
+        let mut bytes = vec![0; usize::try_from(SIZE).expect("small")];
+        let mut map = Vec::new();
+        let mut at = 0;
+        for (units, holds) in stretches.iter().chain(std::iter::repeat(&(255, 1))) {
+            let length = (u64::from(*units) + 1) * 1024;
+            let end = (at + length).min(SIZE);
+            let range = ByteRange::new(ByteOffset::new(at), ByteOffset::new(end)).expect("grows");
+            let content = match holds % 3 {
+                0 => Content::Zero,
+                1 => Content::Data,
+                _ => Content::Hole,
+            };
+            if content == Content::Data {
+                for (index, byte) in bytes[slice(range)].iter_mut().enumerate() {
+                    *byte = u8::try_from((index + usize::from(*holds)) % 251).expect("small");
+                }
+            }
+            map.push(MappedRange { range, content });
+            at = end;
+            if at == SIZE {
+                break;
+            }
+        }
+        Self { bytes, map }
+    }
+
+    fn mapped(&self, range: ByteRange) -> Vec<MappedRange> {
+        let part = |mapped: &MappedRange| MappedRange {
+            range: mapped.range.intersection(range),
+            content: mapped.content,
+        };
+        self.map.iter().map(part).filter(|mapped| !mapped.range.is_empty()).collect()
+    }
+}
+
+fn slice(range: ByteRange) -> std::ops::Range<usize> {
+    let at = |offset: ByteOffset| usize::try_from(offset.bytes()).expect("small");
+    at(range.start())..at(range.end())
+}
+
+/// The error a request gets: the first rule it breaks.
+fn error(rules: &Transmission, request: &Request) -> Option<u32> {
+    let structured = rules.replies == Replies::Structured;
+    let (command, flags) = (request.command.number(), request.flags.bits());
+    let (offset, length) = (request.offset, request.length);
+    let allowed = 1 | match command {
+        0 if structured => 4,
+        6 => 2 | 16,
+        7 => 8,
+        _ => 0,
+    };
+    let past_end = offset.checked_add(length).is_none_or(|end| end > rules.size_bytes);
+    match command {
+        8.. => Some(22),
+        2 => None,
+        _ if flags & !allowed != 0 => Some(22),
+        3 => (offset != 0 || length != 0).then_some(22),
+        1 | 4 | 6 if rules.access == Access::ReadOnly => Some(1),
+        1 | 6 if past_end => Some(28),
+        _ if past_end => Some(22),
+        0 if length > MAX => Some(if structured { 75 } else { 22 }),
+        1 if length > MAX => Some(22),
+        7 if rules.contexts.is_empty() || length == 0 => Some(22),
+        6 if flags & 16 != 0 && (offset % 4096 != 0 || length % 4096 != 0) => Some(95),
+        _ => None,
+    }
+}
+
+/// A client's view of one reply.
+#[derive(Default)]
+struct Reply {
+    content: Vec<(u64, Vec<u8>)>,
+    chunks: usize,
+    status: Vec<(u32, u32)>,
+    error: Option<u32>,
+}
+
+/// Takes the only reply in `bytes` apart.
+fn read_reply(mut bytes: &[u8], cookie: u64, simple_data: usize) -> Reply {
+    let mut reply = Reply::default();
+    let mut take = |length: usize| {
+        let (taken, rest) = bytes.split_at(length);
+        bytes = rest;
+        taken
+    };
+    let u32_of = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four"));
+    let u64_of = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight"));
+    loop {
+        match u32_of(take(4)) {
+            0x6744_6698 => {
+                let error = u32_of(take(4));
+                assert_eq!(u64_of(take(8)), cookie);
+                reply.error = (error != 0).then_some(error);
+                if error == 0 && simple_data > 0 {
+                    reply.content.push((0, take(simple_data).to_vec()));
+                }
+                break;
+            }
+            0x668e_33ef => {
+                let head = take(4).to_vec();
+                assert_eq!(u64_of(take(8)), cookie);
+                let payload = u32_of(take(4)) as usize;
+                let mut payload = take(payload);
+                reply.chunks += 1;
+                match [head[2], head[3]] {
+                    [0, 0] => assert!(payload.is_empty()),
+                    [0, 1] => {
+                        let (at, data) = payload.split_at(8);
+                        reply.content.push((u64_of(at), data.to_vec()));
+                    }
+                    [0, 2] => {
+                        assert_eq!(payload.len(), 12);
+                        let zeroes = vec![0; u32_of(&payload[8..]) as usize];
+                        assert!(!zeroes.is_empty());
+                        reply.content.push((u64_of(&payload[..8]), zeroes));
+                    }
+                    [0, 5] => {
+                        assert_eq!(u32_of(&payload[..4]), CONTEXT);
+                        payload = &payload[4..];
+                        for entry in payload.chunks(8) {
+                            reply.status.push((u32_of(&entry[..4]), u32_of(&entry[4..])));
+                        }
+                    }
+                    [0x80, kind] => {
+                        reply.error = Some(u32_of(&payload[..4]));
+                        let message = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
+                        let tail = if kind == 2 { 8 } else { 0 };
+                        assert_eq!(payload.len(), 6 + message + tail);
+                    }
+                    other => panic!("chunk type {other:?}"),
+                }
+                if head[1] == 1 {
+                    break;
+                }
+            }
+            other => panic!("a reply starts with {other:#x}"),
+        }
+    }
+    assert!(bytes.is_empty(), "bytes follow the reply");
+    reply
+}
+
+fn carry_out(disk: &Disk, action: Action) -> Answer {
+    match action {
+        Action::Read { range, .. } if range.is_empty() => Answer::Data(Vec::new()),
+        Action::Read { range, fragments } => {
+            let data = |part: ByteRange| Piece::Data {
+                at: part.start(),
+                bytes: Buffer::copy_of(&disk.bytes[slice(part)]),
+            };
+            Answer::Data(match fragments {
+                Fragments::Forbidden => vec![data(range)],
+                Fragments::Allowed => plan_read(range, &disk.mapped(range))
+                    .into_iter()
+                    .map(|chunk| match chunk {
+                        Chunk::Data(part) => data(part),
+                        Chunk::Hole(hole) => Piece::Hole(hole),
+                    })
+                    .collect(),
+            })
+        }
+        Action::BlockStatus { range, extents } => {
+            let mut list = StatusList::new(range, extents);
+            while let Some(next) = list.next() {
+                // One at a time, as a disk that stops early would answer.
+                list.add(&disk.mapped(next)[..1]);
+            }
+            Answer::Status(vec![(ContextId::new(CONTEXT), list.into_descriptors())])
+        }
+        _ => Answer::Done,
+    }
+}
+
+fn check_reply(disk: &Disk, rules: &Transmission, request: &Request, reply: &Reply) {
+    let range = ByteRange::at(ByteOffset::new(request.offset), request.length);
+    match request.command {
+        Command::Read => {
+            let range = range.expect("it was within the disk");
+            let simple = rules.replies == Replies::Simple;
+            let mut at = request.offset;
+            let mut whole = Vec::new();
+            for (offset, bytes) in &reply.content {
+                assert_eq!(if simple { at } else { *offset }, at, "pieces are in order");
+                at += bytes.len() as u64;
+                whole.extend_from_slice(bytes);
+            }
+            assert_eq!(whole, disk.bytes[slice(range)]);
+            if request.flags.contains(CommandFlags::DF) {
+                assert!(reply.chunks <= 1, "DF forbids pieces");
+            }
+        }
+        Command::BlockStatus => {
+            let range = range.expect("it was within the disk");
+            assert!(!reply.status.is_empty());
+            if request.flags.contains(CommandFlags::REQ_ONE) {
+                assert_eq!(reply.status.len(), 1);
+            }
+            let mut at = range.start().bytes();
+            for (length, status) in &reply.status {
+                let part = ByteRange::at(ByteOffset::new(at), (*length).into()).expect("small");
+                assert!(range.contains(part) && !part.is_empty());
+                for mapped in disk.mapped(part) {
+                    let expected = match mapped.content {
+                        Content::Data => 0,
+                        Content::Zero => 2,
+                        Content::Hole => 3,
+                    };
+                    assert_eq!(*status, expected, "{}", mapped.range);
+                }
+                at = part.end().bytes();
+            }
+            let all = at == range.end().bytes();
+            assert!(all || request.flags.contains(CommandFlags::REQ_ONE), "stops early");
+        }
+        _ => assert!(reply.content.is_empty() && reply.status.is_empty()),
+    }
+}
+
+fuzz_target!(|input: Input| {
+    let disk = Disk::new(&input.map);
+    let contexts = [(ContextId::new(CONTEXT), Context::BaseAllocation)];
+    let rules = Transmission {
+        size_bytes: SIZE,
+        access: if input.writable { Access::Writable } else { Access::ReadOnly },
+        replies: if input.structured { Replies::Structured } else { Replies::Simple },
+        contexts: contexts.into_iter().filter(|_| input.context && input.structured).collect(),
+    };
+    for ask in input.requests.iter().take(12) {
+        let request = Request {
+            command: Command::from(u16::from(ask.command % 10)),
+            flags: CommandFlags::from_bits(ask.flags),
+            cookie: Cookie::new(ask.cookie),
+            offset: ask.offset.value(),
+            length: ask.length.value() & u64::from(u32::MAX),
+        };
+        let bytes = request.encode().expect("32 bits");
+        assert_eq!(Request::parse(&bytes), Ok(request));
+        let decided = rules.decide(&request);
+        let code = decided.as_ref().err().map(|error| error.code().number());
+        assert_eq!(code, error(&rules, &request), "{request:?}");
+        let (answer, data) = match decided {
+            Ok(Action::Disconnect) => continue,
+            Ok(action) => {
+                let simple = rules.replies == Replies::Simple && request.command == Command::Read;
+                let data = if simple { usize::try_from(request.length).expect("small") } else { 0 };
+                (carry_out(&disk, action), data)
+            }
+            Err(error) => {
+                let (code, message) = (error.code(), error.to_string());
+                (Answer::Failed(Failure { code, message, at: None }), 0)
+            }
+        };
+        let mut batch = Batch::default();
+        batch.push(rules.replies, request.command, request.cookie, answer);
+        let sent: Vec<u8> = batch.into_parts().iter().flat_map(|part| part.to_vec()).collect();
+        let reply = read_reply(&sent, ask.cookie, data);
+        assert_eq!(reply.error, code);
+        if code.is_none() {
+            check_reply(&disk, &rules, &request, &reply);
+        }
+    }
+});
