@@ -6,7 +6,6 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use landfall_protocols::nbd::{ExportEntry, OpenError};
 use landfall_protocols::nbd::session::{
     Access, Context, ContextId, End, ExportFacts, Handshake, Negotiated, Replies, Step,
     Transmission,
@@ -19,6 +18,7 @@ use landfall_protocols::nbd::wire::reply::{Info, OptionReply, Refusal};
 use landfall_protocols::nbd::wire::{
     MAX_OPTION, MAX_SKIPPED_OPTION, OPTION_MAGIC, OPTION_REPLY_MAGIC,
 };
+use landfall_protocols::nbd::{ExportEntry, OpenError};
 use libfuzzer_sys::fuzz_target;
 
 const SIZE: u64 = 1 << 30;
