@@ -98,6 +98,33 @@ fn a_write_that_runs_beside_a_flush_is_not_promised() {
 }
 
 #[test]
+fn a_flush_need_not_save_what_is_visible_but_not_completed() {
+    let mut found = BTreeSet::new();
+    for number in 0..300 {
+        let mut seed = Seed::new(number);
+        let folder = FaultFolder::new(seed.fork());
+        let visible = run(&mut seed, |_| async {
+            let file = create(&folder).await;
+            file.write_at(0, filled(512, 1)).await.expect("written");
+            file.flush().await.expect("flushed");
+            let mut write = file.write_at(0, filled(512, 2));
+            while content(&folder).await != [2; 512] {
+                if futures_util::poll!(&mut write).is_ready() {
+                    return false;
+                }
+            }
+            file.flush().await.expect("flushed");
+            true
+        });
+        if visible {
+            let next = folder.crash(&mut seed);
+            found.insert(run(&mut seed, |_| content(&next)));
+        }
+    }
+    assert!(found.contains(&vec![1; 512]) && found.contains(&vec![2; 512]));
+}
+
+#[test]
 fn names_are_durable_after_a_sync_only() {
     let mut seen = BTreeSet::new();
     for number in 0..200 {

@@ -269,3 +269,29 @@ impl Drop for Op {
         self.give_up(None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_goes_on_where_a_short_send_ended() {
+        let parts: [&[u8]; 3] = [b"abc", b"", b"defgh"];
+        let mut message = Message::new(parts.map(Buffer::copy_of).into());
+        assert_eq!(message.length(), 8);
+        for sent in 0..=8 {
+            message.aim(sent);
+            assert_eq!(message.header.msg_iovlen, message.vectors.len());
+            let rest: Vec<u8> = message
+                .vectors
+                .iter()
+                .flat_map(|vector| {
+                    let start = vector.iov_base.cast::<u8>().cast_const();
+                    // SAFETY: a vector points into a buffer of `message`, and nothing writes to it here.
+                    unsafe { std::slice::from_raw_parts(start, vector.iov_len) }.iter().copied()
+                })
+                .collect();
+            assert_eq!(rest, b"abcdefgh"[sent..], "after {sent}");
+        }
+    }
+}
