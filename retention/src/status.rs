@@ -125,7 +125,7 @@ pub struct JournalStatus {
 }
 
 /// One lane since the start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LaneStatus {
     /// Records written.
     pub records: u64,
@@ -135,6 +135,8 @@ pub struct LaneStatus {
     pub bytes: u64,
     /// Batches refused because the journal was full.
     pub refused_full: u64,
+    /// Why it refuses all writes until the service is restarted, if it does.
+    pub failed: Option<String>,
 }
 
 impl BranchStatus {
@@ -285,6 +287,7 @@ impl Retention {
                 flushes: counters.flushes.load(Ordering::Relaxed),
                 bytes: counters.bytes.load(Ordering::Relaxed),
                 refused_full: counters.refused_full.load(Ordering::Relaxed),
+                failed: counters.failed.get().cloned(),
             }
         });
         let lanes = lanes.collect();

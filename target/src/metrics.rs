@@ -34,10 +34,16 @@ async fn metrics(State(target): State<Arc<Target>>) -> Response {
     }
 }
 
-/// Whether the target can do its work: its cores answer and its journal can be looked at.
+/// Whether the target can do its work: its cores answer, its journal can be looked at, and no lane of it has failed.
 async fn health(State(target): State<Arc<Target>>) -> Response {
     match target.journal().await {
-        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Ok(journal) => match journal.lanes.iter().find_map(|lane| lane.failed.as_ref()) {
+            None => (StatusCode::OK, "ok\n").into_response(),
+            Some(reason) => {
+                let text = format!("the journal refuses writes until a restart: {reason}\n");
+                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+            }
+        },
         Err(error) => {
             tracing::error!("health: {error:#}");
             (StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be read\n").into_response()
@@ -180,12 +186,18 @@ fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {
         "landfall_lane_refused_full_total",
         "Batches refused because there was no space for the journal.",
     )?;
+    let failed = page.gauges(
+        "landfall_lane_failed",
+        "1 while a lane refuses all writes, which it does from a failed write or flush to a restart.",
+        &["lane"],
+    )?;
     for (number, lane) in journal.lanes.iter().enumerate() {
         let label = &[number.to_string()];
         records.with_label_values(label).inc_by(float(lane.records));
         flushes.with_label_values(label).inc_by(float(lane.flushes));
         bytes.with_label_values(label).inc_by(float(lane.bytes));
         full.with_label_values(label).inc_by(float(lane.refused_full));
+        failed.with_label_values(label).set(f64::from(u8::from(lane.failed.is_some())));
     }
     Ok(())
 }
@@ -269,7 +281,7 @@ mod tests {
     #[test]
     fn every_number_has_a_name_and_a_unit() {
         let page = Page::default();
-        let lane = LaneStatus { records: 3, flushes: 2, bytes: 4096, refused_full: 0 };
+        let lane = LaneStatus { records: 3, flushes: 2, bytes: 4096, ..LaneStatus::default() };
         let journal = JournalStatus {
             segments: 1,
             segment_bytes: 64 << 20,
@@ -284,6 +296,7 @@ mod tests {
         for line in [
             "landfall_journal_free_bytes 1073741824",
             "landfall_lane_records_total{lane=\"0\"} 3",
+            "landfall_lane_failed{lane=\"0\"} 0",
             "landfall_delta_refused_total{code=\"wrong_hash\"} 0",
             "landfall_nbd_requests_total{command=\"read\",outcome=\"failed\"} 0",
         ] {

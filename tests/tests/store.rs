@@ -411,6 +411,8 @@ fn a_failed_flush_refuses_writes_until_the_store_is_reopened() {
             folder.fail_next(Fault::Flush);
             let error = put(&stream, 2, 0, vec![3; 4096]).await.expect_err("the flush failed");
             assert!(matches!(error, StreamError::Append(AppendError::Failed(_))), "{error}");
+            let lanes = store.journal().await.expect("it can be looked at").lanes;
+            assert_eq!(lanes.iter().filter(|lane| lane.failed.is_some()).count(), 1);
             drop(stream);
             let error = open(&store, 1, 2).await.err().expect("the lane is out of order");
             assert!(matches!(error, StreamError::Append(AppendError::Failed(_))), "{error}");

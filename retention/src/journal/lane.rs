@@ -25,8 +25,8 @@ use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::uring::offload;
 use landfall_disks::{BLOCK_SIZE, Buffer};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
 /// Most bytes that are written and flushed together.
@@ -70,6 +70,8 @@ pub struct LaneCounters {
     pub bytes: AtomicU64,
     /// Drafts refused because the journal is full.
     pub refused_full: AtomicU64,
+    /// Why the lane refuses everything, once it does.
+    pub failed: OnceLock<String>,
 }
 
 /// The way into a lane. Cheap to clone.
@@ -144,7 +146,6 @@ pub struct LaneTask {
     durable: LaneSequence,
     /// Whether a record on the medium knows of that.
     vouched: bool,
-    poisoned: Option<String>,
 }
 
 struct OpenSegment {
@@ -171,7 +172,6 @@ impl LaneTask {
             unmade: None,
             durable,
             vouched: true,
-            poisoned: None,
         };
         (task, handle)
     }
@@ -310,7 +310,7 @@ impl LaneTask {
     }
 
     async fn write_vouch(&mut self) -> Result<(), AppendError> {
-        if let Some(reason) = &self.poisoned {
+        if let Some(reason) = self.counters.failed.get() {
             return Err(AppendError::Failed(reason.clone()));
         }
         if self.vouched {
@@ -344,7 +344,7 @@ impl LaneTask {
 
     /// Sees to it that the open segment has room for `bytes`.
     async fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
-        if let Some(reason) = &self.poisoned {
+        if let Some(reason) = self.counters.failed.get() {
             return Err(AppendError::Failed(reason.clone()));
         }
         let fits = |segment: &OpenSegment| !segment.spoiled && segment.room() >= bytes;
@@ -414,8 +414,8 @@ impl LaneTask {
     fn poison(&mut self, error: &dyn std::fmt::Display) -> AppendError {
         let reason = error.to_string();
         tracing::error!(lane = %self.parts.lane, %reason, "journal lane failed, refusing writes");
-        self.poisoned = Some(reason.clone());
-        AppendError::Failed(reason)
+        // The first failure is the one that matters; later ones follow from it.
+        AppendError::Failed(self.counters.failed.get_or_init(|| reason).clone())
     }
 }
 

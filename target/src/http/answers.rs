@@ -175,6 +175,14 @@ impl Target {
             }
         }
         warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
+        for (number, lane) in journal.lanes.iter().enumerate() {
+            if let Some(reason) = &lane.failed {
+                warnings.push(format!(
+                    "lane {number} of the journal refuses all writes: {reason}; mend the cause, \
+                     then restart the service; points stay readable"
+                ));
+            }
+        }
         let needed = self.config.segment_bytes.saturating_add(self.config.reserve_bytes);
         if journal.free_bytes < needed {
             warnings.push(format!(
