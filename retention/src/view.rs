@@ -167,7 +167,8 @@ impl View {
         whole: ByteRange,
         runs: Vec<(ByteRange, Run)>,
     ) -> Result<Buffer, DiskError> {
-        let mut rest = Buffer::zeroed(length(whole.length()));
+        // Every run overwrites its part, or the read fails.
+        let mut rest = Buffer::for_overwriting(length(whole.length()));
         let mut parts = Vec::with_capacity(runs.len());
         for (range, run) in runs {
             let tail = rest.split_off(length(range.length()));
@@ -196,7 +197,10 @@ impl View {
         mut into: Buffer,
     ) -> Result<Buffer, DiskError> {
         match run {
-            Run::Zero => Ok(into),
+            Run::Zero => {
+                into.fill(0);
+                Ok(into)
+            }
             Run::Lost => Err(DiskError::Damaged {
                 range,
                 what: "a record that may have changed it was lost to media damage".into(),

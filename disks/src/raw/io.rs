@@ -19,8 +19,9 @@ impl RawDisk {
         if tail.is_empty() {
             return Ok(self.read_blocks(blocks).await?);
         }
-        let mut whole = Buffer::zeroed(length(range));
-        let part = Buffer::zeroed(length(tail));
+        // Blocks and tail together are the whole range.
+        let mut whole = Buffer::for_overwriting(length(range));
+        let part = Buffer::for_overwriting(length(tail));
         let read = self.buffered.read_at(tail.start().bytes(), part).await?;
         whole[length(blocks)..].copy_from_slice(&read);
         if !blocks.is_empty() {
@@ -32,7 +33,7 @@ impl RawDisk {
 
     async fn read_blocks(&self, range: ByteRange) -> Result<Buffer, FileError> {
         let around = range.widen(BLOCK_SIZE);
-        let buffer = Buffer::zeroed(length(around));
+        let buffer = Buffer::for_overwriting(length(around));
         let mut read = transfer::read(&*self.direct, around.start().bytes(), buffer).await?;
         let skipped = within(around, range.start());
         read.narrow(skipped..skipped + length(range));
@@ -79,7 +80,7 @@ impl RawDisk {
         }
         let mut whole = Buffer::zeroed(length(around));
         for edge in edges(range) {
-            let block = Buffer::zeroed(BLOCK_BYTES);
+            let block = Buffer::for_overwriting(BLOCK_BYTES);
             let block = self.direct.read_at(edge.bytes(), block).await?;
             let start = within(around, edge);
             whole[start..start + BLOCK_BYTES].copy_from_slice(&block);

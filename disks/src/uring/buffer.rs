@@ -1,7 +1,7 @@
 //! Memory that I/O reads into and writes from: aligned, owned, and divisible without copying.
 //!
 //! ```text
-//!   allocation  ├──────────── zeroed, aligned to 4 KiB ────────────┤      (to 64 bytes if shorter than that)
+//!   allocation  ├─────────────── aligned to 4 KiB ─────────────────┤      (to 64 bytes if shorter than that)
 //!   one Buffer  ├──────────────────────────────────────────────────┤
 //!   split_off   ├───────── Buffer ────────┤├──────── Buffer ───────┤   both alive, written at the same time
 //!   narrow             ├──── window ────┤                              what `Deref` shows
@@ -14,39 +14,16 @@
 //! **Invariant:** the windows of all live `Buffer`s of one allocation are disjoint, except that bytes cut away by
 //! [`Buffer::narrow`] belong to none. That alone makes the `unsafe` below sound.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use super::memory::{BLOCK_ALIGNMENT, Memory};
 use std::ops::{Deref, DerefMut, Range};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Alignment of an allocation of at least as many bytes; enough for `O_DIRECT` on any device.
-pub const BUFFER_ALIGNMENT: usize = 4096;
+pub const BUFFER_ALIGNMENT: usize = BLOCK_ALIGNMENT;
 
-/// Alignment of shorter ones. No direct transfer is shorter than a block, and an aligned block for every header would
-/// cost more than the header's system call.
-const SHORT_ALIGNMENT: usize = 64;
-
-/// A zeroed block of memory of a fixed length.
-struct Allocation {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: an allocation is plain memory; access to it goes through `Buffer`s, whose windows are disjoint.
-unsafe impl Send for Allocation {}
-// SAFETY: as above: shared references to an `Allocation` give no access to its bytes.
-unsafe impl Sync for Allocation {}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed once, here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
-
-/// An owned window into aligned memory. Starts zeroed.
+/// An owned window into aligned memory.
 pub struct Buffer {
-    allocation: Arc<Allocation>,
+    allocation: Arc<Memory>,
     start: usize,
     end: usize,
 }
@@ -54,19 +31,21 @@ pub struct Buffer {
 impl Buffer {
     /// `length` zero bytes, at an address aligned to [`BUFFER_ALIGNMENT`] if there are as many.
     pub fn zeroed(length: usize) -> Self {
-        let alignment = if length < BUFFER_ALIGNMENT { SHORT_ALIGNMENT } else { BUFFER_ALIGNMENT };
-        let size = length.max(1).next_multiple_of(alignment);
-        let layout = Layout::from_size_align(size, alignment)
-            .expect("a buffer is far below isize::MAX bytes");
-        // SAFETY: the layout has a size above zero.
-        let raw = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        Self { allocation: Arc::new(Allocation { start, layout }), start: 0, end: length }
+        Self { allocation: Arc::new(Memory::zeroed(length)), start: 0, end: length }
+    }
+
+    /// `length` bytes to be overwritten, aligned as by [`Buffer::zeroed`]: zeroes, or what an earlier buffer of this process
+    /// held.
+    ///
+    /// Only for a caller that overwrites every byte before anybody can see it, or drops the buffer; reading a file does, as
+    /// [`FileIo::read_at`](crate::file::FileIo::read_at) fills a buffer or keeps it. Bytes of one tenant must never reach another.
+    pub fn for_overwriting(length: usize) -> Self {
+        Self { allocation: Arc::new(Memory::unspecified(length)), start: 0, end: length }
     }
 
     /// A copy of `bytes`, aligned as by [`Buffer::zeroed`].
     pub fn copy_of(bytes: &[u8]) -> Self {
-        let mut buffer = Self::zeroed(bytes.len());
+        let mut buffer = Self::for_overwriting(bytes.len());
         buffer.copy_from_slice(bytes);
         buffer
     }
@@ -110,11 +89,11 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the window lies within the allocation, its bytes are initialised (zeroed at birth), and no other
+        // SAFETY: the window lies within the allocation, its bytes are initialised (`Memory` always is), and no other
         // buffer reaches them (invariant of the module), so nothing writes them while `self` is borrowed.
         unsafe {
             std::slice::from_raw_parts(
-                self.allocation.start.as_ptr().add(self.start),
+                self.allocation.start().as_ptr().add(self.start),
                 self.end - self.start,
             )
         }
@@ -126,7 +105,7 @@ impl DerefMut for Buffer {
         // SAFETY: as for `deref`; `self` is borrowed mutably and the window is this buffer's alone.
         unsafe {
             std::slice::from_raw_parts_mut(
-                self.allocation.start.as_ptr().add(self.start),
+                self.allocation.start().as_ptr().add(self.start),
                 self.end - self.start,
             )
         }
@@ -160,6 +139,26 @@ mod tests {
         head.unsplit(tail);
         assert_eq!(head.len(), 8192);
         assert_eq!((head[4095], head[4096]), (1, 2));
+    }
+
+    #[test]
+    fn memory_that_was_used_is_not_seen_again_through_a_zeroed_buffer() {
+        for length in [4096, 65_536, 1 << 20] {
+            Buffer::zeroed(length).fill(7);
+            assert!(Buffer::zeroed(length - 1).iter().all(|byte| *byte == 0));
+            assert_eq!(&*Buffer::copy_of(&vec![9; length]), &vec![9; length]);
+        }
+    }
+
+    #[test]
+    fn memory_is_not_used_again_while_a_part_of_it_is_alive() {
+        let mut head = Buffer::zeroed(256 << 10);
+        let mut tail = head.split_off(4096);
+        tail.fill(3);
+        drop(head);
+        let mut other = Buffer::for_overwriting(256 << 10);
+        other.fill(4);
+        assert!(tail.iter().all(|byte| *byte == 3));
     }
 
     #[test]

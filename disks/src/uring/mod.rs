@@ -33,6 +33,7 @@ mod executor;
 mod file;
 mod local;
 mod mailbox;
+mod memory;
 pub mod net;
 mod op;
 mod probe;

@@ -126,8 +126,12 @@ fn store(bytes: &[u8], compression: Compression, content: &mut Vec<u8>) -> Codec
 
 /// Decompresses and checks the content of a batch. Every extent starts at an aligned address.
 pub fn unpack(frame: &BatchFrame) -> Result<Batch, Refusal> {
-    let places = frame.plain_bytes + frame.extents.len() * BLOCK_BYTES;
-    let mut memory = Buffer::zeroed(places);
+    let places = frame.contents().map(|(entry, _)| match entry.kind {
+        ExtentKind::Zero => 0,
+        ExtentKind::Data { .. } => place_bytes(entry.range),
+    });
+    // `restore` overwrites an extent or refuses the batch, and what lies between extents is cut away.
+    let mut memory = Buffer::for_overwriting(places.sum());
     let mut extents = Vec::with_capacity(frame.extents.len());
     for (entry, stored) in frame.contents() {
         let content = match entry.kind {
@@ -143,6 +147,11 @@ pub fn unpack(frame: &BatchFrame) -> Result<Batch, Refusal> {
         extents.push(Extent { range: entry.range, content });
     }
     Ok(Batch { disk: frame.disk, source_time: frame.source_time, extents })
+}
+
+/// Bytes an extent takes in memory, so that the next one is aligned.
+fn place_bytes(range: ByteRange) -> usize {
+    usize::try_from(range.length()).expect("within a batch").next_multiple_of(BLOCK_BYTES)
 }
 
 /// `length` bytes from the front of `memory`, which then starts at the next whole block.

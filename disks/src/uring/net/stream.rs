@@ -125,14 +125,16 @@ impl Receiver {
             self.settle().await?;
         }
         while length < READ_AHEAD && self.unread_length() < length {
-            let spare = self.spare.take().unwrap_or_else(|| Buffer::zeroed(READ_AHEAD));
+            let new = || Buffer::for_overwriting(READ_AHEAD);
+            let spare = self.spare.take().unwrap_or_else(new);
             let (buffer, count) = self.receive(spare, 0).await?;
             self.unread.push_back(Unread { buffer, window: 0..count });
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let mut whole = Buffer::zeroed(length);
+        // Returned only when `length` bytes came; of a dropped or failed call only what came is kept.
+        let mut whole = Buffer::for_overwriting(length);
         let mut filled = self.copy_unread(&mut whole);
         while filled < length {
             let count;
