@@ -11,24 +11,49 @@
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::file::{FileError, Folder};
 use landfall_disks::raw::RawDisk;
-use landfall_disks::uring::Directory;
+use landfall_disks::uring::{self, Directory};
 use landfall_disks::{Disk, DiskError};
 use landfall_retention::{ImageSpec, ImageStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The one format there is so far.
 pub(crate) const RAW: &str = "raw";
 
+/// How long after a start an image that is in use is waited for. Requests that a killed target had with the kernel end
+/// after the process did, and hold the lock of the image until then: a start must not fail for that, nor go on before.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const TRY_EVERY: Duration = Duration::from_millis(20);
+
 /// Images below a folder, and at absolute paths.
 pub(crate) struct Images {
     root: Directory,
+    patient_until: Instant,
 }
 
 impl Images {
     /// Images below `folder`, which must exist.
     pub(crate) fn open(folder: &Path) -> Result<Self, FileError> {
-        Ok(Self { root: Directory::open(folder)? })
+        Ok(Self { root: Directory::open(folder)?, patient_until: Instant::now() + PATIENCE })
+    }
+
+    /// Opens an image, waiting for a killed target to let go of it.
+    async fn open_free(
+        &self,
+        folder: &Directory,
+        path: &Path,
+        size_bytes: u64,
+    ) -> Result<RawDisk, DiskError> {
+        loop {
+            let opened = RawDisk::open(folder, path, Some(size_bytes), false).await;
+            let locked = matches!(opened, Err(DiskError::File(FileError::Locked { .. })));
+            if !locked || Instant::now() >= self.patient_until {
+                return opened;
+            }
+            uring::sleep(TRY_EVERY).await;
+        }
     }
 
     /// The folder an image is resolved in, and its path there.
@@ -72,7 +97,7 @@ impl ImageStore for Images {
         Box::pin(async move {
             check_format(spec)?;
             let (folder, path) = self.place(&spec.path)?;
-            let disk = RawDisk::open(&folder, &path, Some(spec.size_bytes), false).await?;
+            let disk = self.open_free(&folder, &path, spec.size_bytes).await?;
             Ok(Arc::new(disk) as Arc<dyn Disk>)
         })
     }
@@ -129,6 +154,25 @@ mod tests {
         });
         assert!(folder.path().join("web/os.raw").exists());
         assert!(given.exists());
+    }
+
+    #[test]
+    fn an_image_in_use_is_waited_for_after_a_start_only() {
+        let folder = tempfile::tempdir().unwrap();
+        run(folder.path(), async move |mut images| {
+            let held = images.create(&spec("os.raw")).await.expect("a new image");
+            uring::spawn(async move {
+                uring::sleep(Duration::from_millis(200)).await;
+                drop(held);
+            });
+            let begun = Instant::now();
+            let held = images.open(&spec("os.raw")).await.expect("it is let go");
+            assert!(begun.elapsed() >= Duration::from_millis(150));
+            images.patient_until = Instant::now();
+            let refused = images.open(&spec("os.raw")).await.err();
+            assert!(matches!(refused, Some(DiskError::File(FileError::Locked { .. }))));
+            drop(held);
+        });
     }
 
     #[test]
