@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio_uring::buf::BoundedBuf;
 
 /// Longer than the tick of any kernel's time stamps.
 const TICK: Duration = Duration::from_millis(25);
@@ -143,10 +144,11 @@ impl OpenSource {
         let (file, path) = (Rc::clone(&self.file), self.path.clone());
         async move {
             let length = into.len();
-            let (result, into) = file.read_exact_at(into, offset).await;
+            // As far as its length only: memory that was used before has room for more.
+            let (result, into) = file.read_exact_at(into.slice(..length), offset).await;
             result
                 .with_context(|| format!("{}: {length} bytes at {offset}", path.display()))
-                .map(|()| into)
+                .map(|()| into.into_inner())
         }
     }
 }
@@ -192,6 +194,19 @@ mod tests {
         file.write_all(&[1; 65536]).expect("written");
         let found = data_of(&file, 16 << 20).expect("asked");
         assert_eq!(found, [range(4 << 20, (4 << 20) + 65536)]);
+    }
+
+    #[test]
+    fn the_end_is_read_into_memory_with_room_for_more() {
+        tokio_uring::start(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("disk");
+            fs::write(&path, [7; 5000]).expect("written");
+            let source = OpenSource::open(&path, 5000).await.expect("opened");
+            let mut memory = Vec::with_capacity(1 << 20);
+            memory.resize(904, 0);
+            assert_eq!(source.read(4096, memory).await.expect("read"), [7; 904]);
+        });
     }
 
     #[test]
