@@ -66,7 +66,7 @@ pub enum Refusal {
     },
     /// The source holds positions of a generation that has ended.
     #[error(
-        "generation {got} has ended, generation {current} is current; compare and go on from there"
+        "positions of generation {got} are not vouched for any more, generation {current} is current; compare and go on"
     )]
     OldGeneration {
         /// The one that counts.
