@@ -23,6 +23,7 @@
 #![allow(unsafe_code)]
 
 mod abandoned;
+mod allocator;
 mod blocking;
 pub mod buffer;
 mod core;
@@ -40,6 +41,7 @@ mod probe;
 mod ring;
 mod timer;
 
+pub use self::allocator::keep_freed_memory;
 pub use self::blocking::offload;
 pub use self::core::{Core, CoreStopped, spawn};
 pub use self::directory::Directory;
