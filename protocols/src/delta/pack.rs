@@ -10,7 +10,7 @@ use super::identity::{DiskSlot, Position, Timestamp};
 use super::refusal::Refusal;
 use super::replicas::{Batch, Extent, ExtentContent};
 use super::wire::{
-    BatchFrame, Codec, ExtentEntry, ExtentKind, HASH_BYTES, encode_batch, set_position,
+    BatchFrame, Codec, ExtentEntry, ExtentKind, HASH_BYTES, begin_batch, finish_batch, set_position,
 };
 use landfall_disks::{BLOCK_BYTES, Buffer, ByteRange};
 
@@ -80,7 +80,12 @@ pub fn pack(
     compression: Compression,
 ) -> PackedBatch {
     let mut entries = Vec::with_capacity(extents.len());
-    let mut content = Vec::new();
+    let data_bytes = extents.iter().map(|(_, what)| match what {
+        PlainContent::Zero => 0,
+        PlainContent::Data(bytes) => bytes.len(),
+    });
+    // Content goes straight to its place in the frame, which is long enough for all of it uncompressed.
+    let mut frame = begin_batch(extents.len(), data_bytes.sum());
     let mut plain_bytes = 0;
     let mut compressed = false;
     for (range, what) in extents {
@@ -89,19 +94,19 @@ pub fn pack(
             PlainContent::Data(bytes) => {
                 assert_eq!(bytes.len() as u64, range.length(), "content as long as its range");
                 plain_bytes += range.length();
-                let before = content.len();
-                let codec = store(bytes, compression, &mut content);
+                let before = frame.len();
+                let codec = store(bytes, compression, &mut frame);
                 compressed |= codec == Codec::Lz4;
                 ExtentKind::Data {
                     codec,
-                    stored_bytes: u32::try_from(content.len() - before).expect("at most 4 MiB"),
+                    stored_bytes: u32::try_from(frame.len() - before).expect("at most 4 MiB"),
                     hash: *blake3::hash(bytes).as_bytes(),
                 }
             }
         };
         entries.push(ExtentEntry { range: *range, kind });
     }
-    let frame = encode_batch(source_time, disk, &entries, &content);
+    finish_batch(&mut frame, source_time, disk, &entries);
     PackedBatch { frame, plain_bytes, compressed }
 }
 

@@ -249,11 +249,37 @@ pub fn encode_batch(
     extents: &[ExtentEntry],
     content: &[u8],
 ) -> Vec<u8> {
-    assert!(!extents.is_empty() && extents.len() <= MAX_EXTENTS, "1 to 1024 extents");
+    let mut frame = begin_batch(extents.len(), content.len());
+    frame.extend_from_slice(content);
+    finish_batch(&mut frame, source_time, disk, extents);
+    frame
+}
+
+/// The beginning of a frame with room for the table of `extents` extents and for `content_bytes` of content. Append the
+/// content, then [`finish_batch`].
+pub fn begin_batch(extents: usize, content_bytes: usize) -> Vec<u8> {
+    assert!((1..=MAX_EXTENTS).contains(&extents), "1 to 1024 extents");
+    let table_end = HEADER_BYTES + HEAD_BYTES + extents * ENTRY_BYTES;
+    let mut frame = Vec::with_capacity(table_end + content_bytes);
+    frame.resize(table_end, 0);
+    frame
+}
+
+/// Fills in header, head and table of a frame from [`begin_batch`] that has its content.
+pub fn finish_batch(
+    frame: &mut [u8],
+    source_time: Timestamp,
+    disk: DiskSlot,
+    extents: &[ExtentEntry],
+) {
     let (plain, stored) = content_bytes(extents);
     assert!(plain <= MAX_BATCH_BYTES as u64, "{plain} bytes of content in one batch");
+    let (header, body) = frame.split_at_mut(HEADER_BYTES);
+    header.copy_from_slice(&Header::encode(FrameKind::Batch, body.len()));
+    let (head, body) = body.split_at_mut(HEAD_BYTES);
+    let (table, content) = body.split_at_mut(extents.len() * ENTRY_BYTES);
     assert_eq!(stored, content.len() as u64, "table and content disagree");
-    let head = RawHead {
+    let raw = RawHead {
         position: 0.into(),
         source_time: source_time.nanoseconds().into(),
         disk: disk.number().into(),
@@ -262,16 +288,13 @@ pub fn encode_batch(
         content_bytes: u32::try_from(content.len()).expect("at most 4 MiB").into(),
         reserved: 0.into(),
     };
-    let length = HEAD_BYTES + extents.len() * ENTRY_BYTES + content.len();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
-    bytes.extend_from_slice(&Header::encode(FrameKind::Batch, length));
-    bytes.extend_from_slice(head.as_bytes());
-    extents.iter().for_each(|entry| bytes.extend_from_slice(RawEntry::of(entry).as_bytes()));
-    bytes.extend_from_slice(content);
-    bytes
+    head.copy_from_slice(raw.as_bytes());
+    for (place, entry) in table.chunks_exact_mut(ENTRY_BYTES).zip(extents) {
+        place.copy_from_slice(RawEntry::of(entry).as_bytes());
+    }
 }
 
-/// Writes `position` into a frame made by [`encode_batch`].
+/// Writes `position` into a frame made by [`encode_batch`] or [`finish_batch`].
 pub fn set_position(frame: &mut [u8], position: Position) {
     let at = HEADER_BYTES + std::mem::offset_of!(RawHead, position);
     frame[at..at + 8].copy_from_slice(U64::new(position.number()).as_bytes());

@@ -20,7 +20,10 @@ mod control;
 mod handshake;
 mod reader;
 
-pub use batch::{BatchFrame, Codec, ExtentEntry, ExtentKind, encode_batch, set_position};
+pub use batch::{
+    BatchFrame, Codec, ExtentEntry, ExtentKind, begin_batch, encode_batch, finish_batch,
+    set_position,
+};
 pub use control::{
     Ack, BlockHash, Bye, HashRequest, Hashes, Mark, MarkKind, Marked, PassBegin, PassKind, Ping,
 };
