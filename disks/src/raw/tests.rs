@@ -5,6 +5,7 @@ use crate::conformance;
 use crate::disk::{Disk, DiskError, Durability, ZeroMode};
 use crate::faults::{Fault, FaultFolder, Seed, run};
 use crate::file::{Caching, FileError, FileFuture, FileIo, Folder, OpenMode};
+use crate::image::{Access, ImageFile};
 use crate::uring::{Directory, Engine, EngineSettings};
 use crate::{Buffer, ByteOffset, ByteRange};
 use std::cell::Cell;
@@ -290,7 +291,8 @@ fn conforms_where_holes_cannot_be_punched() {
             direct.set_length(size).await.expect("resized");
             let buffered = folder.open(&path, OpenMode::ReadWrite, Caching::Buffered).await;
             let [direct, buffered] = [direct, buffered.expect("opened")].map(Plain).map(Arc::new);
-            Arc::new(RawDisk::new(direct, buffered, size, false)) as Arc<dyn Disk>
+            let file = ImageFile::new(path, direct, buffered, size, Access::Write);
+            Arc::new(RawDisk::new(file)) as Arc<dyn Disk>
         };
         conformance::writable(&mut choices, make).await;
     });

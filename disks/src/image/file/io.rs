@@ -1,7 +1,7 @@
 //! What each request does to the file: whole blocks straight, edges by reading around them, the tail on its own.
 
 use super::transfer::{self, length};
-use super::{MAX_MAP_ENTRIES, RawDisk};
+use super::{ImageFile, MAX_MAP_ENTRIES};
 use crate::block::{BLOCK_BYTES, BLOCK_SIZE, ByteOffset, ByteRange};
 use crate::disk::{Content, DiskError, MappedRange, ZeroMode};
 use crate::file::FileError;
@@ -9,7 +9,7 @@ use crate::range_locks::RangeGuard;
 use crate::uring::buffer::Buffer;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-impl RawDisk {
+impl ImageFile {
     /// Reads need no lock: writing back a block changes only the bytes that are being written anyway.
     pub(super) async fn read_range(&self, range: ByteRange) -> Result<Buffer, DiskError> {
         if range.is_empty() {
