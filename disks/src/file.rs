@@ -53,8 +53,15 @@ pub trait FileIo: Send + Sync {
     fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>>;
 
     /// Takes the file for this handle alone, until it is dropped: another handle's attempt, in this process or another,
-    /// fails with [`FileError::Locked`].
+    /// fails with [`FileError::Locked`]. So does any attempt of QEMU to read or write its content.
     fn lock_exclusive(&self) -> FileFuture<'_, ()>;
+
+    /// Keeps writers away until this handle is dropped, other readers being welcome: fails with [`FileError::Locked`] while
+    /// another handle has the file for itself, and makes [`FileIo::lock_exclusive`] of others fail from then on. The same
+    /// holds for QEMU's readers and writers.
+    ///
+    /// Not for a handle that has the file for itself: it would give part of that up.
+    fn lock_shared(&self) -> FileFuture<'_, ()>;
 }
 
 /// Whether the page cache is used.

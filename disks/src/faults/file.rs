@@ -2,7 +2,7 @@
 
 use super::content::{Change, SECTOR};
 use super::executor::yield_once;
-use super::world::{Fault, World, input_output, no_space, os_error};
+use super::world::{Fault, Locks, World, input_output, no_space, os_error};
 use crate::file::{Caching, FileError, FileFuture, FileIo, OpenMode, assert_aligned};
 use crate::uring::buffer::Buffer;
 use parking_lot::Mutex;
@@ -130,6 +130,19 @@ impl FaultFile {
         self.pause().await;
         self.writable("punching a hole")?;
         self.make("punching a hole", vec![Change::Zero { offset, length, keep: false }]).await
+    }
+
+    async fn lock(
+        &self,
+        operation: &'static str,
+        take: impl FnOnce(&mut Locks, u64) -> bool,
+    ) -> Result<(), FileError> {
+        self.alive(operation)?;
+        if take(&mut self.world.lock().inode(self.inode).locks, self.handle) {
+            Ok(())
+        } else {
+            Err(FileError::Locked { path: self.path.clone() })
+        }
     }
 
     async fn flush_all(&self) -> Result<(), FileError> {
@@ -271,29 +284,16 @@ impl FileIo for FaultFile {
     }
 
     fn lock_exclusive(&self) -> FileFuture<'_, ()> {
-        Box::pin(async move {
-            self.alive("locking")?;
-            let mut world = self.world.lock();
-            let holder = &mut world.inode(self.inode).locked_by;
-            match *holder {
-                Some(other) if other != self.handle => {
-                    Err(FileError::Locked { path: self.path.clone() })
-                }
-                _ => {
-                    *holder = Some(self.handle);
-                    Ok(())
-                }
-            }
-        })
+        Box::pin(self.lock("locking", Locks::take_exclusive))
+    }
+
+    fn lock_shared(&self) -> FileFuture<'_, ()> {
+        Box::pin(self.lock("locking", Locks::take_shared))
     }
 }
 
 impl Drop for FaultFile {
     fn drop(&mut self) {
-        let mut world = self.world.lock();
-        let holder = &mut world.inode(self.inode).locked_by;
-        if *holder == Some(self.handle) {
-            *holder = None;
-        }
+        self.world.lock().inode(self.inode).locks.release(self.handle);
     }
 }

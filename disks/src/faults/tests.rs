@@ -277,8 +277,27 @@ fn locks_are_per_handle() {
         one.lock_exclusive().await.expect("free");
         let refused = two.lock_exclusive().await;
         assert!(matches!(refused, Err(FileError::Locked { .. })), "{refused:?}");
+        let refused = two.lock_shared().await;
+        assert!(matches!(refused, Err(FileError::Locked { .. })), "{refused:?}");
         drop(one);
         two.lock_exclusive().await.expect("free again");
+    });
+}
+
+#[test]
+fn readers_share_a_lock_and_keep_writers_away() {
+    let mut seed = Seed::new(1);
+    let folder = FaultFolder::new(seed.fork());
+    run(&mut seed, |_| async {
+        let one = create(&folder).await;
+        let path = Path::new(FILE);
+        let two = folder.open(path, OpenMode::Read, Caching::Buffered).await.expect("opened");
+        one.lock_shared().await.expect("free");
+        two.lock_shared().await.expect("a reader more");
+        let refused = one.lock_exclusive().await;
+        assert!(matches!(refused, Err(FileError::Locked { .. })), "{refused:?}");
+        drop(two);
+        one.lock_exclusive().await.expect("it is the last reader");
     });
 }
 

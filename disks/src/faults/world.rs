@@ -33,8 +33,41 @@ pub(super) struct Inode {
     pub(super) volatile: Content,
     durable: Content,
     pending: Vec<Pending>,
-    /// The handle that holds the lock.
-    pub(super) locked_by: Option<u64>,
+    pub(super) locks: Locks,
+}
+
+/// Which handles of a file hold its lock: one that has it alone, or any number that share it.
+#[derive(Default)]
+pub(super) struct Locks {
+    alone: Option<u64>,
+    shared: BTreeSet<u64>,
+}
+
+impl Locks {
+    /// Whether `handle` now has the file for itself.
+    pub(super) fn take_exclusive(&mut self, handle: u64) -> bool {
+        let others = self.alone.iter().chain(&self.shared).any(|other| *other != handle);
+        if !others {
+            self.alone = Some(handle);
+            self.shared.clear();
+        }
+        !others
+    }
+
+    /// Whether `handle` now shares the file.
+    pub(super) fn take_shared(&mut self, handle: u64) -> bool {
+        assert!(self.alone != Some(handle), "a handle that has a file for itself asks to share it");
+        if self.alone.is_none() {
+            self.shared.insert(handle);
+        }
+        self.alone.is_none()
+    }
+
+    /// The handle is gone.
+    pub(super) fn release(&mut self, handle: u64) {
+        self.alone.take_if(|holder| *holder == handle);
+        self.shared.remove(&handle);
+    }
 }
 
 /// A change of names that is visible but not durable.

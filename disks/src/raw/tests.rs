@@ -274,6 +274,10 @@ impl FileIo for Plain {
     fn lock_exclusive(&self) -> FileFuture<'_, ()> {
         self.0.lock_exclusive()
     }
+
+    fn lock_shared(&self) -> FileFuture<'_, ()> {
+        self.0.lock_shared()
+    }
 }
 
 #[test]

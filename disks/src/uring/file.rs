@@ -7,13 +7,14 @@ use super::abandoned::Abandoned;
 use super::blocking::offload;
 use super::buffer::Buffer;
 use super::descriptor::Descriptor;
+use super::locks;
 use super::op::{MAX_LENGTH, Op};
 use crate::block::{ByteOffset, ByteRange};
 use crate::file::{Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo, assert_aligned};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,6 +119,17 @@ impl File {
         }
     }
 
+    /// What the kernel said to a lock. It never waits, so there was no detour to make.
+    fn locked(&self, said: io::Result<()>) -> FileFuture<'_, ()> {
+        let locked = said.map_err(|error| match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => {
+                FileError::Locked { path: self.path.to_path_buf() }
+            }
+            _ => self.error("locking", error),
+        });
+        Box::pin(std::future::ready(locked))
+    }
+
     async fn cut(&self, length: u64) -> Result<(), FileError> {
         let everything = ByteRange::up_to(u64::MAX);
         self.abandoned.wait(everything).await;
@@ -189,14 +201,11 @@ impl FileIo for File {
     }
 
     fn lock_exclusive(&self) -> FileFuture<'_, ()> {
-        Box::pin(std::future::ready(lock(&self.descriptor).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EACCES) => {
-                    FileError::Locked { path: self.path.to_path_buf() }
-                }
-                _ => self.error("locking", error),
-            }
-        })))
+        self.locked(locks::lock_exclusive(&self.descriptor))
+    }
+
+    fn lock_shared(&self) -> FileFuture<'_, ()> {
+        self.locked(locks::lock_shared(&self.descriptor))
     }
 }
 
@@ -226,19 +235,6 @@ fn find_data(descriptor: &Descriptor, offset: u64) -> Result<Option<(u64, u64)>,
     };
     let end = rustix::fs::seek(descriptor, SeekFrom::Hole(start))?;
     Ok(Some((start, end)))
-}
-
-/// An open-file-description lock on the whole file: it goes with the last copy of the descriptor, also when the process
-/// is killed, and QEMU's image locks collide with it.
-fn lock(descriptor: &Descriptor) -> io::Result<()> {
-    // SAFETY: `flock` is a C structure of integers, for which zero is a value (start 0, length 0: the whole file).
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK.try_into().expect("a small constant");
-    lock.l_whence = libc::SEEK_SET.try_into().expect("a small constant");
-    let fd = descriptor.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open, and F_OFD_SETLK reads a `flock` that lives through the call.
-    let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &raw const lock) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 const _: () = assert!(MAX_LENGTH.is_multiple_of(4096), "a direct transfer is cut at whole blocks");

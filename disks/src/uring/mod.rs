@@ -33,6 +33,7 @@ mod engine;
 mod executor;
 mod file;
 mod local;
+mod locks;
 mod mailbox;
 mod memory;
 pub mod net;
