@@ -15,7 +15,7 @@ pub type FileFuture<'a, T> = LocalBoxFuture<'a, Result<T, FileError>>;
 /// Alignment, in bytes, of offset, length and buffer that is always enough for a file opened with [`Caching::Direct`].
 pub const DIRECT_ALIGNMENT: u64 = 4096;
 
-/// One open file, addressed by offset.
+/// One open file, addressed by offset. It may be a block device, whose length is fixed.
 ///
 /// Reads and writes of a [`Caching::Direct`] file must be aligned to [`DIRECT_ALIGNMENT`] in offset, length and memory
 /// ([`Buffer`] is, at its start); a misaligned request is a bug of the caller and panics in every implementation.
@@ -36,20 +36,21 @@ pub trait FileIo: Send + Sync {
     /// Length in bytes.
     fn length(&self) -> FileFuture<'_, u64>;
 
-    /// Sets the length: cuts, or extends with a hole.
+    /// Sets the length: cuts, or extends with a hole. A device keeps the length it has: [`FileError::FixedLength`].
     fn set_length(&self, length: u64) -> FileFuture<'_, ()>;
 
     /// Reserves space for `length` bytes at `offset`, extending the file; they read as zeroes where nothing was written.
     fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
 
     /// Makes `length` bytes at `offset` read as zeroes and gives their space back (whole file system blocks of it).
-    /// Never changes the length.
+    /// Never changes the length. On a device both are whole logical sectors, and where it cannot give space back, zeroes are
+    /// written.
     fn punch_hole(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
 
     /// Makes `length` bytes at `offset` read as zeroes and keeps their space allocated, extending the file if need be.
     fn zero_range(&self, offset: u64, length: u64) -> FileFuture<'_, ()>;
 
-    /// The next stretch of data at or after `offset`, as `(start, end)`; `None` when only holes follow.
+    /// The next stretch of data at or after `offset`, as `(start, end)`; `None` when only holes follow. A device is all data.
     fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>>;
 
     /// Takes the file for this handle alone, until it is dropped: another handle's attempt, in this process or another,
@@ -62,6 +63,27 @@ pub trait FileIo: Send + Sync {
     ///
     /// Not for a handle that has the file for itself: it would give part of that up.
     fn lock_shared(&self) -> FileFuture<'_, ()>;
+
+    /// What is behind the file addresses and writes in these units; a file of a file system has none of its own.
+    fn sectors(&self) -> Sectors {
+        Sectors::default()
+    }
+}
+
+/// The units of a device, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sectors {
+    /// Smallest unit that can be addressed: 512 or 4096.
+    pub logical: u32,
+    /// Unit that is written without reading around it.
+    pub physical: u32,
+}
+
+impl Default for Sectors {
+    /// What an image in a file shows to a guest that is told nothing else.
+    fn default() -> Self {
+        Self { logical: 512, physical: 4096 }
+    }
 }
 
 /// Whether the page cache is used.
@@ -159,6 +181,16 @@ pub enum FileError {
         operation: &'static str,
         /// The kernel's answer.
         source: Arc<std::io::Error>,
+    },
+    /// A block device was to become longer or shorter.
+    #[error("{path}: a device of {length_bytes} bytes cannot have {wanted_bytes}")]
+    FixedLength {
+        /// The device.
+        path: PathBuf,
+        /// Its length.
+        length_bytes: u64,
+        /// The length it was to have.
+        wanted_bytes: u64,
     },
     /// Somebody else has locked the file.
     #[error("{path}: in use by another process or handle")]

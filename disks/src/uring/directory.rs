@@ -158,7 +158,7 @@ impl Root {
             opened => opened,
         };
         let owned = opened.map_err(|errno| self.error(path, "opening", errno))?;
-        Ok(File::new(owned, &self.path.join(path), caching))
+        File::new(owned, &self.path.join(path), caching)
     }
 
     fn folder(&self, path: &Path) -> Result<OwnedFd, FileError> {

@@ -1,16 +1,20 @@
 //! A file on the ring.
 //!
 //! Reads, writes, flushes and allocation go to the ring of the core that asks; seeking and cutting, which io_uring lacks
-//! or always blocks on, go through [`offload`]. Short transfers are continued, interrupted ones repeated.
+//! or always blocks on, go through [`offload`]. Short transfers are continued, interrupted ones repeated. A block device is
+//! a file of fixed length (`device`).
 
 use super::abandoned::Abandoned;
 use super::blocking::offload;
 use super::buffer::Buffer;
 use super::descriptor::Descriptor;
+use super::device::{self, Kind};
 use super::locks;
 use super::op::{MAX_LENGTH, Op};
 use crate::block::{ByteOffset, ByteRange};
-use crate::file::{Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo, assert_aligned};
+use crate::file::{
+    Caching, DIRECT_ALIGNMENT, FileError, FileFuture, FileIo, Sectors, assert_aligned,
+};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::io;
@@ -23,13 +27,39 @@ pub struct File {
     descriptor: Descriptor,
     path: Arc<Path>,
     caching: Caching,
+    kind: Kind,
     abandoned: Abandoned,
 }
 
 impl File {
-    pub(super) fn new(owned: OwnedFd, path: &Path, caching: Caching) -> Self {
+    pub(super) fn new(owned: OwnedFd, path: &Path, caching: Caching) -> Result<Self, FileError> {
+        let kind = Kind::of(&owned)
+            .map_err(|errno| file_error(path, "asking for the sectors", errno.into()))?;
         let descriptor = Descriptor::new(owned);
-        Self { descriptor, path: path.into(), caching, abandoned: Abandoned::default() }
+        Ok(Self { descriptor, path: path.into(), caching, kind, abandoned: Abandoned::default() })
+    }
+
+    fn measure(&self) -> Result<u64, FileError> {
+        // Answered from memory by every local file system, so not worth a detour.
+        let length = match self.kind {
+            Kind::File => rustix::fs::fstat(&self.descriptor)
+                .map(|stat| u64::try_from(stat.st_size).expect("a file has no negative length")),
+            Kind::Device(_) => device::length(&self.descriptor),
+        };
+        length.map_err(|errno| self.error("measuring", errno.into()))
+    }
+
+    /// Refuses to make a device longer than it is.
+    fn check_end(&self, wanted_bytes: u64) -> Result<(), FileError> {
+        match self.kind {
+            Kind::Device(_) if self.measure()? < wanted_bytes => self.refuse_length(wanted_bytes),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_length(&self, wanted_bytes: u64) -> Result<(), FileError> {
+        let (path, length_bytes) = (self.path.to_path_buf(), self.measure()?);
+        Err(FileError::FixedLength { path, length_bytes, wanted_bytes })
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> FileError {
@@ -109,11 +139,16 @@ impl File {
         }
         let range = stretch(offset, length);
         self.abandoned.wait(range).await;
+        let mut mode = mode;
         loop {
             let op = Op::allocate(&self.descriptor, mode, offset, length);
             match self.abandoned.guard(op, range).await.0 {
                 Ok(_) => return Ok(()),
                 Err(error) if is_transient(&error) => {}
+                // Of a device that forgets nothing the kernel makes zeroes by writing them, if asked for zeroes.
+                Err(error) if self.kind.is_device() && mode == PUNCH && is_unsupported(&error) => {
+                    mode = libc::FALLOC_FL_ZERO_RANGE;
+                }
                 Err(error) => return Err(self.error(operation, error)),
             }
         }
@@ -131,6 +166,10 @@ impl File {
     }
 
     async fn cut(&self, length: u64) -> Result<(), FileError> {
+        if self.kind.is_device() {
+            let same = self.measure()? == length;
+            return if same { Ok(()) } else { self.refuse_length(length) };
+        }
         let everything = ByteRange::up_to(u64::MAX);
         self.abandoned.wait(everything).await;
         let descriptor = self.descriptor.clone();
@@ -167,11 +206,7 @@ impl FileIo for File {
     }
 
     fn length(&self) -> FileFuture<'_, u64> {
-        // Answered from memory by every local file system, so not worth a detour.
-        let length = rustix::fs::fstat(&self.descriptor)
-            .map(|stat| u64::try_from(stat.st_size).expect("a file has no negative length"))
-            .map_err(|errno| self.error("measuring", errno.into()));
-        Box::pin(std::future::ready(length))
+        Box::pin(std::future::ready(self.measure()))
     }
 
     fn set_length(&self, length: u64) -> FileFuture<'_, ()> {
@@ -179,20 +214,33 @@ impl FileIo for File {
     }
 
     fn allocate(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
-        Box::pin(self.reserve("allocating", 0, offset, length))
+        Box::pin(async move {
+            self.check_end(offset.saturating_add(length))?;
+            if self.kind.is_device() {
+                // All of a device is there already.
+                return Ok(());
+            }
+            self.reserve("allocating", 0, offset, length).await
+        })
     }
 
     fn punch_hole(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        Box::pin(self.reserve("punching a hole", mode, offset, length))
+        Box::pin(self.reserve("punching a hole", PUNCH, offset, length))
     }
 
     fn zero_range(&self, offset: u64, length: u64) -> FileFuture<'_, ()> {
-        Box::pin(self.reserve("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, length))
+        Box::pin(async move {
+            self.check_end(offset.saturating_add(length))?;
+            self.reserve("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, length).await
+        })
     }
 
     fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>> {
         Box::pin(async move {
+            if self.kind.is_device() {
+                let end = self.measure()?;
+                return Ok((offset < end).then_some((offset, end)));
+            }
             let descriptor = self.descriptor.clone();
             offload(move || find_data(&descriptor, offset))
                 .await
@@ -207,6 +255,21 @@ impl FileIo for File {
     fn lock_shared(&self) -> FileFuture<'_, ()> {
         self.locked(locks::lock_shared(&self.descriptor))
     }
+
+    fn sectors(&self) -> Sectors {
+        match self.kind {
+            Kind::File => Sectors::default(),
+            Kind::Device(sectors) => sectors,
+        }
+    }
+}
+
+/// Gives space back and leaves the length.
+const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// The file system or device cannot do this at all.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
 /// Worth repeating at once: nothing happened and nothing is wrong.

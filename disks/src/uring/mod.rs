@@ -28,6 +28,7 @@ mod blocking;
 pub mod buffer;
 mod core;
 mod descriptor;
+mod device;
 mod directory;
 mod engine;
 mod executor;
@@ -52,4 +53,4 @@ pub use self::probe::EngineError;
 pub use self::timer::{Elapsed, Sleep, sleep, timeout};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! The engine as its users see it.
 
+pub(crate) mod devices;
 mod files;
 mod sockets;
 mod tasks;
