@@ -7,6 +7,8 @@
 //!   writable(seed, make)    requests ─ alignments ─ random operations ─ concurrency ─ dropped writes ─ growth
 //!   read_only(seed, make)   reads of every alignment, refusals, map
 //! ```
+//!
+//! Both are for disks of 512-byte sectors that grow; [`writable_as`] and [`read_only_as`] take the others.
 
 mod model;
 mod parallel;
@@ -18,8 +20,37 @@ use crate::faults::Seed;
 use crate::uring::buffer::Buffer;
 use std::sync::Arc;
 
-/// Sizes the suite asks for, in bytes: a sector, a block, a short tail, several operations of a megabyte.
-const SIZES: [u64; 4] = [512, 4096, 5 * 4096 + 1536, (3 << 20) + 512];
+/// What is particular about an implementation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Profile {
+    /// Its logical sector, in bytes.
+    pub logical_sector: u32,
+    /// Whether it can become larger.
+    pub grows: bool,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self { logical_sector: 512, grows: true }
+    }
+}
+
+impl Profile {
+    fn sector(self) -> u64 {
+        u64::from(self.logical_sector)
+    }
+
+    /// Sizes the suite asks for, in bytes: a sector, some, a short tail, several operations of a megabyte.
+    fn sizes(self) -> [u64; 4] {
+        let sector = self.sector();
+        [sector, (2 * sector).max(4096), 5 * 4096 + 3 * sector, (3 << 20) + sector]
+    }
+
+    fn check(self, disk: &dyn Disk, size: u64) {
+        assert_eq!(disk.geometry().size_bytes, size);
+        assert_eq!(disk.geometry().logical_sector, self.logical_sector);
+    }
+}
 
 /// Starts and lengths around the edges of sectors and blocks.
 const EDGES: [u64; 9] = [0, 1, 511, 512, 513, 4095, 4096, 4097, 8192];
@@ -28,9 +59,18 @@ const EDGES: [u64; 9] = [0, 1, 511, 512, 513, 4095, 4096, 4097, 8192];
 ///
 /// Panics at the first promise that is not kept.
 pub async fn writable(seed: &mut Seed, make: impl AsyncFn(u64) -> Arc<dyn Disk>) {
-    for size in SIZES {
+    writable_as(Profile::default(), seed, make).await;
+}
+
+/// Checks a writable implementation, as [`writable`] does.
+pub async fn writable_as(
+    profile: Profile,
+    seed: &mut Seed,
+    make: impl AsyncFn(u64) -> Arc<dyn Disk>,
+) {
+    for size in profile.sizes() {
         let disk = make(size).await;
-        assert_eq!(disk.geometry().size_bytes, size);
+        profile.check(&*disk, size);
         assert!(!disk.geometry().read_only);
         let mut model = Model::of_zeroes(size);
         model.compare(&*disk).await;
@@ -44,7 +84,7 @@ pub async fn writable(seed: &mut Seed, make: impl AsyncFn(u64) -> Arc<dyn Disk>)
         parallel::reads_see_old_or_new(&disk, &mut model, seed).await;
         parallel::dropped_writes_leave_old_or_new(&disk, &mut model, seed).await;
         random_operations(&*disk, &mut model, seed, 50).await;
-        growth(&*disk, &mut model, seed).await;
+        growth(profile, &*disk, &mut model, seed).await;
         random_operations(&*disk, &mut model, seed, 50).await;
     }
 }
@@ -53,10 +93,20 @@ pub async fn writable(seed: &mut Seed, make: impl AsyncFn(u64) -> Arc<dyn Disk>)
 ///
 /// Panics at the first promise that is not kept.
 pub async fn read_only(seed: &mut Seed, make: impl AsyncFn(Vec<u8>) -> Arc<dyn Disk>) {
-    for size in SIZES {
+    read_only_as(Profile::default(), seed, make).await;
+}
+
+/// Checks a read-only implementation, as [`read_only`] does.
+pub async fn read_only_as(
+    profile: Profile,
+    seed: &mut Seed,
+    make: impl AsyncFn(Vec<u8>) -> Arc<dyn Disk>,
+) {
+    for size in profile.sizes() {
         let mut model = Model::of_zeroes(size);
         model.scatter(seed);
         let disk = make(model.bytes().to_vec()).await;
+        profile.check(&*disk, size);
         assert!(disk.geometry().read_only);
         model.compare(&*disk).await;
         out_of_range_is_refused(&*disk).await;
@@ -199,23 +249,27 @@ async fn map_is_true(disk: &dyn Disk, model: &Model, range: ByteRange) {
 }
 
 /// New bytes read as zeroes, old ones stay; nothing else is accepted.
-async fn growth(disk: &dyn Disk, model: &mut Model, seed: &mut Seed) {
+async fn growth(profile: Profile, disk: &dyn Disk, model: &mut Model, seed: &mut Seed) {
+    let sector = profile.sector();
     let size = disk.geometry().size_bytes;
-    for refused in [size - 512, size + 1, u64::MAX] {
+    disk.resize(size).await.expect("it has that size");
+    let larger = (!profile.grows).then_some(size + sector);
+    for refused in [size - sector, size + 1, u64::MAX].into_iter().chain(larger) {
         let result = disk.resize(refused).await;
         let Err(DiskError::Resize { from_bytes, to_bytes }) = result else {
             panic!("from {size} to {refused}: {result:?}")
         };
         assert_eq!((from_bytes, to_bytes), (size, refused));
     }
-    disk.resize(size).await.expect("it has that size");
-    for step in [512, 4096 - 512, 4096, 10 * 4096 + 512] {
+    let steps: &[u64] = if profile.grows { &[1, 7, 8, 81] } else { &[] };
+    for step in steps {
         let before = disk.geometry().size_bytes;
-        let end = range(before - 512, 512);
+        let after = before + step * sector;
+        let end = range(before - sector, sector);
         model.write(disk, end, seed).await;
-        disk.resize(before + step).await.expect("grown");
-        assert_eq!(disk.geometry().size_bytes, before + step);
-        model.grow(before + step);
+        disk.resize(after).await.expect("grown");
+        assert_eq!(disk.geometry().size_bytes, after);
+        model.grow(after);
         model.compare(disk).await;
     }
 }
