@@ -147,6 +147,13 @@ impl ByteRange {
         (self.start | self.end) & (unit - 1) == 0
     }
 
+    /// The whole blocks of [`BLOCK_SIZE`] in this range; empty, at a place within it, if there are none.
+    pub fn whole_blocks(self) -> Self {
+        let start = self.start.checked_next_multiple_of(BLOCK_SIZE).unwrap_or(self.end);
+        let start = start.min(self.end);
+        Self { start, end: (self.end / BLOCK_SIZE * BLOCK_SIZE).max(start) }
+    }
+
     /// Cuts at `offset`, which must lie within the range or at one of its ends.
     pub fn split_at(self, offset: ByteOffset) -> (Self, Self) {
         assert!(self.start <= offset.0 && offset.0 <= self.end, "{offset:?} outside {self:?}");

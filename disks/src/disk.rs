@@ -178,4 +178,12 @@ impl DiskError {
         }
         Self::check_range(geometry, range)
     }
+
+    /// The range of a write of `length` bytes at `at`, if there is such a range at all.
+    pub fn written(geometry: &Geometry, at: ByteOffset, length: u64) -> Result<ByteRange, Self> {
+        ByteRange::at(at, length).ok_or_else(|| Self::OutOfRange {
+            range: ByteRange::new(at, ByteOffset::new(u64::MAX)).expect("nothing is greater"),
+            size_bytes: geometry.size_bytes,
+        })
+    }
 }

@@ -16,6 +16,7 @@ pub mod block;
 mod disk;
 pub mod file;
 pub mod image;
+pub mod mapped;
 pub mod range_locks;
 pub mod raw;
 pub mod uring;

@@ -151,14 +151,20 @@ impl Content {
     }
 
     /// Makes of `change` what a power cut leaves of it, `kept` times out of eight.
-    pub(super) fn apply_some(&mut self, change: &Change, kept: u64, seed: &mut Seed) {
+    pub(super) fn apply_some(
+        &mut self,
+        change: &Change,
+        kept: u64,
+        tears_sectors: bool,
+        seed: &mut Seed,
+    ) {
         match change {
             Change::Write { offset, data } => {
                 for (start, part) in sectors(*offset, data.len() as u64) {
                     let source = &data[part];
                     if seed.chance(kept, 8) {
                         self.write(start, source);
-                    } else if kept > 0 && seed.chance(1, 8) {
+                    } else if tears_sectors && kept > 0 && seed.chance(1, 8) {
                         let torn = seed.index(source.len());
                         self.write(start, &source[..torn]);
                     }

@@ -47,6 +47,12 @@ impl FaultFolder {
         self.world.lock().order(fault);
     }
 
+    /// A power cut leaves each sector of 512 bytes old or new from now on, as drives promise and most image formats need. Survives
+    /// a crash.
+    pub fn keep_sectors_whole(&self) {
+        self.world.lock().tears_sectors = false;
+    }
+
     /// Limits the space of all files, in bytes; counted in pages of 4 KiB. Survives a crash.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.world.lock().capacity = bytes;

@@ -12,8 +12,8 @@
 //! next, what a power cut leaves. The same seed gives the same run.
 //!
 //! **What a power cut keeps:** all writes completed before a completed flush started; all names changed before a completed
-//! sync of their folder. Every other write is kept, dropped or torn in sectors of 512 bytes, each on its own; every other
-//! length and name is old or new.
+//! sync of their folder. Every other write is kept, dropped or torn in sectors of 512 bytes, each on its own, and a sector may be
+//! torn too unless told otherwise; every other length and name is old or new.
 
 mod content;
 mod executor;

@@ -116,6 +116,8 @@ pub(super) struct World {
     crash_at: Option<u64>,
     dead: bool,
     pub(super) capacity: Option<u64>,
+    /// Whether a power cut may leave a part of a sector.
+    pub(super) tears_sectors: bool,
     numbers: u64,
 }
 
@@ -133,6 +135,7 @@ impl World {
             crash_at: None,
             dead: false,
             capacity: None,
+            tears_sectors: true,
             numbers: 0,
         }
     }
@@ -321,6 +324,7 @@ impl World {
         let mut next = Self::new(seed.fork());
         next.folders.clone_from(&self.folders);
         next.capacity = self.capacity;
+        next.tears_sectors = self.tears_sectors;
         next.numbers = self.numbers;
         next.names.clone_from(&self.durable_names);
         let kept = how_much(seed);
@@ -335,7 +339,7 @@ impl World {
             let mut found = old.durable.clone();
             let kept = how_much(seed);
             for pending in &old.pending {
-                found.apply_some(&pending.change, kept, seed);
+                found.apply_some(&pending.change, kept, self.tears_sectors, seed);
             }
             found.trim();
             let inode = *inode;

@@ -97,7 +97,7 @@ impl Disk for RawDisk {
 
     fn write(&self, at: ByteOffset, data: Buffer, durability: Durability) -> IoFuture<'_, ()> {
         Box::pin(async move {
-            let range = written(&self.geometry(), at, data.len() as u64)?;
+            let range = DiskError::written(&self.geometry(), at, data.len() as u64)?;
             DiskError::check_writable(&self.geometry(), range)?;
             self.file.write(at, data).await?;
             self.make_durable(durability).await
@@ -153,14 +153,6 @@ impl Disk for RawDisk {
             self.file.flush().await
         })
     }
-}
-
-/// The range of a write, if it exists at all.
-fn written(geometry: &Geometry, at: ByteOffset, length: u64) -> Result<ByteRange, DiskError> {
-    ByteRange::at(at, length).ok_or_else(|| DiskError::OutOfRange {
-        range: ByteRange::new(at, ByteOffset::new(u64::MAX)).expect("nothing is greater"),
-        size_bytes: geometry.size_bytes,
-    })
 }
 
 #[cfg(test)]

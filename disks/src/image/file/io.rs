@@ -31,6 +31,22 @@ impl ImageFile {
         Ok(whole)
     }
 
+    /// Fills `into` from `at`, without a copy if both are aligned.
+    pub(super) async fn read_exactly(
+        &self,
+        at: ByteOffset,
+        mut into: Buffer,
+    ) -> Result<Buffer, DiskError> {
+        let range = ByteRange::at(at, into.len() as u64).expect("it was checked");
+        let (_, tail) = self.divide(range);
+        if tail.is_empty() && range.is_aligned(BLOCK_SIZE) && into.is_aligned(BLOCK_BYTES) {
+            return Ok(transfer::read(&*self.direct, at.bytes(), into).await?);
+        }
+        let read = self.read_range(range).await?;
+        into.copy_from_slice(&read);
+        Ok(into)
+    }
+
     async fn read_blocks(&self, range: ByteRange) -> Result<Buffer, FileError> {
         let around = range.widen(BLOCK_SIZE);
         let buffer = Buffer::for_overwriting(length(around));
@@ -133,7 +149,7 @@ impl ImageFile {
     }
 
     pub(super) async fn discard_range(&self, range: ByteRange) -> Result<(), DiskError> {
-        let (_, candidates, _) = whole_blocks(range);
+        let candidates = range.whole_blocks();
         if candidates.is_empty() {
             return Ok(());
         }
@@ -189,14 +205,9 @@ fn edges(range: ByteRange) -> impl Iterator<Item = ByteOffset> {
 
 /// The part of `range` before its first whole block, its whole blocks, and the part after them.
 fn whole_blocks(range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
-    let around = range.widen(BLOCK_SIZE);
-    let start = if around.start() == range.start() {
-        range.start()
-    } else {
-        ByteOffset::new(around.start().bytes() + BLOCK_SIZE)
-    };
-    let (before, rest) = range.split_at(start.min(range.end()));
-    let (inner, after) = rest.split_at(rest.end().block().offset().max(rest.start()));
+    let inner = range.whole_blocks();
+    let (before, rest) = range.split_at(inner.start());
+    let (inner, after) = rest.split_at(inner.end());
     (before, inner, after)
 }
 

@@ -148,11 +148,15 @@ impl ImageFile {
         self.read_range(range).await
     }
 
+    /// Fills `into` from `at`; past the end it is [`FileError::Ended`]. Needs no memory of its own where all is aligned.
+    pub async fn read_into(&self, at: ByteOffset, into: Buffer) -> Result<Buffer, DiskError> {
+        self.check(stretch(at, into.len()))?;
+        self.read_exactly(at, into).await
+    }
+
     /// Writes `data` at `at`, within the present length.
     pub async fn write(&self, at: ByteOffset, data: Buffer) -> Result<(), DiskError> {
-        let end = at.bytes().saturating_add(data.len() as u64);
-        let range =
-            ByteRange::new(at, ByteOffset::new(end)).expect("the end is not before the start");
+        let range = stretch(at, data.len());
         self.check_write(range)?;
         self.write_range(range, data).await
     }
@@ -238,6 +242,12 @@ impl ImageFile {
             }
         })
     }
+}
+
+/// The bytes of a transfer; cut at the end of all offsets, which no file reaches.
+fn stretch(at: ByteOffset, length: usize) -> ByteRange {
+    let end = at.bytes().saturating_add(length as u64);
+    ByteRange::new(at, ByteOffset::new(end)).expect("the end is not before the start")
 }
 
 /// Name of a file that is being made.

@@ -1,0 +1,107 @@
+//! Homes: giving a block space in the file.
+
+use super::disk::MappedDisk;
+use super::space::{Extent, Space};
+use super::table::{Page, Place};
+use crate::block::{ByteOffset, ByteRange};
+use crate::disk::{DiskError, ZeroMode};
+use std::sync::Arc;
+
+/// The file is made longer by at least this, so that most blocks find it long enough.
+const GROWTH_BYTES: u64 = 4 << 20;
+
+/// Where a block can be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Home {
+    /// Straight at this offset of the file.
+    At(u64),
+    /// Only together with what it does not hold itself.
+    Merge,
+}
+
+/// Space that was taken and is given back unless an entry points at it.
+pub(super) struct Taken {
+    space: Arc<Space>,
+    extent: Extent,
+    lead_bytes: u64,
+    published: bool,
+}
+
+impl Taken {
+    /// Where the block's data starts.
+    pub(super) fn data(&self) -> u64 {
+        self.extent.offset + self.lead_bytes
+    }
+
+    /// An entry points at it.
+    pub(super) fn published(mut self) {
+        self.published = true;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.published {
+            self.space.give_back(self.extent);
+        }
+    }
+}
+
+impl MappedDisk {
+    /// Finds the home of a block, or gives it one of zeroes where its content is zeroes.
+    pub(super) async fn home(&self, page: &Arc<Page>, block: u64) -> Result<Home, DiskError> {
+        let (number, index) = self.entry_of(block);
+        loop {
+            let place = page.get(index);
+            match place {
+                Place::At(offset) => return Ok(Home::At(offset)),
+                Place::Absent if self.parent.is_some() => return Ok(Home::Merge),
+                Place::Partial(_) | Place::Packed(_) => return Ok(Home::Merge),
+                Place::Absent | Place::Zero => {
+                    let taken = self.take_zeroed().await?;
+                    let offset = taken.data();
+                    if page.replace(index, place, Place::At(offset)) {
+                        taken.published();
+                        self.pages.changed(number, page);
+                        return Ok(Home::At(offset));
+                    }
+                    // Somebody else was faster; the space goes back.
+                }
+            }
+        }
+    }
+
+    /// Space for a block that reads as zeroes.
+    pub(super) async fn take_zeroed(&self) -> Result<Taken, DiskError> {
+        let (taken, fresh) = self.take().await?;
+        if !fresh {
+            let extent = taken.extent;
+            let range = ByteRange::at(ByteOffset::new(extent.offset), extent.length);
+            self.file.zero(range.expect("it lies in the file"), ZeroMode::Unmap).await?;
+        }
+        Ok(taken)
+    }
+
+    /// Space for a block, and whether it is fresh. If not, it may hold old bytes.
+    pub(super) async fn take(&self) -> Result<(Taken, bool), DiskError> {
+        let (extent, fresh) = self.space.take(self.shape.space_bytes())?;
+        let space = Arc::clone(&self.space);
+        let lead_bytes = self.shape.lead_bytes;
+        let taken = Taken { space, extent, lead_bytes, published: false };
+        self.lengthen(extent.end()).await?;
+        Ok((taken, fresh))
+    }
+
+    /// Makes the file at least `end` bytes long.
+    async fn lengthen(&self, end: u64) -> Result<(), DiskError> {
+        if self.file.length() >= end {
+            return Ok(());
+        }
+        let _alone = self.growth.lock().await;
+        let length = self.file.length();
+        if length < end {
+            self.file.set_length(end.max(length.next_multiple_of(GROWTH_BYTES))).await?;
+        }
+        Ok(())
+    }
+}
