@@ -20,6 +20,7 @@ pub mod mapped;
 pub mod range_locks;
 pub mod raw;
 pub mod uring;
+pub mod vhd;
 pub mod vmdk;
 
 #[cfg(feature = "testing")]

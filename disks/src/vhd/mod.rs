@@ -1,0 +1,3 @@
+//! VHD: the disks of Virtual PC and of Hyper-V before VHDX.
+
+pub mod format;
