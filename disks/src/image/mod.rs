@@ -1,15 +1,24 @@
 //! Image files: what all formats share.
 //!
 //! ```text
-//!   ImageFile    one file, by the byte: aligned parts straight to the device, the rest by way of whole blocks
+//!   Opener       opens an image of any format, its extents and its parents
+//!   probe        tells the format by the content
 //!   Gate         which other files an image may open by naming them
+//!   ImageFile    one file, by the byte: aligned parts straight to the device, the rest by way of whole blocks
+//!   Report       what a check found
 //!   ImageError   what is wrong with an image, and where
 //! ```
 
 mod error;
 mod file;
+mod format;
 mod gate;
+mod open;
+mod report;
 
 pub use error::{ImageError, Malformed};
 pub use file::{Access, ImageFile};
+pub use format::{Format, UnknownFormat, probe, probe_bytes};
 pub use gate::{BesideTheImage, Gate, Location, Purpose};
+pub use open::{Identity, Image, MAX_PARENTS, Opener};
+pub use report::{Finding, MAX_FINDINGS, Repair, Report};

@@ -155,7 +155,7 @@ impl Disk for MappedDisk {
             size_bytes: self.size_bytes.load(Ordering::Acquire),
             logical_sector: self.logical_sector,
             physical_sector: self.physical_sector,
-            read_only: self.file.access() == Access::Read,
+            read_only: self.file.access().is_read_only(),
         }
     }
 
@@ -216,7 +216,7 @@ impl Disk for MappedDisk {
     fn flush(&self) -> IoFuture<'_, ()> {
         Box::pin(async move {
             match self.file.access() {
-                Access::Read => Ok(()),
+                Access::Read | Access::ReadShared => Ok(()),
                 Access::Write => self.commit().await,
             }
         })

@@ -7,6 +7,7 @@ use crate::block::{ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE};
 use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 use crate::file::Folder;
 use crate::image::{Access, ImageFile};
+use crate::mapped::{Layer, OwnRange};
 use crate::uring::buffer::Buffer;
 use std::path::Path;
 use tokio::sync::Mutex;
@@ -46,14 +47,19 @@ impl RawDisk {
         expected_size: Option<u64>,
         read_only: bool,
     ) -> Result<Self, DiskError> {
-        let access = if read_only { Access::Read } else { Access::Write };
+        let access = if read_only { Access::ReadShared } else { Access::Write };
         let file = ImageFile::open(folder, path, access).await?;
         let found_bytes = file.length();
         let expected_bytes = expected_size.unwrap_or(found_bytes);
         if found_bytes != expected_bytes {
             return Err(DiskError::WrongSize { found_bytes, expected_bytes });
         }
-        check_size(found_bytes)?;
+        Self::over(file)
+    }
+
+    /// The disk that `file` holds.
+    pub fn over(file: ImageFile) -> Result<Self, DiskError> {
+        check_size(file.length())?;
         Ok(Self::new(file))
     }
 
@@ -84,7 +90,7 @@ impl Disk for RawDisk {
             size_bytes: self.file.length(),
             logical_sector: SECTOR_SIZE,
             physical_sector: 4096,
-            read_only: self.file.access() == Access::Read,
+            read_only: self.file.access().is_read_only(),
         }
     }
 
@@ -127,7 +133,7 @@ impl Disk for RawDisk {
     fn flush(&self) -> IoFuture<'_, ()> {
         Box::pin(async move {
             match self.file.access() {
-                Access::Read => Ok(()),
+                Access::Read | Access::ReadShared => Ok(()),
                 Access::Write => self.file.flush().await,
             }
         })
@@ -151,6 +157,17 @@ impl Disk for RawDisk {
             self.file.set_length(size_bytes).await?;
             // A guest that was told of the new size must find it after a power cut.
             self.file.flush().await
+        })
+    }
+}
+
+impl Layer for RawDisk {
+    fn own(&self, range: ByteRange) -> IoFuture<'_, Vec<OwnRange>> {
+        Box::pin(async move {
+            let mapped = self.map(range).await?;
+            let own =
+                |part: MappedRange| OwnRange { range: part.range, content: Some(part.content) };
+            Ok(mapped.into_iter().map(own).collect())
         })
     }
 }

@@ -15,7 +15,7 @@
 //!   back; every other write holds its blocks shared. So no two writes into one block lose bytes of each other.
 //! - After a failed write or flush (lack of space excepted) no write starts: what reads return and what is on stable
 //!   storage may differ from then on.
-//! - A handle that may write has the file locked for itself.
+//! - A handle that may write has the file locked for itself; one that reads keeps writers away, unless it was asked not to.
 
 mod io;
 mod transfer;
@@ -37,8 +37,17 @@ const MAX_MAP_ENTRIES: usize = 1024;
 pub enum Access {
     /// Reading and writing, alone.
     Write,
-    /// Reading.
+    /// Reading, while nobody writes.
     Read,
+    /// Reading, whoever else writes: what is read may be of different moments.
+    ReadShared,
+}
+
+impl Access {
+    /// Whether nothing may be changed.
+    pub fn is_read_only(self) -> bool {
+        self != Self::Write
+    }
 }
 
 /// An open file of an image.
@@ -61,16 +70,18 @@ pub struct ImageFile {
 impl ImageFile {
     /// Opens the file at `path`.
     ///
-    /// It may be open for writing once: the second attempt, also of another process, fails with
-    /// [`FileError::Locked`].
+    /// It may be open for writing once, and not while it is open for [reading](Access::Read): the second attempt, also of
+    /// another process, fails with [`FileError::Locked`].
     pub async fn open(folder: &dyn Folder, path: &Path, access: Access) -> Result<Self, FileError> {
         let mode = match access {
             Access::Write => OpenMode::ReadWrite,
-            Access::Read => OpenMode::Read,
+            Access::Read | Access::ReadShared => OpenMode::Read,
         };
         let direct = folder.open(path, mode, Caching::Direct).await?;
-        if access == Access::Write {
-            direct.lock_exclusive().await?;
+        match access {
+            Access::Write => direct.lock_exclusive().await?,
+            Access::Read => direct.lock_shared().await?,
+            Access::ReadShared => {}
         }
         let length = direct.length().await?;
         let buffered = folder.open(path, mode, Caching::Buffered).await?;
@@ -216,7 +227,7 @@ impl ImageFile {
     }
 
     fn check_write(&self, range: ByteRange) -> Result<(), DiskError> {
-        if self.access == Access::Read {
+        if self.access.is_read_only() {
             return Err(DiskError::ReadOnly);
         }
         if let Some(why) = self.failed.get() {
