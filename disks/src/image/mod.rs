@@ -8,6 +8,14 @@
 //!   Report       what a check found
 //!   ImageError   what is wrong with an image, and where
 //! ```
+//!
+//! A format is a module with three doors, found from here by [`Format`]:
+//!
+//! ```text
+//!   open(&mut Opener, &Location, ImageFile, Access) -> Result<Image, ImageError>        called by Opener::open
+//!   check(&mut Opener, &Location, repair: bool)     -> Result<Report, ImageError>       a parent may be missing
+//!   create(&Location, &Recipe)                      -> Result<(), ImageError>           durable; then open it
+//! ```
 
 mod error;
 mod file;
