@@ -7,9 +7,6 @@ use crate::block::{ByteOffset, ByteRange};
 use crate::disk::{DiskError, ZeroMode};
 use std::sync::Arc;
 
-/// The file is made longer by at least this, so that most blocks find it long enough.
-const GROWTH_BYTES: u64 = 4 << 20;
-
 /// Where a block can be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Home {
@@ -98,9 +95,8 @@ impl MappedDisk {
             return Ok(());
         }
         let _alone = self.growth.lock().await;
-        let length = self.file.length();
-        if length < end {
-            self.file.set_length(end.max(length.next_multiple_of(GROWTH_BYTES))).await?;
+        if self.file.length() < end {
+            self.table.lengthen(&self.file, end).await?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a format says about its blocks, and what it is asked to make durable.
 
 use crate::disk::{DiskError, IoFuture};
+use crate::image::ImageFile;
 use crate::uring::buffer::Buffer;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -113,6 +114,9 @@ impl Changes {
     }
 }
 
+/// The file is made longer by at least this, so that most blocks find it long enough.
+const GROWTH_BYTES: u64 = 4 << 20;
+
 /// The table of a format: loads entries, and makes changed ones durable.
 ///
 /// Calls of `commit` and `resize` never overlap. Each may be abandoned at any point; the next commit then covers what the
@@ -132,6 +136,12 @@ pub trait Table: Send + Sync {
 
     /// Makes the disk `size_bytes` large, durably. Everything is committed, and nothing changes meanwhile.
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()>;
+
+    /// Makes `file`, which is too short, at least `end` bytes long; what is new reads as zeroes. Calls do not overlap each other,
+    /// but those of `commit`. A format that has something at the end of its file moves it.
+    fn lengthen<'a>(&'a self, file: &'a ImageFile, end: u64) -> IoFuture<'a, ()> {
+        Box::pin(file.set_length(end.max(file.length().next_multiple_of(GROWTH_BYTES))))
+    }
 
     /// Presence bits of a block that is [`Place::Partial`], in the order of [`PresenceChange::bits`].
     fn load_presence(&self, block: u64) -> IoFuture<'_, Vec<u8>> {
