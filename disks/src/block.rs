@@ -207,6 +207,13 @@ impl Geometry {
     }
 }
 
+/// Whether every byte is zero; in strides a compiler makes vectors of.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (strides, rest) = bytes.as_chunks::<256>();
+    strides.iter().all(|stride| stride.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

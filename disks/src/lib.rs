@@ -28,7 +28,9 @@ pub mod conformance;
 #[cfg(feature = "testing")]
 pub mod faults;
 
-pub use block::{BLOCK_BYTES, BLOCK_SIZE, Block, ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE};
+pub use block::{
+    BLOCK_BYTES, BLOCK_SIZE, Block, ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE, is_zero,
+};
 pub use disk::{Content, Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 pub use range_locks::{RangeGuard, RangeLocks};
 pub use uring::buffer::Buffer;

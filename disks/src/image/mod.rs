@@ -4,6 +4,7 @@
 //!   Opener       opens an image of any format, its extents and its parents
 //!   probe        tells the format by the content
 //!   Gate         which other files an image may open by naming them
+//!   copy         all of one disk into another
 //!   ImageFile    one file, by the byte: aligned parts straight to the device, the rest by way of whole blocks
 //!   Report       what a check found
 //!   ImageError   what is wrong with an image, and where
@@ -17,6 +18,7 @@
 //!   create(&Location, &Recipe)                      -> Result<(), ImageError>           durable; then open it
 //! ```
 
+mod copy;
 mod error;
 mod file;
 mod format;
@@ -24,6 +26,7 @@ mod gate;
 mod open;
 mod report;
 
+pub use copy::{Copied, copy};
 pub use error::{ImageError, Malformed};
 pub use file::{Access, ImageFile};
 pub use format::{Format, UnknownFormat, probe, probe_bytes};

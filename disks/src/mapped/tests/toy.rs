@@ -150,7 +150,7 @@ pub(super) async fn open(
     let size = file.read(ByteRange::up_to(8)).await.expect("read");
     let size_bytes = u64::from_le_bytes(size[..].try_into().expect("eight bytes"));
     let table = Arc::new(Toy { file: Arc::clone(&file), kind });
-    let usage = usage(&*table, size_bytes, file.length()).await;
+    let usage = usage(&table, size_bytes, file.length()).await;
     assert_eq!(usage.conflicts, []);
     let space: Space = usage.space(file.length(), 4096, u64::MAX, "no limit");
     let setup = Setup {
