@@ -21,6 +21,7 @@ pub mod range_locks;
 pub mod raw;
 pub mod uring;
 pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 
 #[cfg(feature = "testing")]

@@ -1,0 +1,154 @@
+//! Crashes at every flush: what was flushed is there, the file is consistent, and reading it without replaying the log in the
+//! file gives the same as opening it for writing.
+
+use super::{Sort, at, filled, guids, make, open, range, read_all};
+use crate::disk::{Disk, Durability, ZeroMode};
+use crate::faults::{FaultFolder, Seed, run};
+use crate::image::Access;
+use crate::vhdx::check_with;
+use crate::{Buffer, ByteOffset};
+use std::cell::RefCell;
+
+const SIZE: u64 = (3 << 20) + 4096;
+const PATH: &str = "image.vhdx";
+
+/// What each sector may hold: what it had at the last flush, and everything that was written since.
+struct Promise {
+    flushed: Vec<u8>,
+    /// Sectors that were touched since, by number.
+    touched: Vec<bool>,
+    now: Vec<u8>,
+}
+
+impl Promise {
+    fn new() -> Self {
+        let size = usize::try_from(SIZE).expect("small");
+        Self { flushed: vec![0; size], touched: vec![false; size / 512], now: vec![0; size] }
+    }
+
+    fn set(&mut self, start: u64, bytes: &[u8]) {
+        let start = usize::try_from(start).expect("small");
+        self.now[start..start + bytes.len()].copy_from_slice(bytes);
+        for sector in start / 512..(start + bytes.len()).div_ceil(512) {
+            self.touched[sector] = true;
+        }
+    }
+
+    fn flushed(&mut self) {
+        self.flushed.clone_from(&self.now);
+        self.touched.fill(false);
+    }
+
+    /// Sectors that were not touched since the last flush are as they were then.
+    fn check(&self, found: &[u8], what: &str) {
+        for (number, touched) in self.touched.iter().enumerate() {
+            let sector = number * 512..(number + 1) * 512;
+            if !touched && sector.end <= found.len() {
+                assert!(
+                    found[sector.clone()] == self.flushed[sector],
+                    "{what}: sector {number} was lost"
+                );
+            }
+        }
+    }
+}
+
+async fn step(disk: &dyn Disk, seed: &mut Seed, promise: &RefCell<Promise>) -> Result<(), ()> {
+    let unit = *seed.pick(&[512, 4096, 65_536]);
+    let start = seed.below(SIZE / unit) * unit;
+    let longest = *seed.pick(&[1, 8, 64]);
+    let length = ((seed.below(longest) + 1) * unit).min(SIZE - start) / 4096 * 4096;
+    let length = length.max(512).min(SIZE - start);
+    let (start, length) = if disk.geometry().logical_sector == 4096 {
+        (start / 4096 * 4096, length.next_multiple_of(4096).min(SIZE - start / 4096 * 4096))
+    } else {
+        (start, length)
+    };
+    let size = usize::try_from(length).expect("small");
+    let zeroes = vec![0; size];
+    match seed.below(10) {
+        0..5 => {
+            let mut data = vec![0; size];
+            seed.fill(&mut data);
+            promise.borrow_mut().set(start, &data);
+            let data = Buffer::copy_of(&data);
+            disk.write(ByteOffset::new(start), data, Durability::Cached).await.map_err(drop)
+        }
+        5 => {
+            promise.borrow_mut().set(start, &zeroes);
+            let mode = *seed.pick(&[ZeroMode::Unmap, ZeroMode::Allocate]);
+            disk.write_zeroes(range(start, length), mode, Durability::Cached).await.map_err(drop)
+        }
+        6 => {
+            // Whole 4 KiB become zeroes, here; the rest stays.
+            let whole = range(start, length).whole_blocks();
+            let bytes = usize::try_from(whole.length()).expect("small");
+            promise.borrow_mut().set(whole.start().bytes(), &zeroes[..bytes]);
+            disk.discard(range(start, length)).await.map_err(drop)
+        }
+        _ => {
+            disk.flush().await.map_err(drop)?;
+            promise.borrow_mut().flushed();
+            Ok(())
+        }
+    }
+}
+
+/// Writes until the power goes at the given flush; `false` if that was never reached.
+fn until_the_crash(sort: (Sort, u32), number: u64, flush: u64) -> bool {
+    let mut seed = Seed::new(number);
+    let mut choices = seed.fork();
+    let folder = FaultFolder::new(seed.fork());
+    let promise = RefCell::new(Promise::new());
+    run(&mut seed, |_| async {
+        let location = make(&folder, PATH, sort, SIZE).await;
+        let image = open(&location, Access::Write).await.expect("opened");
+        folder.crash_after_flushes(flush);
+        for _ in 0..24 {
+            if step(&*image.disk, &mut choices, &promise).await.is_err() {
+                assert!(folder.is_dead(), "nothing else was ordered");
+                return;
+            }
+        }
+    });
+    let reached = folder.is_dead();
+    let next = folder.crash(&mut seed);
+    let what = format!("{sort:?}, seed {number}, flush {flush}");
+    run(&mut seed, |_| after_the_crash(&next, &promise, &what));
+    reached
+}
+
+async fn after_the_crash(folder: &FaultFolder, promise: &RefCell<Promise>, what: &str) {
+    let location = at(folder, PATH);
+    let report = check_with(&location, false, &guids()).await.expect(what);
+    // One header may be torn; nothing else may be wrong.
+    for finding in &report.findings {
+        assert_eq!(finding.problem.structure, "VHDX header", "{what}: {}", finding.problem);
+    }
+    let image = open(&location, Access::Read).await.expect(what);
+    let in_memory = read_all(&*image.disk).await;
+    drop(image);
+    promise.borrow().check(&in_memory, what);
+    let image = open(&location, Access::Write).await.expect(what);
+    let replayed = read_all(&*image.disk).await;
+    assert!(in_memory == replayed, "{what}: the log in memory and in the file differ");
+    // And it can be used.
+    image.disk.write(ByteOffset::new(0), filled(4096, 9), Durability::Durable).await.expect(what);
+    drop(image);
+    let image = open(&location, Access::Read).await.expect(what);
+    let found = read_all(&*image.disk).await;
+    assert!(found[..4096].iter().all(|byte| *byte == 9) && found[4096..] == replayed[4096..]);
+}
+
+#[test]
+fn what_was_flushed_survives_a_crash_at_any_flush() {
+    for sort in super::SORTS {
+        for number in 0..6 {
+            let mut flush = 1;
+            while until_the_crash(sort, number, flush) {
+                flush += 1;
+            }
+            assert!(flush > 5, "{sort:?}: only {flush} flushes");
+        }
+    }
+}
