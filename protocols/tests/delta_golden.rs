@@ -5,12 +5,12 @@
 use landfall_disks::{ByteOffset, ByteRange};
 use landfall_protocols::delta::wire::{
     Ack, BatchFrame, BlockHash, Bye, Codec, DiskEntry, DiskState, ExtentEntry, ExtentKind,
-    Features, FrameKind, FrameReader, HashRequest, Hashes, Hello, Mark, MarkKind, Marked,
-    PassBegin, PassKind, Ping, RawFrame, Refused, StreamMode, Welcome, WelcomeDisk, encode_batch,
-    set_position,
+    Features, FrameKind, FrameReader, HEADER_BYTES, HashRequest, Hashes, Hello, Mark, MarkKind,
+    Marked, PassBegin, PassKind, Ping, RawFrame, Refused, StreamMode, Welcome, WelcomeDisk,
+    encode_batch, set_position,
 };
 use landfall_protocols::delta::{
-    DiskSlot, Generation, Name, Position, RefusalCode, Retry, StreamId, Timestamp,
+    ContentId, DiskSlot, Generation, Name, Position, RefusalCode, Retry, StreamId, Timestamp,
 };
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ fn hello() -> Hello {
     Hello {
         min_version: 1,
         max_version: 1,
-        features: Features { lz4: true },
+        features: Features { lz4: true, contents: false },
         mode: StreamMode::Passes,
         stream: StreamId::from_bytes(*b"0123456789abcdef"),
         generation: Generation::new(7),
@@ -46,7 +46,7 @@ fn marked() -> Marked {
 fn welcome() -> Welcome {
     Welcome {
         version: 1,
-        features: Features { lz4: true },
+        features: Features { lz4: true, contents: false },
         generation: Generation::new(7).expect("above zero"),
         position: Position::new(41),
         credit_bytes: 16 << 20,
@@ -60,7 +60,7 @@ fn welcome() -> Welcome {
             DiskState::InSync,
             DiskState::NeedsResync,
         ]
-        .map(|state| WelcomeDisk { size_bytes: 4096, state })
+        .map(|state| WelcomeDisk { size_bytes: 4096, state, content: None })
         .to_vec(),
     }
 }
@@ -97,6 +97,7 @@ fn mark() -> Mark {
         source_time: Timestamp::from_nanoseconds(1_800_000_000_000_000_002),
         kind: MarkKind::Crash,
         label: "before the upgrade".to_owned(),
+        contents: Vec::new(),
     }
 }
 
@@ -140,7 +141,15 @@ fn written(frames: &[(&str, Vec<u8>)]) -> String {
 }
 
 fn kept() -> Vec<(String, Vec<u8>)> {
-    let text = include_str!("../../tests/fixtures/delta-v1.hex");
+    read(include_str!("../../tests/fixtures/delta-v1.hex"))
+}
+
+/// Frames that differ where contents of disks are named.
+fn kept_with_contents() -> Vec<(String, Vec<u8>)> {
+    read(include_str!("../../tests/fixtures/delta-v1-contents.hex"))
+}
+
+fn read(text: &str) -> Vec<(String, Vec<u8>)> {
     let byte = |pair: &[u8]| {
         let pair = std::str::from_utf8(pair).expect("hexadecimal");
         u8::from_str_radix(pair, 16).expect("hexadecimal")
@@ -196,4 +205,26 @@ fn frames_of_version_1_are_read() {
         }
     }
     assert_eq!(seen, FrameKind::ALL);
+}
+
+#[test]
+fn frames_with_contents_are_written_and_read_as_ever() {
+    let features = Features { lz4: true, contents: true };
+    let content = ContentId::new([0xc0; 32]);
+    let hello = Hello { features, ..hello() };
+    let mut welcome = Welcome { features, ..welcome() };
+    welcome.disks[3].content = content;
+    let mark = Mark { contents: vec![content, None], ..mark() };
+    let frames =
+        [("Hello", hello.encode()), ("Welcome", welcome.encode()), ("Mark", mark.encode())];
+    let kept = kept_with_contents();
+    assert_eq!(kept.len(), frames.len(), "expected:\n{}", written(&frames));
+    for ((name, bytes), (kept_name, kept_bytes)) in frames.iter().zip(&kept) {
+        assert_eq!(name, kept_name);
+        assert!(bytes == kept_bytes, "{name} is written differently");
+    }
+    let body = |index: usize| &kept[index].1[HEADER_BYTES..];
+    assert_eq!(Hello::parse(body(0)), Ok(hello));
+    assert_eq!(Welcome::parse(body(1)), Ok(welcome));
+    assert_eq!(Mark::parse(body(2)), Ok(mark));
 }

@@ -97,6 +97,31 @@ number!(
     "export#"
 );
 
+/// What a disk is called in the images that are made for it: the same in each, so that a guest finds the disk it knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DiskIdentity([u8; 16]);
+
+impl DiskIdentity {
+    /// The identity of `disk` of the data folder with this id. No other disk has it, in whatever folder.
+    pub fn of(folder_id: [u8; 16], disk: DiskId) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("landfall disk identity 1");
+        hasher.update(&folder_id).update(&disk.number().to_le_bytes());
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// The identity with these bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
 /// Sixteen random bytes by which a source process names its stream. All zero: no stream (branch writes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct StreamId([u8; 16]);
@@ -125,5 +150,43 @@ impl fmt::Display for StreamId {
 impl fmt::Debug for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "stream {self}")
+    }
+}
+
+/// What a source says a disk held, in a form that only sources understand: equal ids stand for equal content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentId([u8; 32]);
+
+impl ContentId {
+    /// The id with these bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, as sent and stored.
+    pub const fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl fmt::Debug for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("content ")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_called_the_same_for_ever_and_no_other_is() {
+        let identity = DiskIdentity::of([7; 16], DiskId::new(3));
+        let hexadecimal: String =
+            identity.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hexadecimal, "df190267f62d0ac53117a3401bb00494", "images that exist have it");
+        assert_ne!(identity, DiskIdentity::of([7; 16], DiskId::new(4)));
+        assert_ne!(identity, DiskIdentity::of([8; 16], DiskId::new(3)));
     }
 }

@@ -143,6 +143,11 @@ impl Line {
         !self.is_branch() && !at_point.is_some_and(|point| point.kind.is_consistent())
     }
 
+    /// Whether records of it were lost: what they wrote is not known.
+    pub(crate) fn has_gaps(&self) -> bool {
+        !self.state.lock().gaps.is_empty()
+    }
+
     /// A question to its catalogue of points.
     pub fn points<T>(&self, ask: impl FnOnce(&Catalogue) -> T) -> T {
         ask(&self.state.lock().catalogue)

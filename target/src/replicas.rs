@@ -14,7 +14,7 @@ use landfall_protocols::delta::{
 };
 use landfall_retention as retention;
 use landfall_retention::AppendError;
-use landfall_retention::ids::{DiskId, Generation, Position, StreamId};
+use landfall_retention::ids::{ContentId, DiskId, Generation, Position, StreamId};
 use landfall_retention::name::{Label, Name};
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
@@ -70,7 +70,11 @@ fn opened(stream: retention::Stream, refusals: Refusals) -> Result<OpenedStream,
         last_mark: stream.last_mark().map(|(position, point)| marked(position, &point)),
         disks: disks
             .iter()
-            .map(|disk| StreamDisk { size_bytes: disk.size_bytes, state: state(&disk.state) })
+            .map(|disk| StreamDisk {
+                size_bytes: disk.size_bytes,
+                state: state(&disk.state),
+                content: disk.content.and_then(|content| delta::ContentId::new(content.bytes())),
+            })
             .collect(),
         sink: Box::new(Sink {
             disks: disks.iter().map(|disk| (disk.id, disk.size_bytes)).collect(),
@@ -111,6 +115,24 @@ struct Sink {
 }
 
 impl Sink {
+    /// Remembers what the source calls what its disks hold at `point`.
+    async fn name_contents(
+        &self,
+        point: &Point,
+        contents: &[Option<delta::ContentId>],
+    ) -> Result<(), Refusal> {
+        let disks = self.disks.iter().zip(contents);
+        let named: Vec<(DiskId, ContentId)> = disks
+            .filter_map(|((disk, _), content)| Some((*disk, ContentId::new((*content)?.bytes()))))
+            .collect();
+        // Content that was changing while it was read is none that could be found again.
+        if named.is_empty() || !point.kind.is_consistent() {
+            return Ok(());
+        }
+        let noted = self.stream.name_contents(point.sequence, &named).await;
+        noted.map_err(|error| self.refusals.of(error))
+    }
+
     fn disk(&self, slot: delta::DiskSlot) -> Result<(DiskId, u64), Refusal> {
         let found = self.disks.get(slot.index()).copied();
         found.ok_or_else(|| Refusal::BadFrame(format!("there is no disk {}", slot.number())))
@@ -144,6 +166,7 @@ impl ReplicaSink for Sink {
             let position = Position::new(mark.position.number());
             let point = self.stream.mark(position, kind, label, source_time).await;
             let point = point.map_err(|error| self.refusals.of(error))?;
+            self.name_contents(&point, &mark.contents).await?;
             tracing::info!(
                 machine = %self.refusals.machine, sequence = %point.sequence, kind = %point.kind,
                 "new point"

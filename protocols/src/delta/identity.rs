@@ -80,6 +80,29 @@ impl fmt::Debug for StreamId {
     }
 }
 
+/// What a source calls the content of a disk: equal ids stand for equal content. Only sources know what it is made of. Never
+/// all zero: that stands for "none" on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentId([u8; 32]);
+
+impl ContentId {
+    /// The id with these bytes; `None` for zeroes.
+    pub fn new(bytes: [u8; 32]) -> Option<Self> {
+        (bytes != [0; 32]).then_some(Self(bytes))
+    }
+
+    /// The bytes.
+    pub const fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl fmt::Debug for ContentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// The span of time over which the target vouches for a stream's positions. Never zero: zero on the wire stands for
 /// "I hold no position".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

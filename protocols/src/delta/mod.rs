@@ -30,7 +30,9 @@ pub mod wire;
 
 pub use client::{Client, ClientError, ClientEvent, ClientSettings, Observer, Pass};
 pub use counters::{CounterValues, Counters};
-pub use identity::{DiskSlot, Generation, Name, NameError, Position, StreamId, Timestamp};
+pub use identity::{
+    ContentId, DiskSlot, Generation, Name, NameError, Position, StreamId, Timestamp,
+};
 pub use refusal::{Refusal, RefusalCode, Retry};
 pub use replicas::{
     Applied, Batch, Closed, Extent, ExtentContent, OpenedStream, PeerIdentity, ReplicaSink,

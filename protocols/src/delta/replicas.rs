@@ -1,6 +1,6 @@
 //! What the stream needs from whoever keeps the disks: the seam between protocol and retention.
 
-use super::identity::{DiskSlot, Generation, Name, Position, StreamId, Timestamp};
+use super::identity::{ContentId, DiskSlot, Generation, Name, Position, StreamId, Timestamp};
 use super::refusal::Refusal;
 use super::wire::{BlockHash, DiskEntry, DiskState, HashRequest, Mark, Marked, PassBegin};
 use futures_util::future::LocalBoxFuture;
@@ -44,6 +44,8 @@ pub struct StreamDisk {
     pub size_bytes: u64,
     /// What is there.
     pub state: DiskState,
+    /// What the source called the content at its last mark, if the disk still holds just that.
+    pub content: Option<ContentId>,
 }
 
 /// A stream that may go on.

@@ -167,7 +167,7 @@ impl Writer<'_> {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(super) fn array(&mut self, value: [u8; 16]) {
+    pub(super) fn array<const N: usize>(&mut self, value: [u8; N]) {
         self.bytes.extend_from_slice(&value);
     }
 
@@ -211,7 +211,7 @@ impl<'a> Reader<'a> {
         self.fixed().map(u64::from_le_bytes)
     }
 
-    pub(super) fn array(&mut self) -> Result<[u8; 16], FrameError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
         self.fixed()
     }
 

@@ -5,8 +5,8 @@
 
 use super::format::{FrameError, Reader, Writer};
 use crate::ids::{
-    DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId,
-    Sequence, StreamId,
+    ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
+    SegmentId, Sequence, StreamId,
 };
 use crate::name::Name;
 use crate::time::Timestamp;
@@ -63,6 +63,15 @@ pub enum ManifestRecord {
         disk: DiskId,
         /// How it was noticed.
         reason: String,
+    },
+    /// At a point, a disk holds what its source knows by an id.
+    ContentNamed {
+        /// Which disk.
+        disk: DiskId,
+        /// The point, on the trunk.
+        sequence: Sequence,
+        /// The source's id of the content.
+        content: ContentId,
     },
     /// A branch.
     BranchAdded {
@@ -184,6 +193,7 @@ mod kind {
     pub(super) const POINT_PINNED: u16 = 13;
     pub(super) const POINT_UNPINNED: u16 = 14;
     pub(super) const IDS_GIVEN: u16 = 15;
+    pub(super) const CONTENT_NAMED: u16 = 16;
 }
 
 /// What an export without a fixed moment stores in its sequence field.
@@ -223,6 +233,12 @@ impl ManifestRecord {
                 to.u16(kind::IMAGE_LOST);
                 to.u32(disk.number());
                 to.text(reason);
+            }
+            Self::ContentNamed { disk, sequence, content } => {
+                to.u16(kind::CONTENT_NAMED);
+                to.u32(disk.number());
+                to.u64(sequence.number());
+                to.array(content.bytes());
             }
             other => other.encode_lines(to),
         }
@@ -333,6 +349,11 @@ impl ManifestRecord {
             kind::IMAGE_LOST => Ok(Self::ImageLost {
                 disk: DiskId::new(from.u32()?),
                 reason: from.text()?.to_owned(),
+            }),
+            kind::CONTENT_NAMED => Ok(Self::ContentNamed {
+                disk: DiskId::new(from.u32()?),
+                sequence: Sequence::new(from.u64()?),
+                content: ContentId::new(from.array()?),
             }),
             _ => Self::decode_lines(kind, from),
         }

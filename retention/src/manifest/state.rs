@@ -2,8 +2,8 @@
 
 use super::record::{GivenIds, ManifestRecord};
 use crate::ids::{
-    DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId,
-    Sequence, StreamId,
+    ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
+    SegmentId, Sequence, StreamId,
 };
 use crate::name::Name;
 use crate::time::Timestamp;
@@ -46,6 +46,8 @@ pub struct DiskEntry {
     pub floor: Option<Sequence>,
     /// Why the image is lost, if it is.
     pub lost: Option<String>,
+    /// What the source called the content at a point of the trunk: the last it named.
+    pub content: Option<(Sequence, ContentId)>,
 }
 
 /// A line.
@@ -172,6 +174,7 @@ impl ManifestState {
                     image: image.clone(),
                     floor: None,
                     lost: None,
+                    content: None,
                 };
                 self.disks.insert(*disk, entry);
             }
@@ -180,6 +183,9 @@ impl ManifestState {
             }
             ManifestRecord::ImageLost { disk, reason } => {
                 self.disk_mut(*disk, "ImageLost")?.lost = Some(reason.clone());
+            }
+            ManifestRecord::ContentNamed { disk, sequence, content } => {
+                self.disk_mut(*disk, "ContentNamed")?.content = Some((*sequence, *content));
             }
             ManifestRecord::SegmentBorn { segment, lane, salt, first, size_bytes } => {
                 let free = !self.segments.contains_key(segment);
@@ -408,6 +414,9 @@ impl DiskEntry {
         }
         if let Some(reason) = &self.lost {
             into.push(ManifestRecord::ImageLost { disk: self.id, reason: reason.clone() });
+        }
+        if let Some((sequence, content)) = self.content {
+            into.push(ManifestRecord::ContentNamed { disk: self.id, sequence, content });
         }
     }
 }

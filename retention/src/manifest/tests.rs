@@ -4,8 +4,8 @@ use super::format::encode_frame;
 use super::*;
 use crate::change::{MAX_DISKS, MAX_PATH_BYTES, MAX_TEXT_BYTES};
 use crate::ids::{
-    DiskId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId, Sequence,
-    StreamId,
+    ContentId, DiskId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId,
+    Sequence, StreamId,
 };
 use crate::name::Name;
 use crate::time::Timestamp;
@@ -55,6 +55,11 @@ fn history() -> Vec<Vec<ManifestRecord>> {
         }],
         vec![ManifestRecord::SeedFinished { disk: DiskId::new(1), floor: sequence }],
         vec![ManifestRecord::PointPinned { line, sequence }],
+        vec![ManifestRecord::ContentNamed {
+            disk: DiskId::new(1),
+            sequence,
+            content: ContentId::new([9; 32]),
+        }],
         vec![ManifestRecord::ImageLost { disk: DiskId::new(2), reason: "gone".into() }],
     ];
     for number in 2..8 {

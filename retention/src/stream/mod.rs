@@ -17,7 +17,7 @@ pub use hashes::{BlockHash, HASH_BLOCK_BYTES};
 pub use request::{StreamContent, StreamDisk, StreamError, StreamExtent, StreamRequest};
 
 use crate::branch::data_of;
-use crate::ids::{DiskId, Generation, Position, StreamId};
+use crate::ids::{ContentId, DiskId, Generation, Position, Sequence, StreamId};
 use crate::journal::draft::{Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin};
 use crate::journal::format::RecordKind;
 use crate::journal::lane::LaneHandle;
@@ -26,7 +26,7 @@ use crate::manifest::Manifest;
 use crate::manifest::record::ManifestRecord;
 use crate::name::Label;
 use crate::point::{Point, PointKind};
-use crate::replica::{Image, ReplicaDisk};
+use crate::replica::{DiskState, Image, ReplicaDisk};
 use crate::time::Timestamp;
 use crate::view::Reading;
 use futures_util::future::join_all;
@@ -125,8 +125,35 @@ impl Stream {
             name: disk.name().clone(),
             size_bytes: disk.size_bytes(),
             state: disk.condition(),
+            content: self.content_of(disk),
         };
         self.parts.disks.iter().map(entry).collect()
+    }
+
+    /// The source's id of what the disk holds: only while nothing has come to the line since, and nothing was lost.
+    fn content_of(&self, disk: &ReplicaDisk) -> Option<ContentId> {
+        let (sequence, content) = self.parts.manifest.state().disks.get(&disk.id())?.content?;
+        let line = &self.parts.line;
+        let holds = line.tail().sequence == sequence
+            && !line.has_gaps()
+            && disk.condition() == DiskState::Ready;
+        holds.then_some(content)
+    }
+
+    /// Notes what the source calls the content of disks at a point that its last mark made. Durable on return.
+    pub async fn name_contents(
+        &self,
+        point: Sequence,
+        contents: &[(DiskId, ContentId)],
+    ) -> Result<(), StreamError> {
+        let record = |(disk, content): &(DiskId, ContentId)| ManifestRecord::ContentNamed {
+            disk: *disk,
+            sequence: point,
+            content: *content,
+        };
+        let named = contents.iter().map(record).collect();
+        let noted = self.parts.manifest.append(named).await.map_err(StreamError::from);
+        self.note_failure(noted.map(|_| ()))
     }
 
     /// Applies a batch of one disk.

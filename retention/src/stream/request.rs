@@ -1,6 +1,6 @@
 //! What a source asks for and sends, and why it is refused.
 
-use crate::ids::{DiskId, Generation, Position, StreamId};
+use crate::ids::{ContentId, DiskId, Generation, Position, StreamId};
 use crate::journal::draft::AppendError;
 use crate::manifest::ManifestError;
 use crate::name::Name;
@@ -33,6 +33,8 @@ pub struct StreamDisk {
     pub size_bytes: u64,
     /// What is there of it.
     pub state: DiskState,
+    /// What a source called the content at the last point, if the disk still holds just that.
+    pub content: Option<ContentId>,
 }
 
 /// One change of a batch.

@@ -74,7 +74,7 @@ impl Model {
         let hello = Hello {
             min_version: 1,
             max_version: 1,
-            features: Features { lz4: true },
+            features: Features::ALL,
             mode: StreamMode::Passes,
             stream: StreamId::from_bytes([1; 16]),
             generation: None,
@@ -86,7 +86,7 @@ impl Model {
         };
         let opened = session.handle_frame(parsed(&hello.encode()));
         assert!(matches!(opened, Ok(Some(Request::Open(_)))));
-        let disk = StreamDisk { size_bytes: DISK_BYTES, state: DiskState::InSync };
+        let disk = StreamDisk { size_bytes: DISK_BYTES, state: DiskState::InSync, content: None };
         let generation = Generation::new(1).expect("above zero");
         session.opened(generation, Position::default(), None, &[disk], now);
         let welcome = session.poll_transmit().expect("a welcome");
@@ -206,6 +206,7 @@ fuzz_target!(|steps: Vec<Step>| {
                     source_time: Timestamp::default(),
                     kind: MarkKind::Crash,
                     label: String::new(),
+                    contents: Vec::new(),
                 };
                 model.handle(parsed(&mark.encode()));
             }

@@ -14,7 +14,7 @@
 
 mod driver;
 
-use super::identity::{DiskSlot, Name, Position, StreamId, Timestamp};
+use super::identity::{ContentId, DiskSlot, Name, Position, StreamId, Timestamp};
 use super::pack::PackedBatch;
 use super::refusal::RefusalCode;
 use super::session::{ClientSession, Profile, SessionEvent};
@@ -168,7 +168,7 @@ impl Client {
             stream: StreamId::from_bytes(tls::random()),
             machine: settings.machine.clone(),
             disks: settings.disks.clone(),
-            features: Features { lz4: true },
+            features: Features::ALL,
         };
         let shared = Rc::new(Shared {
             settings,
@@ -250,17 +250,18 @@ impl Pass {
     /// Completes the pass: waits until everything sent and the point itself are durable.
     ///
     /// Nothing comes back when the answer was lost in a break and the target no longer knows it; the point is durable
-    /// all the same.
+    /// all the same. `contents` are what the source calls what its disks hold: one per disk, or none at all.
     pub async fn mark(
         self,
         kind: MarkKind,
         label: &str,
         source_time: Timestamp,
+        contents: Vec<Option<ContentId>>,
     ) -> Result<Option<Marked>, ClientError> {
         assert!(Mark::is_label(label), "label {label:?} was not checked");
         self.wait(|shared| shared.session.borrow().can_mark()).await?;
         self.shared.marked.set(None);
-        self.shared.session.borrow_mut().push_mark(kind, label, source_time);
+        self.shared.session.borrow_mut().push_mark(kind, label, source_time, contents);
         self.shared.wake.notify_one();
         self.wait(|shared| shared.marked.get().is_some()).await?;
         Ok(self.shared.marked.take().expect("waited for"))

@@ -11,7 +11,7 @@
 //!   begins its pass again by comparing.
 
 use super::{MAX_HASH_REQUESTS, MIN_BATCH_BYTES, MIN_CREDIT_BYTES};
-use crate::delta::identity::{Generation, Name, Position, StreamId, Timestamp};
+use crate::delta::identity::{ContentId, Generation, Name, Position, StreamId, Timestamp};
 use crate::delta::pack::PackedBatch;
 use crate::delta::refusal::Retry;
 use crate::delta::wire::{
@@ -116,7 +116,8 @@ struct Kept {
     /// Zero for marks.
     cost_bytes: u64,
     plain_bytes: u64,
-    compressed: bool,
+    /// What the target must be able to do.
+    needs: Features,
 }
 
 /// One stream, seen from the source.
@@ -251,7 +252,7 @@ impl ClientSession {
             position,
             cost_bytes: batch.cost_bytes(),
             plain_bytes: batch.plain_bytes(),
-            compressed: batch.is_compressed(),
+            needs: Features { lz4: batch.is_compressed(), contents: false },
             frame: Arc::new(batch.into_frame(position)),
         };
         self.kept_bytes += kept.cost_bytes;
@@ -260,16 +261,28 @@ impl ClientSession {
     }
 
     /// Puts a mark at the end of the stream: completes the pass.
-    pub fn push_mark(&mut self, kind: MarkKind, label: &str, source_time: Timestamp) -> Position {
+    ///
+    /// `contents` are what the source calls what its disks hold now: one per disk, or none at all. A target that cannot
+    /// remember them is not told.
+    pub fn push_mark(
+        &mut self,
+        kind: MarkKind,
+        label: &str,
+        source_time: Timestamp,
+        contents: Vec<Option<ContentId>>,
+    ) -> Position {
         assert!(self.can_mark(), "one mark at a time");
+        assert!([0, self.profile.disks.len()].contains(&contents.len()), "one content per disk");
         let position = self.next_position();
-        let mark = Mark { position, source_time, kind, label: label.to_owned() };
+        let told = self.features.contents && contents.iter().any(Option::is_some);
+        let contents = if told { contents } else { Vec::new() };
+        let mark = Mark { position, source_time, kind, label: label.to_owned(), contents };
         self.kept.push_back(Kept {
             position,
             frame: Arc::new(mark.encode()),
             cost_bytes: 0,
             plain_bytes: 0,
-            compressed: false,
+            needs: Features { lz4: false, contents: told },
         });
         self.mark = Some(position);
         position
@@ -410,7 +423,7 @@ impl ClientSession {
     fn can_resume(&self, welcome: &Welcome) -> bool {
         let fits = |kept: &Kept| {
             kept.plain_bytes <= welcome.max_batch_bytes.into()
-                && (welcome.features.lz4 || !kept.compressed)
+                && welcome.features.common(kept.needs) == kept.needs
         };
         (self.acked..=self.sent.max(self.acked)).contains(&welcome.position)
             && self.kept.iter().all(fits)

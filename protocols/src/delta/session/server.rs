@@ -122,7 +122,7 @@ impl ServerSession {
         let limits = limits.clamped();
         Self {
             limits,
-            features: Features { lz4: true },
+            features: Features::ALL,
             state: State::Greeting,
             queue: VecDeque::new(),
             deadline: now + limits.greeting,
@@ -194,7 +194,11 @@ impl ServerSession {
             last_mark,
             disks: disks
                 .iter()
-                .map(|disk| WelcomeDisk { size_bytes: disk.size_bytes, state: disk.state })
+                .map(|disk| WelcomeDisk {
+                    size_bytes: disk.size_bytes,
+                    state: disk.state,
+                    content: disk.content.filter(|_| self.features.contents),
+                })
                 .collect(),
         };
         self.queue.push_back(welcome.encode());
@@ -311,7 +315,11 @@ impl ServerSession {
                 let batch = BatchFrame::parse(frame.body)?;
                 streaming.batch(batch, &self.limits).map(Some)
             }
-            FrameKind::Mark => streaming.mark(Mark::parse(body)?).map(Some),
+            FrameKind::Mark => {
+                let mark = Mark::parse(body)?;
+                streaming.check_contents(&mark, self.features)?;
+                streaming.mark(mark).map(Some)
+            }
             FrameKind::HashRequest => streaming.hash_request(HashRequest::parse(body)?).map(Some),
             FrameKind::PassBegin => Ok(Some(Request::PassBegin(PassBegin::parse(body)?))),
             FrameKind::Ping => {
@@ -382,6 +390,16 @@ impl Streaming {
         }
         self.under_way.push_back((batch.position, cost));
         Ok(Request::Apply(batch))
+    }
+
+    /// Contents are named for every disk or for none, and only if that was agreed.
+    fn check_contents(&self, mark: &Mark, features: Features) -> Result<(), Refusal> {
+        let named = mark.contents.len();
+        if named == 0 || (features.contents && named == self.disks.len()) {
+            return Ok(());
+        }
+        let disks = self.disks.len();
+        Err(Refusal::BadFrame(format!("a Mark with {named} contents for {disks} disks")))
     }
 
     fn mark(&mut self, mark: Mark) -> Result<Request, Refusal> {

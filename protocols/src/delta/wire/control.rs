@@ -1,9 +1,10 @@
 //! The small frames: acknowledgements, marks, passes, the hash exchange, keep-alive, farewell.
 
 use super::{
-    FrameError, FrameKind, HASH_BYTES, MAX_HASH_BLOCKS, MAX_LABEL, finished, frame, take, zero,
+    FrameError, FrameKind, HASH_BYTES, MAX_DISKS, MAX_HASH_BLOCKS, MAX_LABEL, finished, frame,
+    take, zero,
 };
-use crate::delta::identity::{DiskSlot, Position, Timestamp};
+use crate::delta::identity::{ContentId, DiskSlot, Position, Timestamp};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -87,6 +88,9 @@ pub struct Mark {
     pub kind: MarkKind,
     /// A name for the point; empty for none. No control characters.
     pub label: String,
+    /// What the source calls the content of each disk of the stream, in the order of the slots; or none at all. Only where
+    /// both ends have [`Features::contents`](super::Features::contents).
+    pub contents: Vec<Option<ContentId>>,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -96,9 +100,11 @@ struct RawMark {
     source_time: U64,
     kind: u8,
     label_length: u8,
-    reserved: [u8; 6],
+    content_count: U16,
+    reserved: [u8; 4],
 }
 
+// 8 position, 8 time, 1 + 1 + 2, 4 reserved
 const _: () = assert!(size_of::<RawMark>() == 24);
 
 impl Mark {
@@ -110,14 +116,17 @@ impl Mark {
     /// The frame.
     pub fn encode(&self) -> Vec<u8> {
         assert!(Self::is_label(&self.label), "label {:?} was not checked", self.label);
+        assert!(self.contents.len() <= MAX_DISKS, "one content per disk of the stream");
         let raw = RawMark {
             position: self.position.number().into(),
             source_time: self.source_time.nanoseconds().into(),
             kind: self.kind.number(),
             label_length: u8::try_from(self.label.len()).expect("at most 128"),
-            reserved: [0; 6],
+            content_count: u16::try_from(self.contents.len()).expect("at most 64").into(),
+            reserved: [0; 4],
         };
-        frame(FrameKind::Mark, &[raw.as_bytes(), self.label.as_bytes()])
+        let contents = encode_contents(self.contents.iter().copied());
+        frame(FrameKind::Mark, &[raw.as_bytes(), self.label.as_bytes(), &contents])
     }
 
     /// The meaning of a body.
@@ -128,7 +137,19 @@ impl Mark {
         let needed = usize::from(raw.label_length);
         let text =
             rest.get(..needed).ok_or(FrameError::Short { kind, length: rest.len(), needed })?;
-        finished(kind, &rest[needed..])?;
+        let count = usize::from(raw.content_count.get());
+        if count > MAX_DISKS {
+            let value = count as u64;
+            return Err(FrameError::Value { kind, field: "count of contents", value });
+        }
+        let mut rest = &rest[needed..];
+        let mut contents = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (content, later) = take_content(kind, rest)?;
+            contents.push(content);
+            rest = later;
+        }
+        finished(kind, rest)?;
         let label = std::str::from_utf8(text)
             .ok()
             .filter(|label| Self::is_label(label))
@@ -138,8 +159,24 @@ impl Mark {
             source_time: Timestamp::from_nanoseconds(raw.source_time.get()),
             kind: MarkKind::from_number(kind, raw.kind)?,
             label: label.to_owned(),
+            contents,
         })
     }
+}
+
+/// Ids one behind the other; zeroes for none.
+pub(super) fn encode_contents(contents: impl Iterator<Item = Option<ContentId>>) -> Vec<u8> {
+    contents.flat_map(|content| content.map_or([0; HASH_BYTES], ContentId::bytes)).collect()
+}
+
+/// One of them, and what follows.
+pub(super) fn take_content(
+    kind: FrameKind,
+    body: &[u8],
+) -> Result<(Option<ContentId>, &[u8]), FrameError> {
+    let short = FrameError::Short { kind, length: body.len(), needed: HASH_BYTES };
+    let (bytes, rest) = body.split_first_chunk::<HASH_BYTES>().ok_or(short)?;
+    Ok((ContentId::new(*bytes), rest))
 }
 
 /// The point that became of a mark. Acknowledges its position as well.
@@ -508,13 +545,14 @@ mod tests {
         fn small_frames_round_trip(
             position in 1u64.., number: u64, time: u64, kind in mark_kind(),
             label in "[^\\p{Cc}]{0,20}", copy: bool, first: u64, count in 1u32..=MAX_HASH_BLOCKS,
-            disk: u16,
+            disk: u16, contents in prop::collection::vec(any::<[u8; 32]>(), 0..=MAX_DISKS),
         ) {
             let position = Position::new(position);
             let time = Timestamp::from_nanoseconds(time);
             let ack = Ack { position, credit_bytes: number };
             round_trip(&ack, &ack.encode(), Ack::parse);
-            let mark = Mark { position, source_time: time, kind, label };
+            let contents = contents.into_iter().map(ContentId::new).collect();
+            let mark = Mark { position, source_time: time, kind, label, contents };
             round_trip(&mark, &mark.encode(), Mark::parse);
             let marked = Marked { position, sequence: number, commit_time: time, kind };
             round_trip(&marked, &marked.encode(), Marked::parse);

@@ -2,9 +2,9 @@
 //!
 //! Their layout never changes, so that any two versions can at least tell each other why they part.
 
-use super::control::{Marked, RawMarked};
+use super::control::{Marked, RawMarked, encode_contents, take_content};
 use super::{FrameError, FrameKind, MAX_DISKS, MAX_MESSAGE, RawFrame, finished, frame, take, zero};
-use crate::delta::identity::{Generation, MAX_NAME, Name, Position, StreamId};
+use crate::delta::identity::{ContentId, Generation, MAX_NAME, Name, Position, StreamId};
 use crate::delta::refusal::{RefusalCode, Retry};
 use landfall_disks::MAX_DISK_SIZE;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -41,23 +41,29 @@ impl RawName {
 pub struct Features {
     /// Content of extents may be compressed with LZ4 (block format).
     pub lz4: bool,
+    /// The target remembers what the source calls the content of a disk at a mark.
+    pub contents: bool,
 }
 
 impl Features {
+    /// All there are.
+    pub const ALL: Self = Self { lz4: true, contents: true };
     const LZ4: u32 = 1;
+    const CONTENTS: u32 = 2;
 
     /// What both have.
     pub fn common(self, other: Self) -> Self {
-        Self { lz4: self.lz4 && other.lz4 }
+        Self { lz4: self.lz4 && other.lz4, contents: self.contents && other.contents }
     }
 
     fn bits(self) -> u32 {
-        if self.lz4 { Self::LZ4 } else { 0 }
+        let bit = |has: bool, bit: u32| if has { bit } else { 0 };
+        bit(self.lz4, Self::LZ4) | bit(self.contents, Self::CONTENTS)
     }
 
     /// Unknown bits are left out: the source offers, the target picks what it knows.
     fn from_offer(bits: u32) -> Self {
-        Self { lz4: bits & Self::LZ4 != 0 }
+        Self { lz4: bits & Self::LZ4 != 0, contents: bits & Self::CONTENTS != 0 }
     }
 }
 
@@ -248,6 +254,8 @@ pub struct WelcomeDisk {
     pub size_bytes: u64,
     /// What the target holds.
     pub state: DiskState,
+    /// What the source called it at the last mark, if it is just that.
+    pub content: Option<ContentId>,
 }
 
 /// The target's consent.
@@ -327,7 +335,10 @@ impl Welcome {
                 reserved: [0; 7],
             })
             .collect();
-        frame(FrameKind::Welcome, &[head.as_bytes(), disks.as_bytes()])
+        let contents = self.disks.iter().map(|disk| disk.content);
+        let contents = self.features.contents.then(|| encode_contents(contents));
+        let contents = contents.unwrap_or_default();
+        frame(FrameKind::Welcome, &[head.as_bytes(), disks.as_bytes(), &contents])
     }
 
     /// The meaning of a body.
@@ -351,7 +362,14 @@ impl Welcome {
             zero(kind, "disk", &entry.reserved)?;
             let state = DiskState::from_number(entry.state)
                 .ok_or(value("disk state", entry.state.into()))?;
-            disks.push(WelcomeDisk { size_bytes: entry.size_bytes.get(), state });
+            let size_bytes = entry.size_bytes.get();
+            disks.push(WelcomeDisk { size_bytes, state, content: None });
+        }
+        if features.contents {
+            for disk in &mut disks {
+                let (content, later) = take_content(kind, rest)?;
+                (disk.content, rest) = (content, later);
+            }
         }
         finished(kind, rest)?;
         Ok(Self {
@@ -456,12 +474,13 @@ mod tests {
             machine in name(),
             disks in prop::collection::btree_map("[a-z0-9][a-z0-9.-]{0,62}", 1..=MAX_DISK_SIZE, 1..64),
             lz4: bool,
+            contents: bool,
             max_version in 1u16..,
         ) -> Hello {
             Hello {
                 min_version: 1,
                 max_version,
-                features: Features { lz4 },
+                features: Features { lz4, contents },
                 mode: StreamMode::Passes,
                 stream: StreamId::from_bytes(stream),
                 generation: Generation::new(generation),
@@ -492,20 +511,23 @@ mod tests {
             max_batch_bytes: u32,
             idle_ms: u32,
             last_mark in prop::option::of(marked()),
-            disks in prop::collection::vec((any::<u64>(), 0usize..5), 0..64),
+            disks in prop::collection::vec((any::<u64>(), 0usize..5, any::<[u8; 32]>()), 0..64),
             lz4: bool,
+            contents: bool,
         ) -> Welcome {
             Welcome {
                 version: 1,
-                features: Features { lz4 },
+                features: Features { lz4, contents },
                 generation: Generation::new(generation).expect("above zero"),
                 position: Position::new(position),
                 credit_bytes,
                 max_batch_bytes,
                 idle_ms,
                 last_mark,
-                disks: disks.into_iter().map(|(size_bytes, state)| WelcomeDisk {
-                    size_bytes, state: DiskState::ALL[state],
+                disks: disks.into_iter().map(|(size_bytes, state, content)| WelcomeDisk {
+                    size_bytes,
+                    state: DiskState::ALL[state],
+                    content: ContentId::new(content).filter(|_| contents && content[0] > 64),
                 }).collect(),
             }
         }

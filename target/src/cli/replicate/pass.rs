@@ -104,7 +104,7 @@ pub(super) async fn run(
         disk_pass(&pass, slot, source, empty(disk), &welcome, &passing).await?;
     }
     let kind = stillness(&open, report)?;
-    let marked = pass.mark(kind, "", now()).await?;
+    let marked = pass.mark(kind, "", now(), Vec::new()).await?;
     let kind = marked.map_or(kind, |marked| marked.kind);
     Ok(Point { marked, kind, sums: passing.sums(), took: passing.elapsed() })
 }

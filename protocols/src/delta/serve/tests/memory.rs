@@ -64,7 +64,7 @@ impl Replicas for Memory {
                 generation: current,
                 position: machine.position,
                 last_mark: machine.last_mark,
-                disks: vec![StreamDisk { size_bytes: DISK_BYTES as u64, state }],
+                disks: vec![StreamDisk { size_bytes: DISK_BYTES as u64, state, content: None }],
                 sink: Box::new(MemorySink {
                     machine: Arc::clone(&self.0),
                     failed: Cell::new(false),

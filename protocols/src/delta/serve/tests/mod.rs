@@ -40,7 +40,7 @@ fn a_disk_is_copied_compared_and_marked() {
         for start in (0..DISK_BYTES / 2).step_by(1 << 18) {
             pass.send(packed(start, &first[start..start + (1 << 18)])).await?;
         }
-        let marked = pass.mark(MarkKind::App, "first", Timestamp::default()).await?;
+        let marked = pass.mark(MarkKind::App, "first", Timestamp::default(), Vec::new()).await?;
         assert_eq!(marked.map(|marked| (marked.sequence, marked.kind)), Some((1, MarkKind::App)));
         compare(&client, &first).await?;
         compare(&client, &second).await?;

@@ -131,7 +131,7 @@ pub(super) async fn compare(client: &Client, source: &[u8]) -> Result<Option<Mar
             }
         }
     }
-    pass.mark(MarkKind::Crash, "", Timestamp::default()).await
+    pass.mark(MarkKind::Crash, "", Timestamp::default(), Vec::new()).await
 }
 
 /// Forwards connections, and cuts each after some bytes; how many says `cuts`, the last one never.

@@ -121,7 +121,7 @@ pub(super) fn profile() -> Profile {
             name: Name::new("os").expect("a name"),
             size_bytes: DISK_BYTES as u64,
         }],
-        features: Features { lz4: true },
+        features: Features::ALL,
     }
 }
 
@@ -238,6 +238,7 @@ impl Joined {
                         &[StreamDisk {
                             size_bytes: DISK_BYTES as u64,
                             state: DiskState::NeedsResync,
+                            content: None,
                         }],
                         self.now,
                     );

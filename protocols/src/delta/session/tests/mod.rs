@@ -5,7 +5,9 @@ mod rules;
 
 use super::*;
 use crate::delta::HASH_BLOCK_SIZE;
-use crate::delta::identity::{DiskSlot, Generation, Name, Position, StreamId, Timestamp};
+use crate::delta::identity::{
+    ContentId, DiskSlot, Generation, Name, Position, StreamId, Timestamp,
+};
 use crate::delta::pack::{Compression, PackedBatch, PlainContent, pack, unpack};
 use crate::delta::refusal::{Refusal, RefusalCode, Retry};
 use crate::delta::replicas::{ExtentContent, StreamDisk, StreamHello};
@@ -101,7 +103,7 @@ fn pass(joined: &mut Joined, source: &[u8], break_percent: u64, renew_percent: u
             let zero = block_hash(bytes) == BlockHash::Zero;
             joined.client.push_batch(batch(start, (!zero).then_some(bytes), bytes.len()));
         } else if answered == blocks && !marked && joined.client.can_mark() {
-            joined.client.push_mark(MarkKind::Crash, "", Timestamp::default());
+            joined.client.push_mark(MarkKind::Crash, "", Timestamp::default(), Vec::new());
             marked = true;
         }
     }

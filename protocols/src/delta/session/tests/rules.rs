@@ -20,7 +20,7 @@ fn hello() -> Hello {
     Hello {
         min_version: 1,
         max_version: 1,
-        features: Features { lz4: true },
+        features: Features::ALL,
         mode: StreamMode::Passes,
         stream: profile().stream,
         generation: None,
@@ -32,15 +32,31 @@ fn hello() -> Hello {
 /// A server session past its handshake at position 4, and the moment it began.
 pub(super) fn streaming() -> (ServerSession, Instant) {
     let now = Instant::now();
+    let (session, welcome) = streaming_from(now, &hello(), None);
+    assert_eq!(welcome.position, Position::new(4));
+    (session, now)
+}
+
+/// The same, for a source that says `hello`, with what it once called the content of its disk.
+fn streaming_to(hello: &Hello, content: Option<ContentId>) -> (ServerSession, Welcome) {
+    streaming_from(Instant::now(), hello, content)
+}
+
+fn streaming_from(
+    now: Instant,
+    hello: &Hello,
+    content: Option<ContentId>,
+) -> (ServerSession, Welcome) {
     let mut session = ServerSession::new(SessionLimits::default(), now);
-    let request = session.handle_frame(one(&hello().encode()));
+    let request = session.handle_frame(one(&hello.encode()));
     assert!(matches!(request, Ok(Some(Request::Open(StreamHello { .. })))));
-    let disks = [StreamDisk { size_bytes: DISK_BYTES as u64, state: DiskState::InSync }];
+    let (size_bytes, state) = (DISK_BYTES as u64, DiskState::InSync);
     let generation = Generation::new(1).expect("above zero");
+    let disks = [StreamDisk { size_bytes, state, content }];
     session.opened(generation, Position::new(4), None, &disks, now);
     let welcome = session.poll_transmit().expect("a welcome");
-    assert_eq!(Welcome::parse(&one(&welcome).body).expect("a welcome").position, Position::new(4));
-    (session, now)
+    let welcome = Welcome::parse(&one(&welcome).body).expect("a welcome");
+    (session, welcome)
 }
 
 fn batch_at(position: u64, start: u64, length: u64) -> RawFrame {
@@ -194,11 +210,37 @@ fn frames_out_of_place_are_refused() {
         source_time: Timestamp::default(),
         kind: MarkKind::Crash,
         label: String::new(),
+        contents: Vec::new(),
     };
     let (mut session, _) = streaming();
     assert!(matches!(session.handle_frame(one(&mark(5).encode())), Ok(Some(Request::Mark(_)))));
     let second = refused_with(&mut session, one(&mark(6).encode()));
     assert_eq!(second.code(), RefusalCode::OutOfOrder);
+}
+
+#[test]
+fn contents_are_named_where_that_was_agreed_for_every_disk() {
+    let named = |contents: Vec<Option<ContentId>>| {
+        let (source_time, kind) = (Timestamp::default(), MarkKind::Crash);
+        let label = String::new();
+        Mark { position: Position::new(5), source_time, kind, label, contents }
+    };
+    let content = ContentId::new([7; 32]);
+    let (mut session, _) = streaming();
+    let taken = session.handle_frame(one(&named(vec![content]).encode()));
+    let Ok(Some(Request::Mark(mark))) = taken else { panic!("{taken:?}") };
+    assert_eq!(mark.contents, [content]);
+    let (mut session, _) = streaming();
+    let refusal = refused_with(&mut session, one(&named(vec![content, None]).encode()));
+    assert_eq!(refusal.code(), RefusalCode::BadFrame);
+
+    let old = Hello { features: Features { lz4: true, contents: false }, ..hello() };
+    let (mut session, welcome) = streaming_to(&old, content);
+    assert_eq!(welcome.disks[0].content, None, "it would not be understood");
+    let refusal = refused_with(&mut session, one(&named(vec![content]).encode()));
+    assert_eq!(refusal.code(), RefusalCode::BadFrame);
+    let (_, welcome) = streaming_to(&hello(), content);
+    assert_eq!(welcome.disks[0].content, content);
 }
 
 #[test]
@@ -270,7 +312,7 @@ fn the_answer_to_a_mark_survives_a_break() {
     let mut joined = Joined::new(2);
     joined.connect();
     joined.until(|event| matches!(event, SessionEvent::Welcomed(_)).then_some(()));
-    joined.client.push_mark(MarkKind::App, "nightly", Timestamp::default());
+    joined.client.push_mark(MarkKind::App, "nightly", Timestamp::default(), Vec::new());
     while joined.target.points.is_empty() {
         joined.step();
     }
