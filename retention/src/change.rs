@@ -1,6 +1,6 @@
 //! Changes of what is protected: machines, branches, marks, pins and exports; each durable when its call returns.
 
-use crate::ids::{DiskId, ExportId, GroupId, LaneId, LineId, MachineId, Sequence};
+use crate::ids::{DiskId, DiskIdentity, ExportId, GroupId, LaneId, LineId, MachineId, Sequence};
 use crate::index::IndexBatch;
 use crate::index::block_key;
 use crate::index::gap_key;
@@ -18,8 +18,9 @@ use crate::point::{Point, PointKind};
 use crate::replica::{Image, ImageSpec, ReplicaDisk};
 use crate::retention::{Retention, make_image, new_line};
 use crate::status::{BranchStatus, ExportStatus};
+use landfall_disks::image::ImageError;
 use landfall_disks::uring::offload;
-use landfall_disks::{Disk, DiskError, MAX_DISK_SIZE};
+use landfall_disks::{Disk, MAX_DISK_SIZE};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -118,7 +119,7 @@ pub enum ChangeError {
         /// Its path.
         path: String,
         /// Why.
-        source: DiskError,
+        source: Box<ImageError>,
     },
     /// The machine is being replicated, or a writable export is open.
     #[error("{what} is in use: {by}")]
@@ -164,15 +165,19 @@ impl Retention {
                 Ok::<_, ChangeError>((machine_records(state, &machine, id, lanes), id))
             })
             .await?;
+        let ids = self.manifest.state().machines[&id].disks.clone();
         let mut images = Vec::new();
-        for disk in &machine.disks {
-            match make_image(&*self.surroundings.images, &disk.image, disk.adopt).await {
+        for (disk, id_of_disk) in machine.disks.iter().zip(ids) {
+            let identity = DiskIdentity::of(self.manifest.folder_id(), id_of_disk);
+            let store = &*self.surroundings.images;
+            match make_image(store, &disk.image, identity, disk.adopt).await {
                 Ok(image) => images.push(image),
                 Err(source) => {
                     self.manifest
                         .append(vec![ManifestRecord::MachineRemoved { machine: id }])
                         .await?;
-                    return Err(ChangeError::Image { path: disk.image.path.clone(), source });
+                    let path = disk.image.path.clone();
+                    return Err(ChangeError::Image { path, source: Box::new(source) });
                 }
             }
         }

@@ -7,7 +7,7 @@
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
-use crate::ids::{DiskId, Generation, LaneId, LineId, MachineId};
+use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId};
 use crate::index::gap_key::read_gaps;
 use crate::index::moment_key::read_points;
 use crate::index::tail_key::{read_progress, read_tail};
@@ -17,16 +17,18 @@ use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
 use crate::journal::segment::Segments;
 use crate::line::{Line, LineIdentity, LineState};
 use crate::manifest::record::ManifestRecord;
-use crate::manifest::state::{LineEntry, ManifestState};
+use crate::manifest::state::{DiskEntry, LineEntry, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
+use crate::replica::verdict::{Verdict, judge};
 use crate::replica::{Image, ImageStore, ReplicaDisk, spec};
 use crate::stream::StreamSlot;
 use crate::time::Clock;
 use crate::view::Reading;
-use landfall_disks::file::{FileError, Folder};
+use landfall_disks::Disk;
+use landfall_disks::file::Folder;
+use landfall_disks::image::ImageError;
 use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::uring::offload;
-use landfall_disks::{Disk, DiskError};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -89,7 +91,7 @@ pub enum OpenError {
         /// Which.
         path: String,
         /// Why.
-        source: DiskError,
+        source: Box<ImageError>,
     },
 }
 
@@ -325,48 +327,45 @@ async fn open_disks(
     let entries: Vec<_> = manifest.state().disks.values().cloned().collect();
     let mut disks = BTreeMap::new();
     for entry in entries {
-        let spec = spec(&entry);
-        let failed = |source| OpenError::Image { path: spec.path.clone(), source };
-        let mut untouched = false;
-        let image = match (images.open(&spec).await, &entry.lost) {
-            // Once lost, a file of that name may be anything.
-            (_, Some(reason)) => Image::Lost(reason.clone()),
-            (Ok(image), None) => Image::Present(image),
-            (Err(DiskError::File(FileError::NotFound { .. })), None) if entry.floor.is_none() => {
-                // Nothing counts on it yet: the first copy begins again.
-                untouched = true;
-                Image::Present(images.create(&spec).await.map_err(failed)?)
-            }
-            (Err(DiskError::File(FileError::NotFound { path })), None) => {
-                let reason = format!("{} is missing", path.display());
-                lose_image(manifest, &entry, &reason, report).await?;
-                Image::Lost(reason)
-            }
-            (Err(DiskError::WrongSize { found_bytes, expected_bytes }), None)
-                if entry.floor.is_some() =>
-            {
-                let reason =
-                    format!("{} has {found_bytes} bytes instead of {expected_bytes}", spec.path);
-                lose_image(manifest, &entry, &reason, report).await?;
-                Image::Lost(reason)
-            }
-            (Err(source), None) => return Err(failed(source)),
-        };
+        let (image, untouched) = open_disk(manifest, images, &entry, report).await?;
         disks.insert(entry.id, Arc::new(ReplicaDisk::new(&entry, image, untouched)));
     }
     Ok(disks)
 }
 
-async fn lose_image(
+/// The image of a disk, and whether it is a new one.
+async fn open_disk(
     manifest: &Manifest,
-    entry: &crate::manifest::state::DiskEntry,
-    reason: &str,
+    images: &dyn ImageStore,
+    entry: &DiskEntry,
     report: &mut OpenReport,
-) -> Result<(), OpenError> {
+) -> Result<(Image, bool), OpenError> {
+    let spec = spec(entry);
+    let failed = |source| OpenError::Image { path: spec.path.clone(), source: Box::new(source) };
+    if let Some(reason) = &entry.lost {
+        // Once lost, a file of that name may be anything.
+        return Ok((Image::Lost(reason.clone()), false));
+    }
+    let error = match images.open(&spec).await {
+        Ok(image) => return Ok((Image::Present(image), false)),
+        Err(error) => error,
+    };
+    let reason = match judge(&error, entry.floor.is_some()) {
+        Verdict::Missing => {
+            let identity = DiskIdentity::of(manifest.folder_id(), entry.id);
+            let image = images.create(&spec, identity).await.map_err(failed)?;
+            return Ok((Image::Present(image), true));
+        }
+        Verdict::Lost(reason) => {
+            let record = ManifestRecord::ImageLost { disk: entry.id, reason: reason.clone() };
+            manifest.append(vec![record]).await?;
+            reason
+        }
+        Verdict::SetAside(reason) => reason,
+        Verdict::Failed => return Err(failed(error)),
+    };
     report.images_lost.push(format!("disk {}: {reason}", entry.name));
-    let (disk, reason) = (entry.id, reason.to_owned());
-    manifest.append(vec![ManifestRecord::ImageLost { disk, reason }]).await?;
-    Ok(())
+    Ok((Image::Lost(reason), false))
 }
 
 /// The generation a new holder of a stream gets.
@@ -378,7 +377,8 @@ pub(crate) fn next_generation(entry: &LineEntry) -> Generation {
 pub(crate) async fn make_image(
     images: &dyn ImageStore,
     spec: &crate::replica::ImageSpec,
+    identity: DiskIdentity,
     adopt: bool,
-) -> Result<Arc<dyn Disk>, DiskError> {
-    if adopt { images.open(spec).await } else { images.create(spec).await }
+) -> Result<Arc<dyn Disk>, ImageError> {
+    if adopt { images.open(spec).await } else { images.create(spec, identity).await }
 }

@@ -30,7 +30,8 @@ use landfall_protocols::pki::{Authority, Credentials, Validity};
 use landfall_retention::index::rocks::{RocksIndex, RocksSettings};
 use landfall_retention::time::SystemClock;
 use landfall_retention::{
-    JournalSettings, JournalStatus, OpenReport, Opened, Random, Retention, Settings, Surroundings,
+    ImageStore, JournalSettings, JournalStatus, OpenReport, Opened, Random, Retention, Settings,
+    Surroundings,
 };
 use listeners::Listeners;
 use std::net::SocketAddr;
@@ -55,6 +56,8 @@ pub(crate) struct Target {
     pub(crate) config: Config,
     /// All machines and their history.
     pub(crate) retention: Arc<Retention>,
+    /// Where their images are.
+    pub(crate) images: Arc<Images>,
     /// Where calls of retention run.
     pub(crate) core: Core,
     /// NBD, whether it listens or not.
@@ -97,7 +100,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let _folders = take_folders(&config)?;
     let tls = prepare_certificates(&config)?;
     let engine = start_engine(&config)?;
-    let opened = open_retention(&config, &engine)?;
+    let images = Arc::new(Images::open(&config.images)?);
+    let opened = open_retention(&config, &engine, &images)?;
     start_lanes(&engine, opened.lanes, &opened.retention);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -108,8 +112,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         // Before anything can be connected to: a signal must find somebody who listens.
         let mut signals = Signals::new()?;
-        let (target, listeners) =
-            assemble(config, &engine, Arc::clone(&opened.retention), opened.report, tls)?;
+        let found =
+            Found { retention: Arc::clone(&opened.retention), images, report: opened.report };
+        let (target, listeners) = assemble(config, &engine, found, tls)?;
         let (stop, stopping) = watch::channel(false);
         let running = listeners.start(&target, engine.cores(), stopping);
         announce(&target, begun);
@@ -174,7 +179,11 @@ fn start_engine(config: &Config) -> anyhow::Result<Engine> {
     Engine::start(settings).context("starting the I/O engine")
 }
 
-fn open_retention(config: &Config, engine: &Engine) -> anyhow::Result<Opened> {
+fn open_retention(
+    config: &Config,
+    engine: &Engine,
+    images: &Arc<Images>,
+) -> anyhow::Result<Opened> {
     let folder = |path| Directory::open(path).map(Arc::new);
     let rocks = RocksSettings { cache_bytes: config.index_cache_bytes, ..RocksSettings::default() };
     let index = RocksIndex::open(&config.index, rocks).with_context(|| {
@@ -184,7 +193,7 @@ fn open_retention(config: &Config, engine: &Engine) -> anyhow::Result<Opened> {
     let surroundings = Surroundings {
         data: folder(&config.data)?,
         journal: folder(&config.journal)?,
-        images: Arc::new(Images::open(&config.images)?),
+        images: Arc::clone(images) as Arc<dyn ImageStore>,
         index: Arc::new(index),
         clock: Arc::new(SystemClock),
         random: Arc::new(KernelRandom),
@@ -226,14 +235,21 @@ fn start_lanes(
     });
 }
 
+/// What a start has opened.
+struct Found {
+    retention: Arc<Retention>,
+    images: Arc<Images>,
+    report: OpenReport,
+}
+
 /// Opens the listeners and puts the target together. Nobody is served yet.
 fn assemble(
     config: Config,
     engine: &Engine,
-    retention: Arc<Retention>,
-    report: OpenReport,
+    found: Found,
     credentials: Credentials,
 ) -> anyhow::Result<(Arc<Target>, Listeners)> {
+    let Found { retention, images, report } = found;
     let listeners = Listeners::open(&config.listen)?;
     let exports = Arc::new(RetentionExports::new(Arc::clone(&retention)));
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
@@ -241,6 +257,7 @@ fn assemble(
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);
     let target = Target {
         retention,
+        images,
         core: engine.cores()[0].clone(),
         nbd: Arc::new(nbd::Service::new(exports, nbd::Settings::default())),
         delta: listeners.has_delta().then(server),

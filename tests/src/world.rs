@@ -1,9 +1,11 @@
 //! Everything outside a store under test: files, index, clock and random numbers that follow a seed.
 
 use futures_util::future::LocalBoxFuture;
+use landfall_disks::Disk;
 use landfall_disks::faults::{FaultFolder, Seed};
+use landfall_disks::image::ImageError;
 use landfall_disks::raw::RawDisk;
-use landfall_disks::{Disk, DiskError};
+use landfall_retention::ids::DiskIdentity;
 use landfall_retention::index::IndexStore;
 use landfall_retention::index::memory::MemoryIndex;
 use landfall_retention::time::{Clock, Timestamp};
@@ -96,7 +98,8 @@ impl ImageStore for Images {
     fn create<'a>(
         &'a self,
         spec: &'a ImageSpec,
-    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>> {
+        _: DiskIdentity,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>> {
         Box::pin(async move {
             let made = RawDisk::create(&self.0, Path::new(&spec.path), spec.size_bytes).await?;
             Ok(Arc::new(made) as Arc<dyn Disk>)
@@ -106,7 +109,7 @@ impl ImageStore for Images {
     fn open<'a>(
         &'a self,
         spec: &'a ImageSpec,
-    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>> {
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>> {
         Box::pin(async move {
             let (path, size) = (Path::new(&spec.path), Some(spec.size_bytes));
             Ok(Arc::new(RawDisk::open(&self.0, path, size, false).await?) as Arc<dyn Disk>)

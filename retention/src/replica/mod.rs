@@ -7,11 +7,14 @@
 //! **Invariants:** an image is written only while its disk has no floor, that is, no history. From the floor on, the
 //! image never changes here; a lost image is never replaced by an empty one that could pass for it.
 
-use crate::ids::{DiskId, MachineId, Sequence};
+pub(crate) mod verdict;
+
+use crate::ids::{DiskId, DiskIdentity, MachineId, Sequence};
 use crate::manifest::state::DiskEntry;
 use crate::name::Name;
 use futures_util::future::LocalBoxFuture;
-use landfall_disks::{Disk, DiskError};
+use landfall_disks::Disk;
+use landfall_disks::image::ImageError;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,17 +32,19 @@ pub struct ImageSpec {
 
 /// Makes and opens images; the service knows formats and places.
 pub trait ImageStore: Send + Sync {
-    /// Makes a new image that reads as zeroes. It must not exist yet.
+    /// Makes a new image that reads as zeroes, of a disk that guests know as `identity` where the format tells them. It must
+    /// not exist yet.
     fn create<'a>(
         &'a self,
         spec: &'a ImageSpec,
-    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>>;
+        identity: DiskIdentity,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>>;
 
     /// Opens an image for reading and writing. A missing file is `FileError::NotFound` inside the error.
     fn open<'a>(
         &'a self,
         spec: &'a ImageSpec,
-    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>>;
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>>;
 }
 
 /// What a disk is good for.

@@ -5,8 +5,8 @@ use super::{Format, Place, say};
 use crate::http::client::escaped;
 use crate::http::messages::{Disk, DiskAdd, Machine, MachineAdd, Machines, Nothing};
 use crate::units::{ByteSize, Span, counted};
-use anyhow::{Context, bail};
-use std::path::{Path, PathBuf};
+use landfall_disks::image;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,14 +15,15 @@ use std::time::Duration;
 pub(super) enum MachineVerb {
     /// Protect a machine
     ///
-    /// Its disks are given with --disk, one after the other, as KEY=VALUE,…: name, size, and optionally format (raw) and
-    /// path (the file of its image; one is made in the data folder otherwise). A file that exists is adopted: its size
-    /// counts, and replicating only sends what differs.
+    /// Its disks are given with --disk, one after the other, as KEY=VALUE,…: name, size, and optionally format (raw, vmdk,
+    /// vhdx or vhd) and path (the file of its image; one is made in the data folder otherwise). A file that exists is
+    /// adopted: its format is found by its content and its size counts, and replicating only sends what differs.
     #[command(after_help = "\
 Examples:
   landfall machine add web --disk name=os,size=40GiB
+  landfall machine add web --disk name=os,size=40GiB,format=vmdk    # what ESXi boots; vhdx for Hyper-V
   landfall machine add db --disk name=os,size=40GiB --disk name=data,size=2TiB,path=/srv/db-data.raw
-  landfall machine add old --disk name=os,path=/srv/old.raw       # adopts the file")]
+  landfall machine add old --disk name=os,path=/srv/old.vhdx        # adopts the file")]
     Add {
         /// Name: 1 to 63 of a-z 0-9 . -
         name: String,
@@ -61,7 +62,7 @@ Examples:
 pub(super) struct DiskGiven {
     name: String,
     size: Option<ByteSize>,
-    format: String,
+    format: Option<image::Format>,
     path: Option<PathBuf>,
 }
 
@@ -69,8 +70,7 @@ impl FromStr for DiskGiven {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut given =
-            Self { name: String::new(), size: None, format: "raw".to_owned(), path: None };
+        let mut given = Self { name: String::new(), size: None, format: None, path: None };
         for part in text.split(',') {
             let (key, value) = part
                 .split_once('=')
@@ -79,7 +79,7 @@ impl FromStr for DiskGiven {
             match key {
                 "name" => given.name = value.to_owned(),
                 "size" => given.size = Some(value.parse().map_err(|e| format!("{e}"))?),
-                "format" => given.format = value.to_owned(),
+                "format" => given.format = Some(value.parse().map_err(|e| format!("{e}"))?),
                 "path" => given.path = Some(value.into()),
                 _ => {
                     return Err(format!("unknown key {key:?}; there are name, size, format, path"));
@@ -100,23 +100,17 @@ impl DiskGiven {
     /// As the control API has it: the target does not know the folder this command runs in.
     fn complete(self) -> anyhow::Result<DiskAdd> {
         let path = self.path.as_deref().map(std::path::absolute).transpose()?;
-        let size_bytes = match (self.size, &path) {
-            (Some(size), _) => size.bytes(),
-            (None, Some(path)) => size_of(path)?,
-            (None, None) => bail!("disk {} needs a size: size=40GiB", self.name),
-        };
         let path = path
             .map(|path| path.into_os_string().into_string())
             .transpose()
             .map_err(|path| anyhow::anyhow!("{} is not UTF-8", path.display()))?;
-        Ok(DiskAdd { name: self.name, size_bytes, format: self.format, path })
+        Ok(DiskAdd {
+            name: self.name,
+            size_bytes: self.size.map(|size| size.bytes()),
+            format: self.format.map(|format| format.to_string()),
+            path,
+        })
     }
-}
-
-fn size_of(path: &Path) -> anyhow::Result<u64> {
-    let found = std::fs::metadata(path)
-        .with_context(|| format!("{}: give size= for a new image", path.display()))?;
-    Ok(found.len())
 }
 
 impl MachineVerb {
@@ -256,7 +250,9 @@ mod tests {
         let disk: DiskGiven = "name=os,size=40GiB,path=/x=y.raw".parse().expect("valid");
         assert_eq!(disk.name, "os");
         assert_eq!(disk.size, Some(ByteSize::new(40 << 30)));
-        assert_eq!((disk.format.as_str(), disk.path), ("raw", Some("/x=y.raw".into())));
+        assert_eq!((disk.format, disk.path), (None, Some("/x=y.raw".into())));
+        let disk: DiskGiven = "name=os,size=1GiB,format=vhdx".parse().expect("valid");
+        assert_eq!(disk.format, Some(image::Format::Vhdx));
     }
 
     #[test]
@@ -266,20 +262,11 @@ mod tests {
             ("name=os", "needs a size"),
             ("name=os,size=big", "not a size"),
             ("name=os,sise=1", "sise"),
+            ("name=os,size=1,format=qcow2", "there are raw, vmdk, vhdx and vhd"),
             ("os", "KEY=VALUE"),
         ] {
             let error = text.parse::<DiskGiven>().expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn an_existing_file_tells_its_size() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(4096).unwrap();
-        let given: DiskGiven = format!("name=os,path={}", file.path().display()).parse().unwrap();
-        assert_eq!(given.complete().unwrap().size_bytes, 4096);
-        let missing: DiskGiven = "name=os,path=/nowhere/x".parse().unwrap();
-        assert!(missing.complete().unwrap_err().to_string().contains("size="));
     }
 }

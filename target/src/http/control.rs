@@ -5,7 +5,7 @@ use super::messages::{
     Branch, BranchAdd, Branches, DiskAdd, Export, ExportAdd, Exports, Machine, MachineAdd,
     Machines, Moment, Named, Nothing, Point, PointMark, Points, Status,
 };
-use super::problem::Problem;
+use super::problem::{Problem, of_image};
 use crate::exports::machine_of;
 use crate::images;
 use crate::service::Target;
@@ -13,6 +13,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
+use landfall_disks::image::Format;
 use landfall_retention::ids::ExportId;
 use landfall_retention::name::{Label, MomentName, Name, When};
 use landfall_retention::point::PointKind;
@@ -138,7 +139,7 @@ async fn add_machine(
     }
     let mut disks = Vec::with_capacity(wanted.disks.len());
     for disk in &wanted.disks {
-        disks.push(new_disk(&target, &name, disk)?);
+        disks.push(new_disk(&target, &name, disk).await?);
     }
     let new = NewMachine { name: name.clone(), display_name: wanted.display_name, disks };
     target.on_core(move |retention| async move { retention.add_machine(new).await }).await?;
@@ -147,21 +148,36 @@ async fn add_machine(
     Ok(Json(target.machine(&status)))
 }
 
-fn new_disk(target: &Target, machine: &Name, disk: &DiskAdd) -> Result<NewDisk, Problem> {
+async fn new_disk(target: &Target, machine: &Name, disk: &DiskAdd) -> Result<NewDisk, Problem> {
     let name = Name::parse(&disk.name)?;
-    if disk.format != images::RAW {
-        return Err(Problem::bad(format!(
-            "disk {name}: format {:?} is not known to this version; there is {}",
-            disk.format,
-            images::RAW
-        )));
-    }
-    let (path, adopt) = match &disk.path {
-        None => (images::default_path(machine.as_str(), name.as_str()), false),
-        Some(path) => image_path(target, path)?,
+    let format: Option<Format> = match &disk.format {
+        None => None,
+        Some(text) => {
+            Some(text.parse().map_err(|error| Problem::bad(format!("disk {name}: {error}")))?)
+        }
     };
-    let image = ImageSpec { format: disk.format.clone(), path, size_bytes: disk.size_bytes };
-    Ok(NewDisk { name, image, adopt })
+    let given = disk.path.as_deref().map(|path| image_path(target, path)).transpose()?;
+    if let Some((path, true)) = given {
+        let (images, adopted) = (Arc::clone(&target.images), path.clone());
+        let found = target.core.run(move || async move { images.look(&adopted, format).await });
+        let found = found.await?.map_err(|error| of_image(&error.to_string(), &error))?;
+        let size_bytes = disk.size_bytes.unwrap_or(found.size_bytes);
+        let image = ImageSpec { format: found.format.to_string(), path, size_bytes };
+        return Ok(NewDisk { name, image, adopt: true });
+    }
+    let Some(size_bytes) = disk.size_bytes else {
+        return Err(Problem::bad(match &disk.path {
+            None => format!("disk {name} needs a size: size=40GiB"),
+            Some(path) => format!("{path}: no such file; give size= for a new image"),
+        }));
+    };
+    let given = given.map(|(path, _)| path);
+    let format =
+        format.unwrap_or_else(|| images::default_format(given.as_deref().map(FilePath::new)));
+    let path =
+        given.unwrap_or_else(|| images::default_path(machine.as_str(), name.as_str(), format));
+    let image = ImageSpec { format: format.to_string(), path, size_bytes };
+    Ok(NewDisk { name, image, adopt: false })
 }
 
 /// A path that was given, in the form it is kept in, and whether there is a file.

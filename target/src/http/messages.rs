@@ -55,10 +55,13 @@ pub(crate) struct MachineAdd {
 pub(crate) struct DiskAdd {
     /// Its name.
     pub(crate) name: String,
-    /// Its size.
-    pub(crate) size_bytes: u64,
-    /// Format of its image.
-    pub(crate) format: String,
+    /// Its size; a file that is adopted has one.
+    #[serde(default)]
+    pub(crate) size_bytes: Option<u64>,
+    /// Format of its image. Without one, a file that is adopted is what its content says, and a new one is what the extension
+    /// of its path says, or raw.
+    #[serde(default)]
+    pub(crate) format: Option<String>,
     /// Absolute path of its image; the target chooses one if there is none. An existing file is adopted.
     #[serde(default)]
     pub(crate) path: Option<String>,

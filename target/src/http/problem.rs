@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use landfall_disks::DiskError;
 use landfall_disks::file::FileError;
+use landfall_disks::image::ImageError;
 use landfall_disks::uring::CoreStopped;
 use landfall_retention::manifest::ManifestError;
 use landfall_retention::name::NameError;
@@ -90,15 +91,28 @@ impl From<ChangeError> for Problem {
     }
 }
 
-fn of_image(text: &str, source: &DiskError) -> Problem {
+/// What became of an image, in `text`; what is wrong with a file that somebody names is theirs to put right.
+pub(super) fn of_image(text: &str, source: &ImageError) -> Problem {
     match source {
-        DiskError::File(FileError::Exists { .. }) => Problem::conflict(format!(
-            "{text}; an earlier machine may have left it: remove the file, or adopt it with path=FILE"
-        )),
-        DiskError::WrongSize { .. } => {
+        ImageError::File(error) | ImageError::Disk(DiskError::File(error)) => match error {
+            FileError::Exists { .. } => Problem::conflict(format!(
+                "{text}; an earlier machine may have left it: remove the file, or adopt it with path=FILE"
+            )),
+            FileError::Locked { .. } => Problem::conflict(text),
+            _ => Problem::failed(text),
+        },
+        ImageError::Disk(DiskError::WrongSize { .. }) => {
             Problem::bad(format!("{text}; a file is adopted with the size it has"))
         }
-        DiskError::File(FileError::Locked { .. }) => Problem::conflict(text),
+        ImageError::Disk(DiskError::InvalidSize { .. })
+        | ImageError::Malformed { .. }
+        | ImageError::Unsupported { .. }
+        | ImageError::CannotCreate { .. }
+        | ImageError::Refused { .. }
+        | ImageError::Missing { .. }
+        | ImageError::ParentMismatch { .. }
+        | ImageError::ChainLoop { .. }
+        | ImageError::ChainTooLong { .. } => Problem::bad(text),
         _ => Problem::failed(text),
     }
 }

@@ -1,25 +1,28 @@
 //! Where images are, and which formats there are: what retention asks for when it makes or opens one.
 //!
 //! ```text
-//!   web/os.raw             inside the images folder, which may be moved with everything in it
-//!   /srv/vm/web-os.raw     a path that was given; this very file and no other
+//!   web/os.vmdk            inside the images folder, which may be moved with everything in it
+//!   /srv/vm/web-os.vhdx    a path that was given; this very file, and what lies beside it if it names that
 //! ```
 //!
-//! **Invariant:** only a file that the manifest names is ever opened, and a path inside the images folder cannot lead
-//! out of it, not even through a symbolic link.
+//! **Invariants**
+//! - Only a file that the manifest names is ever opened, and what such a file names in its own folder. A path inside the
+//!   images folder cannot lead out of it, not even through a symbolic link.
+//! - A format is never guessed where the manifest has one: a guest can write anything into a raw image.
+
+mod adopt;
+mod create;
 
 use futures_util::future::LocalBoxFuture;
-use landfall_disks::file::{FileError, Folder};
-use landfall_disks::raw::RawDisk;
+use landfall_disks::file::FileError;
+use landfall_disks::image::{Access, BesideTheImage, Format, Image, ImageError, Location, Opener};
 use landfall_disks::uring::{self, Directory};
 use landfall_disks::{Disk, DiskError};
+use landfall_retention::ids::DiskIdentity;
 use landfall_retention::{ImageSpec, ImageStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The one format there is so far.
-pub(crate) const RAW: &str = "raw";
 
 /// How long after a start an image that is in use is waited for. Requests that a killed target had with the kernel end
 /// after the process did, and hold the lock of the image until then: a start must not fail for that, nor go on before.
@@ -39,81 +42,117 @@ impl Images {
         Ok(Self { root: Directory::open(folder)?, patient_until: Instant::now() + PATIENCE })
     }
 
-    /// Opens an image, waiting for a killed target to let go of it.
-    async fn open_free(
-        &self,
-        folder: &Directory,
-        path: &Path,
-        size_bytes: u64,
-    ) -> Result<RawDisk, DiskError> {
-        loop {
-            let opened = RawDisk::open(folder, path, Some(size_bytes), false).await;
-            let locked = matches!(opened, Err(DiskError::File(FileError::Locked { .. })));
-            if !locked || Instant::now() >= self.patient_until {
-                return opened;
-            }
-            uring::sleep(TRY_EVERY).await;
-        }
-    }
-
-    /// The folder an image is resolved in, and its path there.
-    fn place(&self, path: &str) -> Result<(Directory, PathBuf), FileError> {
+    /// Where an image is.
+    fn place(&self, path: &str) -> Result<Location, FileError> {
         let path = Path::new(path);
         if path.is_relative() {
-            return Ok((self.root.clone(), path.to_owned()));
+            return Ok(Location { folder: Arc::new(self.root.clone()), path: path.to_owned() });
         }
         let outside = || FileError::Outside { path: path.to_owned() };
         let name = path.file_name().ok_or_else(outside)?;
         let parent = path.parent().ok_or_else(outside)?;
-        Ok((Directory::open(parent)?, name.into()))
+        Ok(Location { folder: Arc::new(Directory::open(parent)?), path: name.into() })
     }
 }
 
+/// Opens an image for writing; one that is in use is waited for until `patient_until`.
+async fn open_free(
+    location: &Location,
+    format: Format,
+    patient_until: Instant,
+) -> Result<Image, ImageError> {
+    loop {
+        let mut opener = Opener::new(&BesideTheImage);
+        let opened = opener.open(location, Some(format), Access::Write).await;
+        let locked = opened.as_ref().is_err_and(is_locked);
+        if !locked || Instant::now() >= patient_until {
+            return opened;
+        }
+        uring::sleep(TRY_EVERY).await;
+    }
+}
+
+fn is_locked(error: &ImageError) -> bool {
+    let (ImageError::File(error) | ImageError::Disk(DiskError::File(error))) = error else {
+        return false;
+    };
+    matches!(error, FileError::Locked { .. })
+}
+
 /// Where the image of a disk is unless a path was given, relative to the images folder.
-pub(crate) fn default_path(machine: &str, disk: &str) -> String {
-    format!("{machine}/{disk}.{RAW}")
+pub(crate) fn default_path(machine: &str, disk: &str, format: Format) -> String {
+    format!("{machine}/{disk}.{format}")
+}
+
+/// Format of a new image at `path`, if nobody said which.
+pub(crate) fn default_format(path: Option<&Path>) -> Format {
+    let extension = path.and_then(Path::extension).and_then(std::ffi::OsStr::to_str);
+    let named = extension.and_then(|text| text.to_ascii_lowercase().parse().ok());
+    named.unwrap_or(Format::Raw)
 }
 
 impl ImageStore for Images {
     fn create<'a>(
         &'a self,
         spec: &'a ImageSpec,
-    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>> {
+        identity: DiskIdentity,
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>> {
         Box::pin(async move {
-            check_format(spec)?;
-            let (folder, path) = self.place(&spec.path)?;
-            if let Some(parent) = path.parent() {
-                folder.create_folder(parent).await?;
+            let format = format_of(spec)?;
+            let location = self.place(&spec.path)?;
+            if let Some(parent) = location.path.parent() {
+                location.folder.create_folder(parent).await?;
             }
-            let disk = RawDisk::create(&folder, &path, spec.size_bytes).await?;
-            Ok(Arc::new(disk) as Arc<dyn Disk>)
+            create::create(&location, format, spec.size_bytes, identity).await?;
+            // Whoever made it may not have let go of it yet.
+            let patient_until = Instant::now() + PATIENCE;
+            usable(open_free(&location, format, patient_until).await?, spec)
         })
     }
 
     fn open<'a>(
         &'a self,
         spec: &'a ImageSpec,
-    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, DiskError>> {
+    ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>> {
         Box::pin(async move {
-            check_format(spec)?;
-            let (folder, path) = self.place(&spec.path)?;
-            let disk = self.open_free(&folder, &path, spec.size_bytes).await?;
-            Ok(Arc::new(disk) as Arc<dyn Disk>)
+            let format = format_of(spec)?;
+            let location = self.place(&spec.path)?;
+            usable(open_free(&location, format, self.patient_until).await?, spec)
         })
     }
 }
 
-/// Machines are only added with known formats; a newer version may have written the manifest.
-fn check_format(spec: &ImageSpec) -> Result<(), DiskError> {
-    if spec.format == RAW {
-        return Ok(());
+/// The disk of an image, which has to hold all of it alone and be writable.
+fn usable(image: Image, spec: &ImageSpec) -> Result<Arc<dyn Disk>, ImageError> {
+    let geometry = image.disk.geometry();
+    let path = || image.files.first().cloned().unwrap_or_else(|| PathBuf::from(&spec.path));
+    if let Some(parent) = &image.parent {
+        return Err(adopt::is_child(path(), parent));
     }
-    let reason = format!("images of format {:?} are not known to this version", spec.format);
-    Err(DiskError::File(FileError::Os {
-        path: PathBuf::from(&spec.path),
-        operation: "opening the image",
-        source: Arc::new(std::io::Error::new(std::io::ErrorKind::Unsupported, reason)),
-    }))
+    if geometry.read_only {
+        let what = format!("{} images are only read", image.kind);
+        return Err(ImageError::unsupported(path(), what));
+    }
+    if geometry.size_bytes != spec.size_bytes {
+        let (found_bytes, expected_bytes) = (geometry.size_bytes, spec.size_bytes);
+        return Err(DiskError::WrongSize { found_bytes, expected_bytes }.into());
+    }
+    Ok(image.disk)
+}
+
+/// Machines are only added with known formats; a newer version may have written the manifest.
+fn format_of(spec: &ImageSpec) -> Result<Format, ImageError> {
+    spec.format.parse().map_err(|_| {
+        let os = std::io::Error::new(
+            std::io::ErrorKind::Unsupported,
+            format!("images of format {:?} are not known to this version", spec.format),
+        );
+        ImageError::File(FileError::Os {
+            path: PathBuf::from(&spec.path),
+            operation: "opening the image",
+            source: Arc::new(os),
+        })
+    })
 }
 
 #[cfg(test)]
@@ -123,8 +162,11 @@ mod tests {
     use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
 
     fn spec(path: &str) -> ImageSpec {
-        ImageSpec { format: RAW.to_owned(), path: path.to_owned(), size_bytes: 1 << 20 }
+        let format = default_format(Some(Path::new(path))).name().to_owned();
+        ImageSpec { format, path: path.to_owned(), size_bytes: 1 << 20 }
     }
+
+    const IDENTITY: DiskIdentity = DiskIdentity::new([7; 16]);
 
     fn run<T: Send + 'static>(
         folder: &Path,
@@ -144,7 +186,7 @@ mod tests {
         let given_text = given.to_str().unwrap().to_owned();
         run(folder.path(), async move |images| {
             for path in ["web/os.raw", &given_text] {
-                let disk = images.create(&spec(path)).await.expect("a new image");
+                let disk = images.create(&spec(path), IDENTITY).await.expect("a new image");
                 let data = Buffer::copy_of(&[7; 4096]);
                 disk.write(ByteOffset::new(0), data, Durability::Durable).await.unwrap();
                 drop(disk);
@@ -160,7 +202,7 @@ mod tests {
     fn an_image_in_use_is_waited_for_after_a_start_only() {
         let folder = tempfile::tempdir().unwrap();
         run(folder.path(), async move |mut images| {
-            let held = images.create(&spec("os.raw")).await.expect("a new image");
+            let held = images.create(&spec("os.raw"), IDENTITY).await.expect("a new image");
             uring::spawn(async move {
                 uring::sleep(Duration::from_millis(200)).await;
                 drop(held);
@@ -170,7 +212,7 @@ mod tests {
             assert!(begun.elapsed() >= Duration::from_millis(150));
             images.patient_until = Instant::now();
             let refused = images.open(&spec("os.raw")).await.err();
-            assert!(matches!(refused, Some(DiskError::File(FileError::Locked { .. }))));
+            assert!(refused.is_some_and(|error| is_locked(&error)));
             drop(held);
         });
     }
@@ -182,14 +224,15 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("link.raw")).unwrap();
         run(folder.path(), async move |images| {
             let missing = images.open(&spec("web/os.raw")).await.err();
-            assert!(matches!(missing, Some(DiskError::File(FileError::NotFound { .. }))));
+            assert!(matches!(missing, Some(ImageError::File(FileError::NotFound { .. }))));
             let short = images.open(&spec("short.raw")).await.err();
-            assert!(matches!(short, Some(DiskError::WrongSize { .. })), "{short:?}");
+            let wrong = matches!(short, Some(ImageError::Disk(DiskError::WrongSize { .. })));
+            assert!(wrong, "{short:?}");
             let link = images.open(&spec("link.raw")).await.err();
-            assert!(matches!(link, Some(DiskError::File(FileError::Outside { .. }))), "{link:?}");
-            let format = ImageSpec { format: "vmdk".to_owned(), ..spec("short.raw") };
+            assert!(matches!(link, Some(ImageError::File(FileError::Outside { .. }))), "{link:?}");
+            let format = ImageSpec { format: "qed".to_owned(), ..spec("short.raw") };
             let refused = images.open(&format).await.err().expect("no such format");
-            assert!(refused.to_string().contains("vmdk"), "{refused}");
+            assert!(refused.to_string().contains("qed"), "{refused}");
         });
     }
 }

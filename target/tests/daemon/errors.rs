@@ -13,7 +13,6 @@ fn a_wrong_name_is_answered_with_the_right_ones() {
         ("machine add web --disk name=os,size=1MiB", "exists already"),
         ("machine add Web --disk name=os,size=1MiB", "is not a name"),
         ("machine add x --disk name=os,size=1000", "512"),
-        ("machine add x --disk name=os,size=1MiB,format=vmdk", "there is raw"),
         ("machine add x --disk name=os,size=1MiB,path=data/MANIFEST", "data folder"),
         ("point list nope", "machines: web"),
         ("point list web@latest", "without /DISK and @WHEN"),

@@ -1,5 +1,8 @@
 //! Starts targets, runs commands against them, reads exports over NBD.
 
+use landfall_disks::image::Location;
+use landfall_disks::uring::{Directory, Engine, EngineSettings};
+use landfall_disks::vhdx::{self, CreateOptions};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
 use landfall_protocols::nbd::client::{Client, Connection, negotiate};
 use serde_json::Value;
@@ -7,6 +10,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 
@@ -254,4 +258,66 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 pub(crate) fn allocated(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).expect("it exists").blocks() * 512
+}
+
+/// Everything that `/metrics` says.
+pub(crate) fn metrics(target: &Target) -> String {
+    let (status, text) = get(target, "/metrics");
+    assert_eq!(status, 200, "{text}");
+    text
+}
+
+/// The value of a metric without labels.
+pub(crate) fn metric(target: &Target, name: &str) -> u64 {
+    let text = metrics(target);
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}
+
+/// A request to the metrics listener, by hand.
+pub(crate) fn get(target: &Target, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let status = target.json(&["status"]);
+    let address = status["listen"]["http"].as_str().expect("it listens");
+    let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    (code, body.to_owned())
+}
+
+/// Runs `qemu-img`, which must be there and succeed; what it printed.
+pub(crate) fn qemu_img(arguments: &[&str]) -> String {
+    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img is installed");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "qemu-img {arguments:?}: {said}{failed}");
+    said
+}
+
+/// Does something with image files, on an engine of its own.
+pub(crate) fn on_engine<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    let settings = EngineSettings { cores: 1, ..EngineSettings::default() };
+    let engine = Engine::start(settings).expect("an engine");
+    engine.cores()[0].block_on(move || work()).expect("the core runs")
+}
+
+/// Makes a VHDX, and another one that stands on it, which `qemu-img` cannot.
+pub(crate) fn vhdx_with_child(folder: &Path, base: &str, child: &str, size_bytes: u64) {
+    let at = |name: &str| {
+        let folder = Directory::open(folder).expect("it exists");
+        Location { folder: Arc::new(folder), path: name.into() }
+    };
+    let (base_at, child_at, relative) = (at(base), at(child), format!(".\\{base}"));
+    on_engine(async move || {
+        let guids = vhdx::kernel_guids();
+        let make = async |at: &Location, options: &CreateOptions| {
+            vhdx::create(&*at.folder, &at.path, options, &guids).await.expect("created");
+        };
+        make(&base_at, &CreateOptions::dynamic(size_bytes)).await;
+        let info = vhdx::info(&base_at).await.expect("sound");
+        make(&child_at, &CreateOptions::child_of(&info, &relative)).await;
+    });
 }

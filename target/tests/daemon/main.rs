@@ -5,5 +5,6 @@
 mod errors;
 mod exports;
 mod harness;
+mod images;
 mod machines;
 mod restarts;
