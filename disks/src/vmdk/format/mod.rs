@@ -51,3 +51,9 @@ pub(crate) fn entry_u32(table: &[u8], index: usize) -> u32 {
     let at = index * 4;
     u32::from_le_bytes(table[at..at + 4].try_into().expect("four bytes"))
 }
+
+/// The 64-bit number at entry `index` of a table.
+pub(crate) fn entry_u64(table: &[u8], index: usize) -> u64 {
+    let at = index * 8;
+    u64::from_le_bytes(table[at..at + 8].try_into().expect("eight bytes"))
+}

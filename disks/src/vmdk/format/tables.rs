@@ -115,6 +115,23 @@ pub fn parse_directory(
         .collect()
 }
 
+/// That no two entries of a directory lead to the same sectors: one table in several places would make a small file a large disk,
+/// and a write to one grain a write to many.
+pub fn check_apart(header: &SparseHeader, tables: &[u32], start: u64) -> Result<(), Malformed> {
+    let mut sorted: Vec<(u32, usize)> =
+        tables.iter().copied().zip(0..).filter(|(sector, _)| *sector > 1).collect();
+    sorted.sort_unstable();
+    for pair in sorted.windows(2) {
+        let ((one, _), (other, index)) = (pair[0], pair[1]);
+        if u64::from(other - one) < header.table_sectors() {
+            let offset = start * SECTOR_BYTES + index as u64 * 4;
+            let expected = format!("a table apart from the one at sector {one}");
+            return Err(malformed("VMDK grain directory", offset, "entry", other, expected));
+        }
+    }
+    Ok(())
+}
+
 /// The parts of an extent that are not grains.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Metadata {
@@ -135,7 +152,7 @@ impl Metadata {
         let count = header.directory_sectors();
         stretches.extend(directories.into_iter().flatten().map(|start| Stretch { start, count }));
         let count = header.table_sectors();
-        let tables = tables.filter(|sector| **sector != 0);
+        let tables = tables.filter(|sector| **sector > 1);
         stretches.extend(tables.map(|sector| Stretch { start: (*sector).into(), count }));
         stretches.sort_unstable_by_key(|stretch| stretch.start);
         let mut merged: Vec<Stretch> = Vec::new();
@@ -274,6 +291,18 @@ mod tests {
         let bounds = Bounds { header: &header, ..bounds };
         assert_eq!(bounds.parse_entry(160, 999, 0), Ok(Grain::At(999)));
         bounds.parse_entry(159, 999, 0).expect_err("the one before is whole");
+    }
+
+    #[test]
+    fn tables_are_apart() {
+        let header = new_header(65_536 * 3, false);
+        assert_eq!(check_apart(&header, &[40, 0, 44], 21), Ok(()));
+        assert_eq!(check_apart(&header, &[1, 0, 1], 21), Ok(()), "two tables of zeroes");
+        let found = check_apart(&header, &[43, 0, 40], 21).expect_err("they overlap").to_string();
+        assert_eq!(
+            found,
+            "VMDK grain directory at 10752: entry is 43; expected a table apart from the one at sector 40"
+        );
     }
 
     #[test]
