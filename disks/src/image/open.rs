@@ -106,8 +106,8 @@ impl<'a> Opener<'a> {
         match format {
             Format::Raw => self.open_raw(location, file),
             Format::Vhdx => crate::vhdx::open(self, location, file, access).await,
+            Format::Vhd => crate::vhd::open(self, location, file, access).await,
             Format::Vmdk => crate::vmdk::open(self, location, file, access).await,
-            format => Err(ImageError::unsupported(location.display(), format!("{format} images"))),
         }
     }
 

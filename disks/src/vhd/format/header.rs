@@ -173,6 +173,11 @@ impl DynamicHeader {
         Ok(())
     }
 
+    /// The same header with another BAT.
+    pub fn with_table(&self, table_offset: u64, max_entries: u32) -> Self {
+        Self { table_offset, max_entries, ..self.clone() }
+    }
+
     /// Bytes of the BAT in the file: whole sectors.
     pub fn table_bytes(&self) -> u64 {
         (u64::from(self.max_entries) * 4).next_multiple_of(SECTOR_BYTES)

@@ -18,7 +18,7 @@ mod header;
 mod locator;
 
 pub use bitmap::{bitmap_bytes, from_presence, is_all_present, to_presence};
-pub use footer::{Creator, FOOTER_BYTES, Footer, Kind, Timestamp, UniqueId};
+pub use footer::{Creator, FOOTER_BYTES, Footer, Kind, OLD_FOOTER_BYTES, Timestamp, UniqueId};
 pub use geometry::Chs;
 pub use header::{DynamicHeader, HEADER_BYTES, LOCATORS, ParentLocator};
 pub use locator::Platform;
