@@ -112,7 +112,8 @@ impl Container {
             }
         }
         if access == Access::Write && !current.header.log_guid.is_zero() {
-            let header = Header { log_guid: Guid::ZERO, ..current.header };
+            let header =
+                Header { file_write_guid: guids(), log_guid: Guid::ZERO, ..current.header };
             current = write_header(&file, current.updated(header)).await?;
             file.flush().await?;
         }

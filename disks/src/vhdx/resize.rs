@@ -35,9 +35,7 @@ impl Claims {
     async fn take(&mut self, table: &VhdxTable, length: u64) -> Result<u64, DiskError> {
         let (extent, fresh) = self.space.take(length)?;
         self.extents.push(extent);
-        if table.file.length() < extent.end() {
-            table.file.set_length(extent.end()).await?;
-        }
+        table.reach(extent.end()).await?;
         if !fresh {
             let range = ByteRange::at(ByteOffset::new(extent.offset), extent.length);
             table.file.zero(range.expect("in the file"), ZeroMode::Unmap).await?;

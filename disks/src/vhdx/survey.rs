@@ -3,7 +3,7 @@
 //! Takes eight bytes of memory for each block that has a place, until it has ended.
 
 use super::container::Container;
-use super::table::wrong_place;
+use super::table::{no_bitmap, wrong_place};
 use crate::image::{ImageError, Malformed};
 use crate::mapped::{Extent, Space};
 use crate::uring::buffer::Buffer;
@@ -17,6 +17,9 @@ const MAX_PROBLEMS: usize = 64;
 
 /// Bytes of the BAT that are looked at together.
 const PIECE: usize = 1 << 20;
+
+/// State of a payload block that is partly present.
+const PARTIAL: u64 = 7;
 
 /// What the BAT of a file says.
 #[derive(Default)]
@@ -60,6 +63,8 @@ pub(super) async fn survey(container: &Container) -> Result<Survey, ImageError> 
     let differencing = container.is_differencing();
     let mut survey = Survey::default();
     let mut placed = Vec::new();
+    // A block of the present chunk that needs its bitmap, whose entry follows those of the blocks.
+    let mut partial = None;
     let (table, bytes) = (container.regions.bat().offset, layout.table_bytes(differencing));
     let mut at = 0;
     while at < bytes {
@@ -68,6 +73,15 @@ pub(super) async fn survey(container: &Container) -> Result<Survey, ImageError> 
         for (index, raw) in (at / BAT_ENTRY_BYTES..).zip(piece.chunks_exact(8)) {
             let raw = u64::from_le_bytes(raw.try_into().expect("eight bytes"));
             let slot = layout.slot(index);
+            match slot {
+                BatSlot::Payload(block) if raw & 7 == PARTIAL => partial = Some(block),
+                BatSlot::Payload(_) => {}
+                BatSlot::Bitmap(_) => {
+                    let needed = partial.take().filter(|_| differencing && raw & 7 == 0);
+                    let entry = table + index * BAT_ENTRY_BYTES;
+                    needed.into_iter().for_each(|block| survey.note(no_bitmap(entry, block)));
+                }
+            }
             match place(raw, slot, differencing, table + index * BAT_ENTRY_BYTES) {
                 Ok(Some(offset)) => placed.push(Placed::new(offset, index)),
                 Ok(None) => survey.zero += u64::from(raw & 7 != 0),

@@ -24,6 +24,9 @@ use vhdx_parse::{
 /// Payload blocks of a page.
 const PAGE_BLOCKS: u64 = 512;
 
+/// The file is made longer by at least this, so that most blocks find it long enough.
+const GROWTH_BYTES: u64 = 4 << 20;
+
 /// Most sectors of the BAT that a page touches: the smallest chunk has 16 blocks, so 512 entries come with up to 32 of bitmaps.
 const SECTORS_PER_PAGE: usize = 3;
 
@@ -52,6 +55,8 @@ pub(super) struct VhdxTable {
     pub(super) fixed: bool,
     pub(super) size_place: u64,
     pub(super) writer: tokio::sync::Mutex<Writer>,
+    /// Held by whoever makes the file longer, so that nobody makes it shorter again.
+    growth: tokio::sync::Mutex<()>,
     /// Set when the free space is known, which takes this table.
     space: OnceLock<Arc<Space>>,
 }
@@ -98,6 +103,7 @@ impl VhdxTable {
                 bitmaps: BTreeMap::new(),
                 resizing: None,
             }),
+            growth: tokio::sync::Mutex::default(),
             space: OnceLock::new(),
         }
     }
@@ -113,6 +119,16 @@ impl VhdxTable {
 
     pub(super) fn facts(&self) -> Facts {
         self.facts.lock().clone()
+    }
+
+    /// Makes the file at least `end` bytes long.
+    pub(super) async fn reach(&self, end: u64) -> Result<(), DiskError> {
+        let _alone = self.growth.lock().await;
+        if self.file.length() < end {
+            let length = self.file.length().next_multiple_of(GROWTH_BYTES);
+            self.file.set_length(end.max(length)).await?;
+        }
+        Ok(())
     }
 
     /// After a change of the size, or of where the BAT is.
@@ -183,13 +199,7 @@ impl VhdxTable {
         let entry =
             BitmapEntry::parse(raw, at).map_err(|problem| LoadError::Malformed(problem.into()))?;
         let BitmapEntry::Present(offset) = entry else {
-            return Err(LoadError::Malformed(Malformed {
-                structure,
-                offset: at,
-                field: "State",
-                value: "0".to_owned(),
-                expected: format!("6, as block {block} is partly present").into(),
-            }));
+            return Err(LoadError::Malformed(no_bitmap(at, block)));
         };
         self.check_place(&facts, structure, at, Extent { offset, length: BITMAP_BLOCK_BYTES })?;
         let (start, length) = facts.layout.bitmap_bytes(block);
@@ -287,9 +297,7 @@ impl VhdxTable {
         }
         let (extent, _) = self.space().take(BITMAP_BLOCK_BYTES)?;
         writer.bitmaps.insert(chunk, extent.offset);
-        if self.file.length() < extent.end() {
-            self.file.set_length(extent.end()).await?;
-        }
+        self.reach(extent.end()).await?;
         Ok(extent.offset)
     }
 
@@ -349,6 +357,17 @@ pub(super) fn wrong_place(
     Some(malformed(format!("a place apart from {name}, {}..{}", other.offset, other.end())))
 }
 
+/// `block` is partly present, but the `entry` at that place of the file says that its chunk has no sector bitmap.
+pub(super) fn no_bitmap(entry: u64, block: u64) -> Malformed {
+    Malformed {
+        structure: "VHDX BAT entry of a sector bitmap",
+        offset: entry,
+        field: "State",
+        value: "0".to_owned(),
+        expected: format!("6, as block {block} is partly present").into(),
+    }
+}
+
 fn place_of(entry: PayloadEntry) -> Place {
     match entry {
         PayloadEntry::NotPresent => Place::Absent,
@@ -401,6 +420,10 @@ impl Table for VhdxTable {
 
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()> {
         Box::pin(resize::resize(self, size_bytes))
+    }
+
+    fn lengthen<'a>(&'a self, _file: &'a ImageFile, end: u64) -> IoFuture<'a, ()> {
+        Box::pin(self.reach(end))
     }
 
     fn load_presence(&self, block: u64) -> IoFuture<'_, Vec<u8>> {

@@ -8,6 +8,7 @@ use crate::image::Access;
 use crate::vhdx::check_with;
 use crate::{Buffer, ByteOffset};
 use std::cell::RefCell;
+use vhdx_parse::{CurrentHeader, HEADER_BYTES, Header, HeaderSlot, LogEntry};
 
 const SIZE: u64 = (3 << 20) + 4096;
 const PATH: &str = "image.vhdx";
@@ -151,4 +152,36 @@ fn what_was_flushed_survives_a_crash_at_any_flush() {
             assert!(flush > 5, "{sort:?}: only {flush} flushes");
         }
     }
+}
+
+/// Makes of an image whose last commit is complete one in which it is in the log only: the entry of the BAT that it wrote is
+/// gone, and the header names the log. Gives whether there was an entry to do that with.
+pub(super) fn put_back_into_the_log(file: &mut [u8]) -> bool {
+    let header_at = |slot: HeaderSlot| usize::try_from(slot.offset()).expect("small");
+    let part = |file: &[u8], slot| file[header_at(slot)..header_at(slot) + HEADER_BYTES].to_vec();
+    let [one, two] = [HeaderSlot::First, HeaderSlot::Second].map(|slot| part(file, slot));
+    let current = CurrentHeader::choose(&one, &two).expect("one is whole");
+    assert!(current.header.log_guid.is_zero(), "the log was not emptied");
+    let log = usize::try_from(current.header.log_offset).expect("small");
+    let length = usize::try_from(current.header.log_length).expect("small");
+    let ring = &file[log..log + length];
+    // The newest entry, whatever log it belonged to.
+    let entries = (0..length).step_by(4096).filter_map(|place| {
+        let size = u32::from_le_bytes(ring[place + 8..place + 12].try_into().expect("four"));
+        let end = place.checked_add(usize::try_from(size).ok()?)?;
+        LogEntry::parse(ring.get(place..end)?, 0, current.header.log_length).ok()
+    });
+    let Some(newest) = entries.max_by_key(|entry| entry.header.sequence_number) else {
+        return false;
+    };
+    for change in &newest.changes {
+        let (offset, bytes) = change.range();
+        let start = usize::try_from(offset).expect("small");
+        file[start..start + usize::try_from(bytes).expect("small")].fill(0);
+    }
+    let header = Header { log_guid: newest.header.log_guid, ..current.header };
+    let next = current.updated(header);
+    let start = header_at(next.slot);
+    file[start..start + HEADER_BYTES].copy_from_slice(&next.header.encode());
+    !newest.changes.is_empty()
 }

@@ -1,6 +1,12 @@
 //! VHDX images over files that fail and over files of the kernel.
 
+mod checks;
 mod crashes;
+mod fixtures;
+mod parents;
+mod qemu;
+mod reopened;
+mod resizing;
 
 use super::{CreateOptions, Guid, Guids, Kind, create, info, open_with};
 use crate::conformance::{self, Profile};
@@ -64,6 +70,24 @@ async fn open_disk(location: &Location, access: Access) -> Arc<dyn Disk> {
 async fn create_at(folder: &impl Shared, path: &str, options: &CreateOptions) -> Location {
     create(folder, Path::new(path), options, &guids()).await.expect("created");
     at(folder, path)
+}
+
+fn in_memory(number: u64, test: impl AsyncFn(&FaultFolder)) {
+    let mut seed = Seed::new(number);
+    let folder = FaultFolder::new(seed.fork());
+    run(&mut seed, |_| test(&folder));
+}
+
+/// Runs a test on a folder of the kernel.
+fn on_the_ring<Fut: Future<Output = ()> + 'static>(
+    test: impl FnOnce(Directory, PathBuf) -> Fut + Send + 'static,
+) {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+    let root = Directory::open(folder.path()).expect("it exists");
+    let settings = EngineSettings { cores: 1, ring_entries: 64, blocking_threads: 2 };
+    let engine = Engine::start(settings).expect("tests run on a kernel with io_uring");
+    let path = folder.path().to_owned();
+    engine.cores()[0].block_on(move || test(root, path)).expect("running");
 }
 
 /// What every suite runs on.
@@ -140,11 +164,7 @@ fn conforms_in_memory() {
 
 #[test]
 fn conforms_on_the_ring() {
-    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
-    let root = Directory::open(folder.path()).expect("it exists");
-    let settings = EngineSettings { cores: 1, ring_entries: 64, blocking_threads: 2 };
-    let engine = Engine::start(settings).expect("tests run on a kernel with io_uring");
-    let test = async move || {
+    on_the_ring(async |root, _| {
         let made = Cell::new(0);
         for sort in SORTS {
             let make = async |size| {
@@ -155,8 +175,7 @@ fn conforms_on_the_ring() {
             };
             conformance::writable_as(profile(sort.1), &mut Seed::new(1), make).await;
         }
-    };
-    engine.cores()[0].block_on(test).expect("running");
+    });
 }
 
 #[test]
