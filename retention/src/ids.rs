@@ -3,6 +3,7 @@
 //! All of them are stored little-endian in journal and manifest and big-endian in index keys (so that keys sort).
 
 use std::fmt;
+use std::str::FromStr;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
@@ -122,6 +123,27 @@ impl DiskIdentity {
     }
 }
 
+impl fmt::Display for DiskIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The text is no identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("an identity of a disk is 32 hexadecimal digits")]
+pub struct NotAnIdentity;
+
+impl FromStr for DiskIdentity {
+    type Err = NotAnIdentity;
+
+    fn from_str(text: &str) -> Result<Self, NotAnIdentity> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+        number.map(|number| Self(number.to_be_bytes())).ok_or(NotAnIdentity)
+    }
+}
+
 /// Sixteen random bytes by which a source process names its stream. All zero: no stream (branch writes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct StreamId([u8; 16]);
@@ -183,9 +205,10 @@ mod tests {
     #[test]
     fn a_disk_is_called_the_same_for_ever_and_no_other_is() {
         let identity = DiskIdentity::of([7; 16], DiskId::new(3));
-        let hexadecimal: String =
-            identity.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hexadecimal, "df190267f62d0ac53117a3401bb00494", "images that exist have it");
+        let text = identity.to_string();
+        assert_eq!(text, "df190267f62d0ac53117a3401bb00494", "images that exist have it");
+        assert_eq!(text.parse(), Ok(identity));
+        assert_eq!(text[1..].parse::<DiskIdentity>(), Err(NotAnIdentity));
         assert_ne!(identity, DiskIdentity::of([7; 16], DiskId::new(4)));
         assert_ne!(identity, DiskIdentity::of([8; 16], DiskId::new(3)));
     }

@@ -1,7 +1,7 @@
 //! What stands where: the answers behind listings and metrics. Plain data, taken at one moment.
 
 use crate::branch::BranchDisk;
-use crate::ids::{ExportId, Generation, LineId, MachineId, Position, Sequence};
+use crate::ids::{DiskIdentity, ExportId, Generation, LineId, MachineId, Position, Sequence};
 use crate::line::Line;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
 use crate::moment::{Moment, ResolveError, line_name, resolve_on_line};
@@ -55,6 +55,8 @@ pub struct DiskStatus {
     pub image: String,
     /// What it is good for.
     pub state: DiskState,
+    /// What guests know it by, in images that are made for it.
+    pub identity: DiskIdentity,
 }
 
 /// A stream that is open.
@@ -194,7 +196,7 @@ impl Retention {
         Some(MachineStatus {
             name: machine.name.clone(),
             display_name: machine.display_name.clone(),
-            disks: disks.map(|disk| disk_status(disk)).collect(),
+            disks: disks.map(|disk| disk_status(disk, self.manifest.folder_id())).collect(),
             head: line.tail().sequence,
             generation: line.generation(),
             stream,
@@ -381,12 +383,13 @@ fn trunk_sequence(line: &Arc<Line>, sequence: Sequence, retention: &Retention) -
     sequence
 }
 
-fn disk_status(disk: &ReplicaDisk) -> DiskStatus {
+fn disk_status(disk: &ReplicaDisk, folder_id: [u8; 16]) -> DiskStatus {
     DiskStatus {
         name: disk.name().clone(),
         size_bytes: disk.size_bytes(),
         format: disk.spec().format.clone(),
         image: disk.spec().path.clone(),
         state: disk.condition(),
+        identity: DiskIdentity::of(folder_id, disk.id()),
     }
 }

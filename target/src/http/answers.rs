@@ -88,6 +88,7 @@ impl Target {
             name: disk.name.to_string(),
             size_bytes: disk.size_bytes,
             nbd_name: moment.absolute_name(Some(&disk.name)),
+            identity: disk.identity.to_string(),
         };
         Moment {
             name: moment.absolute_name(None),

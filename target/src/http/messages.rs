@@ -208,6 +208,9 @@ pub(crate) struct MomentDisk {
     pub(crate) size_bytes: u64,
     /// The name of the NBD export.
     pub(crate) nbd_name: String,
+    /// What guests know the disk by, in images that are made for it: 16 bytes, in hexadecimal digits.
+    #[serde(default)]
+    pub(crate) identity: String,
 }
 
 /// A branch to be made.

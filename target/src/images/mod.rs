@@ -11,8 +11,9 @@
 //! - A format is never guessed where the manifest has one: a guest can write anything into a raw image.
 
 mod adopt;
-mod create;
+pub(crate) mod create;
 
+use create::Kind;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::file::FileError;
 use landfall_disks::image::{Access, BesideTheImage, Format, Image, ImageError, Location, Opener};
@@ -56,7 +57,7 @@ impl Images {
 }
 
 /// Opens an image for writing; one that is in use is waited for until `patient_until`.
-async fn open_free(
+pub(crate) async fn open_free(
     location: &Location,
     format: Format,
     patient_until: Instant,
@@ -103,7 +104,7 @@ impl ImageStore for Images {
             if let Some(parent) = location.path.parent() {
                 location.folder.create_folder(parent).await?;
             }
-            create::create(&location, format, spec.size_bytes, identity).await?;
+            create::create(&location, &Kind::usual(format), spec.size_bytes, identity).await?;
             // Whoever made it may not have let go of it yet.
             let patient_until = Instant::now() + PATIENCE;
             usable(open_free(&location, format, patient_until).await?, spec)

@@ -1,9 +1,9 @@
 //! Starts targets, runs commands against them, reads exports over NBD.
 
-use landfall_disks::image::Location;
+use landfall_disks::image::{Access, BesideTheImage, Location, Opener};
 use landfall_disks::uring::{Directory, Engine, EngineSettings};
 use landfall_disks::vhdx::{self, CreateOptions};
-use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability, ZeroMode};
 use landfall_protocols::nbd::client::{Client, Connection, negotiate};
 use serde_json::Value;
 use std::fs::OpenOptions;
@@ -304,20 +304,49 @@ pub(crate) fn on_engine<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send 
     engine.cores()[0].block_on(move || work()).expect("the core runs")
 }
 
-/// Makes a VHDX, and another one that stands on it, which `qemu-img` cannot.
-pub(crate) fn vhdx_with_child(folder: &Path, base: &str, child: &str, size_bytes: u64) {
-    let at = |name: &str| {
-        let folder = Directory::open(folder).expect("it exists");
-        Location { folder: Arc::new(folder), path: name.into() }
-    };
-    let (base_at, child_at, relative) = (at(base), at(child), format!(".\\{base}"));
+/// Where an image is.
+fn place(path: &Path) -> Location {
+    let folder = Directory::open(path.parent().expect("in a folder")).expect("it exists");
+    Location { folder: Arc::new(folder), path: path.file_name().expect("a file").into() }
+}
+
+/// Makes a VHDX that stands on nothing.
+pub(crate) fn make_vhdx(path: &Path, size_bytes: u64) {
+    let at = place(path);
     on_engine(async move || {
+        let options = CreateOptions { block_bytes: 1 << 20, ..CreateOptions::dynamic(size_bytes) };
         let guids = vhdx::kernel_guids();
-        let make = async |at: &Location, options: &CreateOptions| {
-            vhdx::create(&*at.folder, &at.path, options, &guids).await.expect("created");
-        };
-        make(&base_at, &CreateOptions::dynamic(size_bytes)).await;
-        let info = vhdx::info(&base_at).await.expect("sound");
-        make(&child_at, &CreateOptions::child_of(&info, &relative)).await;
+        vhdx::create(&*at.folder, &at.path, &options, &guids).await.expect("created");
+    });
+}
+
+/// Makes a VHDX that stands on `parent`, in the same folder, which `qemu-img` cannot.
+pub(crate) fn make_child(parent: &Path, path: &Path) {
+    let (parent, at) = (place(parent), place(path));
+    on_engine(async move || {
+        let info = vhdx::info(&parent).await.expect("sound");
+        let relative = format!(".\\{}", parent.path.display());
+        let options = CreateOptions::child_of(&info, &relative);
+        let guids = vhdx::kernel_guids();
+        vhdx::create(&*at.folder, &at.path, &options, &guids).await.expect("created");
+    });
+}
+
+/// Writes into an image of any format, or makes a stretch of it zeroes.
+pub(crate) fn write_image(path: &Path, at: u64, bytes: &[u8]) {
+    let (place, data) = (place(path), Buffer::copy_of(bytes));
+    let zero = bytes.iter().all(|byte| *byte == 0);
+    on_engine(async move || {
+        let mut opener = Opener::new(&BesideTheImage);
+        let image = opener.open(&place, None, Access::Write).await.expect("sound");
+        let at = ByteOffset::new(at);
+        if zero {
+            let range = ByteRange::at(at, data.len() as u64).expect("a range");
+            let zeroed = image.disk.write_zeroes(range, ZeroMode::Unmap, Durability::Durable);
+            zeroed.await.expect("zeroed");
+        } else {
+            image.disk.write(at, data, Durability::Durable).await.expect("written");
+        }
+        image.disk.flush().await.expect("flushed");
     });
 }

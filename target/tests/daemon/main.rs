@@ -4,6 +4,7 @@
 
 mod errors;
 mod exports;
+mod formats;
 mod harness;
 mod images;
 mod machines;

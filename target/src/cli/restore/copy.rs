@@ -6,16 +6,12 @@
 
 use super::output::Output;
 use super::progress::Progress;
-use crate::http::messages::{Moment, MomentDisk};
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use landfall_disks::{ByteRange, Content};
-use landfall_protocols::nbd::client::{Client, ClientError, negotiate};
+use landfall_protocols::nbd::client::{Client, ClientError};
 use std::collections::VecDeque;
-use std::path::PathBuf;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes of a read.
 const PIECE: u64 = 1 << 20;
@@ -31,78 +27,12 @@ pub(super) struct Copied {
     pub(super) data_bytes: u64,
 }
 
-/// Where the target serves NBD.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Server {
-    /// A Unix socket.
-    Socket(PathBuf),
-    /// An address.
-    Tcp(String),
-}
-
-impl Server {
-    /// The better of the two that a target may have.
-    pub(super) fn of(moment: &Moment) -> anyhow::Result<Self> {
-        match (&moment.nbd_socket, &moment.nbd) {
-            (Some(path), _) => Ok(Self::Socket(path.into())),
-            (None, Some(address)) => Ok(Self::Tcp(address.clone())),
-            (None, None) => {
-                bail!("the target does not listen for NBD; set listen.nbd_socket in landfall.toml")
-            }
-        }
-    }
-}
-
 /// Copies a disk into `output`.
 pub(super) async fn run(
-    server: &Server,
-    disk: &MomentDisk,
+    client: &Client,
     output: &Output,
     progress: &Progress,
 ) -> anyhow::Result<Copied> {
-    match server {
-        Server::Socket(path) => {
-            let stream =
-                UnixStream::connect(path).await.with_context(|| path.display().to_string())?;
-            over(stream, disk, output, progress).await
-        }
-        Server::Tcp(address) => {
-            let stream = TcpStream::connect(address).await.with_context(|| address.clone())?;
-            over(stream, disk, output, progress).await
-        }
-    }
-}
-
-async fn over<S: AsyncRead + AsyncWrite + 'static>(
-    stream: S,
-    disk: &MomentDisk,
-    output: &Output,
-    progress: &Progress,
-) -> anyhow::Result<Copied> {
-    let (client, connection) = negotiate(stream, &disk.nbd_name).await?;
-    ensure!(
-        client.size_bytes() == disk.size_bytes,
-        "{} has {} bytes over NBD and {} by the control socket",
-        disk.nbd_name,
-        client.size_bytes(),
-        disk.size_bytes
-    );
-    let connection = tokio_uring::spawn(connection.run());
-    let copied = copy(&client, output, progress).await;
-    drop(client);
-    match copied {
-        Ok(copied) => {
-            connection.await.context("the NBD connection")??;
-            Ok(copied)
-        }
-        Err(error) => {
-            connection.abort();
-            Err(error)
-        }
-    }
-}
-
-async fn copy(client: &Client, output: &Output, progress: &Progress) -> anyhow::Result<Copied> {
     let mut copied = Copied::default();
     let mut rest = ByteRange::up_to(client.size_bytes());
     let mut pieces = VecDeque::new();

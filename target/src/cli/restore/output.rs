@@ -34,6 +34,27 @@ pub(super) fn check(path: &Path, force: bool) -> anyhow::Result<()> {
     }
 }
 
+/// Gives the complete, durable file `from` the name `to`.
+pub(super) fn publish(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
+    check(to, force)?;
+    let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    match rustix::fs::renameat_with(CWD, from, CWD, to, flags) {
+        Ok(()) => Ok(()),
+        // A file system without the flag; the check above has to do.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::rename(from, to).with_context(|| from.display().to_string())
+        }
+        Err(errno) => Err(errno).with_context(|| to.display().to_string()),
+    }
+}
+
+/// Makes names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> anyhow::Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| folder.display().to_string())
+}
+
 impl Output {
     /// Starts a file of `size_bytes` that is to become `path`.
     pub(super) fn create(path: &Path, size_bytes: u64) -> anyhow::Result<Self> {
@@ -78,21 +99,9 @@ impl Output {
     pub(super) async fn finish(self, force: bool) -> anyhow::Result<()> {
         let named = || self.partial.display().to_string();
         self.file.sync_all().await.with_context(named)?;
-        check(&self.path, force)?;
-        let flags = if force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match rustix::fs::renameat_with(CWD, &self.partial, CWD, &self.path, flags) {
-            Ok(()) => {}
-            // A file system without the flag; the check above has to do.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                std::fs::rename(&self.partial, &self.path).with_context(named)?;
-            }
-            Err(errno) => return Err(errno).with_context(|| self.path.display().to_string()),
-        }
+        publish(&self.partial, &self.path, force)?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .with_context(|| folder.display().to_string())
+        sync_folder(folder.unwrap_or(Path::new(".")))
     }
 
     /// Removes what there is.

@@ -1,0 +1,69 @@
+//! A disk of the target, read over NBD, as whatever reads disks takes it.
+
+use landfall_disks::{
+    Buffer, ByteOffset, ByteRange, Content, Disk, DiskError, Durability, Geometry, IoFuture,
+    MappedRange, ZeroMode,
+};
+use landfall_protocols::nbd::client::{Client, ClientError};
+
+/// A disk that is read only. Its connection runs on another thread.
+pub(super) struct RemoteDisk(Client);
+
+impl RemoteDisk {
+    /// The disk that `client` has open.
+    pub(super) fn new(client: Client) -> Self {
+        Self(client)
+    }
+}
+
+fn failed(error: &ClientError) -> DiskError {
+    DiskError::Gone(error.to_string())
+}
+
+impl Disk for RemoteDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            size_bytes: self.0.size_bytes(),
+            logical_sector: 512,
+            physical_sector: 4096,
+            read_only: true,
+        }
+    }
+
+    fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+        Box::pin(async move { self.0.read(range).await.map_err(|error| failed(&error)) })
+    }
+
+    fn write(&self, _: ByteOffset, _: Buffer, _: Durability) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+
+    fn write_zeroes(&self, _: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+
+    fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+        Box::pin(async move {
+            match self.0.block_status(range).await {
+                Ok(status) => Ok(status),
+                // A server that does not tell: all of it has to be read.
+                Err(ClientError::NoBlockStatus) => {
+                    Ok(vec![MappedRange { range, content: Content::Data }])
+                }
+                Err(error) => Err(failed(&error)),
+            }
+        })
+    }
+
+    fn resize(&self, _: u64) -> IoFuture<'_, ()> {
+        Box::pin(async { Err(DiskError::ReadOnly) })
+    }
+}
