@@ -2,6 +2,7 @@
 //!
 //! Sockets are Unix sockets or free ports, so tests run beside each other and beside a real target.
 
+mod chains;
 mod errors;
 mod exports;
 mod formats;

@@ -1,29 +1,36 @@
 //! `landfall replicate`: brings a machine's disks at a target up to date with image files, and marks a point.
 //!
 //! ```text
-//!   source   an image file: its holes, its bytes, whether it stood still
+//!   source   a raw file or an image: its holes, its bytes, whether it stood still
+//!   chain    what a snapshot changed, by the images that hold it (pure)
+//!   way      copied, compared by hash, or known by the chain
 //!   plan     which parts of a window have to be sent (pure)
 //!   pass     all disks once: read, hash or compare, pack, send, mark
 //!   report   progress bar or plain lines, events, one line per point
 //! ```
 //!
-//! Everything that waits runs on one tokio-uring thread; hashing and compressing run on a few threads beside it.
+//! Everything that waits runs on one tokio-uring thread; hashing and compressing run on a few threads beside it. Images of a
+//! format are read by the I/O engine on a thread of its own, which is only there if one is needed.
 //!
 //! **Invariants**
 //! - Success is reported only when the point is durable at the target.
 //! - A point is `crash` only if no disk changed from the beginning of its pass to the end; otherwise it is `fuzzy`.
 
+mod chain;
 mod pass;
 mod plan;
 mod report;
 mod source;
+mod way;
 
 use anyhow::{Context, bail};
+use landfall_disks::image::Format;
 use landfall_protocols::delta::wire::{Bye, DiskEntry};
 use landfall_protocols::delta::{Client, ClientError, ClientSettings, DEFAULT_PORT, Name, tls};
 use landfall_protocols::pki::Credentials;
-use pass::{PassError, Source};
+use pass::{Known, PassError, Plan, Source};
 use report::Report;
+use source::{SourceEngine, SourceFile};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -34,8 +41,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Replicate {
     /// Name of the machine at the target.
     pub(crate) machine: String,
-    /// Its disks, each with the image file it is read from.
-    pub(crate) disks: Vec<(String, PathBuf)>,
+    /// Its disks, each with the file it is read from, and what that is taken for if not for what it seems to be.
+    pub(crate) disks: Vec<(String, PathBuf, Option<Format>)>,
     /// `HOST:PORT` of the target; this machine's if none is given.
     pub(crate) to: Option<String>,
     /// Folders with `ca.pem`, `client.pem` and `client.key`; the first that has them counts.
@@ -69,10 +76,15 @@ pub(crate) fn run(replicate: Replicate) -> anyhow::Result<()> {
     let tls = tls::client_config(credentials).context("credentials of the source")?;
     let machine = Name::new(&replicate.machine).context("machine")?;
     let mut sources = Vec::new();
-    for (name, path) in &replicate.disks {
+    let engine = SourceEngine::default();
+    for (name, path, format) in &replicate.disks {
         let name = Name::new(name).context("disk")?;
-        let size_bytes = source::size_of(path)?;
-        sources.push(Source { disk: DiskEntry { name, size_bytes }, path: path.clone() });
+        let file = SourceFile::find(path, *format)?;
+        let size_bytes = match file.format {
+            Format::Raw => source::size_of(path)?,
+            _ => engine.size_of(&file)?,
+        };
+        sources.push(Source { disk: DiskEntry { name, size_bytes }, file });
     }
     if sources.is_empty() {
         bail!("no disk was named; use --disk NAME=FILE");
@@ -80,7 +92,7 @@ pub(crate) fn run(replicate: Replicate) -> anyhow::Result<()> {
     let address = replicate.to.unwrap_or_else(|| format!("127.0.0.1:{DEFAULT_PORT}"));
     let disks = sources.iter().map(|source| source.disk.clone()).collect();
     let settings = ClientSettings::new(address, tls, machine, disks);
-    tokio_uring::start(replicate_to(settings, sources, replicate.mode))
+    tokio_uring::start(replicate_to(settings, &sources, &engine, replicate.mode))
 }
 
 fn find_credentials(folders: &[PathBuf]) -> anyhow::Result<Credentials> {
@@ -100,7 +112,8 @@ fn find_credentials(folders: &[PathBuf]) -> anyhow::Result<Credentials> {
 
 async fn replicate_to(
     settings: ClientSettings,
-    sources: Vec<Source>,
+    sources: &[Source],
+    engine: &SourceEngine,
     mode: Mode,
 ) -> anyhow::Result<()> {
     let report = Rc::new(Report::new(&settings.machine, &settings.address));
@@ -109,7 +122,7 @@ async fn replicate_to(
     let driver = tokio_uring::spawn(driver);
     let mut signals = Signals::new()?;
     let outcome = tokio::select! {
-        outcome = passes(&client, &sources, mode, &report) => outcome,
+        outcome = passes(&client, sources, engine, mode, &report) => outcome,
         () = signals.next() => Err(Interrupted.into()),
     };
     report.clear();
@@ -134,31 +147,36 @@ async fn replicate_to(
 async fn passes(
     client: &Client,
     sources: &[Source],
+    engine: &SourceEngine,
     mode: Mode,
     report: &Rc<Report>,
 ) -> anyhow::Result<()> {
-    // Only the first pass of a process may rely on the target's word that a disk is empty.
-    let mut may_copy = true;
+    let mut plan = Plan { sources, engine, known: Known::Welcomed };
     loop {
         let begun = Instant::now();
         loop {
-            match pass::run(client, sources, may_copy, report).await {
+            match pass::run(client, &plan, report).await {
                 Ok(point) => {
                     report.point(&point);
+                    // Without an answer it is not known which point was made.
+                    plan.known = match point.marked {
+                        Some(_) => Known::Marked(point.contents),
+                        None => Known::Nothing,
+                    };
                     break;
                 }
-                Err(PassError::Stream(ClientError::PositionLost)) => may_copy = true,
+                Err(PassError::Stream(ClientError::PositionLost)) => plan.known = Known::Welcomed,
                 Err(PassError::Stream(error)) => return Err(error.into()),
                 Err(PassError::Source(error)) => match mode {
                     Mode::Once => return Err(error),
                     Mode::Every(_) => {
                         report.failed(&error);
+                        plan.known = Known::Nothing;
                         break;
                     }
                 },
             }
         }
-        may_copy = false;
         let Mode::Every(period) = mode else { return Ok(()) };
         tokio::time::sleep(period.saturating_sub(begun.elapsed())).await;
     }

@@ -6,20 +6,20 @@
 //!           └────────────── eight at once, sent in order ──────────┘
 //! ```
 //!
-//! Holes are never read: they are zeroes.
+//! Holes are never read: they are zeroes. Of an image that stands on what the target holds, only what the images above have of
+//! their own is read, and nothing is asked.
 
+use super::chain::Change;
 use super::plan::{self, Piece, Theirs};
 use super::report::{Passing, Report};
-use super::source::OpenSource;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use super::source::{OpenSource, SourceEngine, SourceFile};
+use super::way::{Held, Way};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use landfall_disks::ByteRange;
 use landfall_protocols::delta::pack::{Compression, PackedBatch, PlainContent, pack};
-use landfall_protocols::delta::wire::{
-    DiskEntry, DiskState, MarkKind, Marked, PassKind, Welcome, WelcomeDisk,
-};
-use landfall_protocols::delta::{Client, ClientError, DiskSlot, Pass, Timestamp};
+use landfall_protocols::delta::wire::{DiskEntry, DiskState, MarkKind, Marked, PassKind, Welcome};
+use landfall_protocols::delta::{Client, ClientError, ContentId, DiskSlot, Pass, Timestamp};
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,7 +36,18 @@ const WINDOWS_UNDER_WAY: usize = 8;
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) disk: DiskEntry,
-    pub(super) path: PathBuf,
+    pub(super) file: SourceFile,
+}
+
+/// What may be believed of what the target holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Known {
+    /// What it said when it welcomed the stream: nothing was sent since.
+    Welcomed,
+    /// It was told what it holds when the last pass was marked; nothing was sent since.
+    Marked(Vec<Option<ContentId>>),
+    /// A pass was begun since and not completed.
+    Nothing,
 }
 
 /// Why a pass ended without a point.
@@ -68,6 +79,10 @@ pub(super) struct Point {
     pub(super) kind: MarkKind,
     pub(super) sums: Sums,
     pub(super) took: Duration,
+    /// How it was found what to send, for disks that stand on others: one line each.
+    pub(super) ways: Vec<String>,
+    /// What the target holds now.
+    pub(super) contents: Vec<Option<ContentId>>,
 }
 
 /// What became of the bytes of a pass.
@@ -81,38 +96,79 @@ pub(super) struct Sums {
     pub(super) wire: u64,
 }
 
-/// Brings all disks up to date and marks a point. `may_copy` says that a disk the target calls empty still is.
+/// What a pass goes by: sources, the engine that reads images, and what is known of the target.
+pub(super) struct Plan<'a> {
+    pub(super) sources: &'a [Source],
+    pub(super) engine: &'a SourceEngine,
+    pub(super) known: Known,
+}
+
+/// Brings all disks up to date and marks a point.
 pub(super) async fn run(
     client: &Client,
-    sources: &[Source],
-    may_copy: bool,
+    plan: &Plan<'_>,
     report: &Rc<Report>,
 ) -> Result<Point, PassError> {
     let welcome = client.ready().await?;
-    let mut open = Vec::with_capacity(sources.len());
-    for source in sources {
-        open.push(Rc::new(OpenSource::open(&source.path, source.disk.size_bytes).await?));
+    let mut open = Vec::with_capacity(plan.sources.len());
+    let mut ways = Vec::new();
+    for (index, source) in plan.sources.iter().enumerate() {
+        let size_bytes = source.disk.size_bytes;
+        let opened = OpenSource::open(&source.file, size_bytes, plan.engine).await?;
+        let way = Way::choose(&opened, plan.held(&welcome, index)).await?;
+        open.push((Rc::new(opened), way));
     }
-    let total = sources.iter().map(|source| source.disk.size_bytes).sum();
-    let empty = |disk: &WelcomeDisk| may_copy && disk.state == DiskState::Empty;
-    let copies = welcome.disks.iter().all(empty);
+    for (source, (_, way)) in plan.sources.iter().zip(&open) {
+        ways.extend(way.in_words(&source.disk.name));
+    }
+    let bytes = |(source, way): (&Source, &Way)| way.bytes(source.disk.size_bytes);
+    let total = plan.sources.iter().zip(open.iter().map(|(_, way)| way)).map(bytes).sum();
+    let copies = open.iter().all(|(_, way)| matches!(way, Way::Copy));
     let kind = if copies { PassKind::Copy } else { PassKind::Compare };
     let passing = report.begin(total);
     let pass = client.begin_pass(kind, total).await?;
-    for (index, (source, disk)) in open.iter().zip(&welcome.disks).enumerate() {
+    if client.ready().await?.generation != welcome.generation {
+        // What was chosen rests on a word that no longer holds.
+        return Err(ClientError::PositionLost.into());
+    }
+    for (index, (source, way)) in open.iter().enumerate() {
         let slot = DiskSlot::new(u16::try_from(index).expect("at most 64 disks"));
-        disk_pass(&pass, slot, source, empty(disk), &welcome, &passing).await?;
+        let size_bytes = plan.sources[index].disk.size_bytes;
+        let disk = DiskPass { pass: &pass, slot, source, size_bytes, welcome: &welcome };
+        match way {
+            Way::Copy => disk.scan(true, &passing).await?,
+            Way::Compare { .. } => disk.scan(false, &passing).await?,
+            Way::Chain(changes) => disk.changes(changes, &passing).await?,
+        }
     }
     let kind = stillness(&open, report)?;
-    let marked = pass.mark(kind, "", now(), Vec::new()).await?;
+    let consistent = kind != MarkKind::Fuzzy;
+    let contents: Vec<_> =
+        open.iter().map(|(source, _)| source.content().filter(|_| consistent)).collect();
+    let marked = pass.mark(kind, "", now(), contents.clone()).await?;
     let kind = marked.map_or(kind, |marked| marked.kind);
-    Ok(Point { marked, kind, sums: passing.sums(), took: passing.elapsed() })
+    let (sums, took) = (passing.sums(), passing.elapsed());
+    Ok(Point { marked, kind, sums, took, ways, contents })
+}
+
+impl Plan<'_> {
+    /// What the target holds of a disk, as far as that may be believed.
+    fn held(&self, welcome: &Welcome, index: usize) -> Held {
+        match &self.known {
+            Known::Welcomed => Held {
+                empty: welcome.disks[index].state == DiskState::Empty,
+                content: welcome.disks[index].content,
+            },
+            Known::Marked(contents) => Held { empty: false, content: contents[index] },
+            Known::Nothing => Held { empty: false, content: None },
+        }
+    }
 }
 
 /// The kind of point these files allow.
-fn stillness(sources: &[Rc<OpenSource>], report: &Report) -> anyhow::Result<MarkKind> {
+fn stillness(sources: &[(Rc<OpenSource>, Way)], report: &Report) -> anyhow::Result<MarkKind> {
     let mut kind = MarkKind::Crash;
-    for source in sources {
+    for (source, _) in sources {
         if let Some(movement) = source.movement()? {
             report.warn(&format!("{movement}: the point is fuzzy"));
             kind = MarkKind::Fuzzy;
@@ -139,53 +195,85 @@ struct Seen {
     packed: Option<(PackedBatch, u64)>,
 }
 
-async fn disk_pass(
-    pass: &Pass,
+/// The pass over one disk.
+struct DiskPass<'a> {
+    pass: &'a Pass,
     slot: DiskSlot,
-    source: &Rc<OpenSource>,
-    empty: bool,
-    welcome: &Welcome,
-    passing: &Passing,
-) -> Result<(), PassError> {
-    let data = source.data().await?;
-    let window_bytes = window_bytes(welcome);
-    let compression = if welcome.features.lz4 { Compression::Lz4 } else { Compression::Off };
-    let spare = Rc::new(RefCell::new(Vec::new()));
-    let stretches = stream::iter(source.whole().chunks(STRETCH_BYTES).map(|stretch| async move {
-        if empty {
-            return Ok::<_, PassError>((stretch, Theirs::Empty));
-        }
-        let (first, count) = plan::blocks_of(stretch);
-        Ok((stretch, Theirs::Blocks(pass.hashes(slot, first, count).await?)))
-    }))
-    .buffered(STRETCHES_AHEAD);
-    let windows = stretches
-        .map_ok(|(stretch, theirs)| {
-            let works: Vec<Work> = stretch
-                .chunks(window_bytes)
-                .map(|window| Work {
-                    window,
-                    hole: !plan::holds_data(&data, window),
-                    theirs: part(&theirs, stretch, window),
-                })
-                .collect();
-            stream::iter(works.into_iter().map(Ok::<_, PassError>))
-        })
-        .try_flatten();
-    let mut seen = std::pin::pin!(
-        windows
-            .map_ok(|work| look(slot, Rc::clone(source), work, compression, Rc::clone(&spare)))
-            .try_buffered(WINDOWS_UNDER_WAY)
-    );
-    while let Some(Seen { window, packed }) = seen.try_next().await? {
-        let (sent, wire) =
-            packed.as_ref().map_or((0, 0), |(batch, sent)| (*sent, batch.cost_bytes()));
-        if let Some((batch, _)) = packed {
-            pass.send(batch).await?;
-        }
-        passing.add(Sums { examined: window.length(), sent, wire });
+    source: &'a Rc<OpenSource>,
+    size_bytes: u64,
+    welcome: &'a Welcome,
+}
+
+impl DiskPass<'_> {
+    /// All of the disk: copied if the target's is `empty`, else compared.
+    async fn scan(&self, empty: bool, passing: &Passing) -> Result<(), PassError> {
+        let data = self.source.data().await?;
+        let window_bytes = window_bytes(self.welcome);
+        let whole = ByteRange::up_to(self.size_bytes);
+        let (pass, slot) = (self.pass, self.slot);
+        let stretches = stream::iter(whole.chunks(STRETCH_BYTES).map(|stretch| async move {
+            if empty {
+                return Ok::<_, PassError>((stretch, Theirs::Empty));
+            }
+            let (first, count) = plan::blocks_of(stretch);
+            Ok((stretch, Theirs::Blocks(pass.hashes(slot, first, count).await?)))
+        }))
+        .buffered(STRETCHES_AHEAD);
+        let windows = stretches
+            .map_ok(|(stretch, theirs)| {
+                let works: Vec<Work> = stretch
+                    .chunks(window_bytes)
+                    .map(|window| Work {
+                        window,
+                        hole: !plan::holds_data(&data, window),
+                        theirs: part(&theirs, stretch, window),
+                    })
+                    .collect();
+                stream::iter(works.into_iter().map(Ok::<_, PassError>))
+            })
+            .try_flatten();
+        self.send(windows, passing).await
     }
-    Ok(())
+
+    /// What is known to have changed, and nothing else.
+    async fn changes(&self, changes: &[Change], passing: &Passing) -> Result<(), PassError> {
+        let works = works(changes, window_bytes(self.welcome));
+        self.send(stream::iter(works.map(Ok)), passing).await
+    }
+
+    /// Looks at windows, several at once, and sends what is found in their order.
+    async fn send(
+        &self,
+        windows: impl Stream<Item = Result<Work, PassError>>,
+        passing: &Passing,
+    ) -> Result<(), PassError> {
+        let lz4 = self.welcome.features.lz4;
+        let compression = if lz4 { Compression::Lz4 } else { Compression::Off };
+        let spare = Rc::new(RefCell::new(Vec::new()));
+        let look =
+            |work| look(self.slot, Rc::clone(self.source), work, compression, Rc::clone(&spare));
+        let mut seen = std::pin::pin!(windows.map_ok(look).try_buffered(WINDOWS_UNDER_WAY));
+        while let Some(Seen { window, packed }) = seen.try_next().await? {
+            let (sent, wire) =
+                packed.as_ref().map_or((0, 0), |(batch, sent)| (*sent, batch.cost_bytes()));
+            if let Some((batch, _)) = packed {
+                self.pass.send(batch).await?;
+            }
+            passing.add(Sums { examined: window.length(), sent, wire });
+        }
+        Ok(())
+    }
+}
+
+/// The windows of what has changed.
+fn works(changes: &[Change], window_bytes: u64) -> impl Iterator<Item = Work> {
+    changes.iter().flat_map(move |change| {
+        change.range.chunks(window_bytes).map(|window| Work {
+            window,
+            hole: change.zero,
+            theirs: Theirs::Unknown,
+        })
+    })
 }
 
 /// The largest window a target takes, in whole blocks of the hash exchange.
@@ -199,6 +287,7 @@ fn window_bytes(welcome: &Welcome) -> u64 {
 fn part(theirs: &Theirs, stretch: ByteRange, window: ByteRange) -> Theirs {
     match theirs {
         Theirs::Empty => Theirs::Empty,
+        Theirs::Unknown => Theirs::Unknown,
         Theirs::Blocks(blocks) => {
             let (stretch_first, _) = plan::blocks_of(stretch);
             let (first, count) = plan::blocks_of(window);
@@ -264,4 +353,122 @@ fn pack_pieces(
         .collect();
     let covered = pieces.iter().map(|piece| piece.range.length()).sum();
     Some((pack(time, slot, &extents, compression), covered))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chain::Changes;
+    use super::super::source::ImageSource;
+    use super::*;
+    use landfall_disks::mapped::{Layer, OwnRange};
+    use landfall_disks::uring::{Engine, EngineSettings};
+    use landfall_disks::{
+        Buffer, ByteOffset, Content, Disk, DiskError, Durability, Geometry, IoFuture, MappedRange,
+        ZeroMode,
+    };
+    use std::sync::{Arc, Mutex};
+
+    const SIZE: u64 = 64 << 20;
+
+    /// An image that holds the same byte everywhere and notes what is read of it.
+    struct Noting {
+        own: Vec<OwnRange>,
+        read: Mutex<Vec<ByteRange>>,
+    }
+
+    impl Disk for Noting {
+        fn geometry(&self) -> Geometry {
+            Geometry {
+                size_bytes: SIZE,
+                logical_sector: 512,
+                physical_sector: 4096,
+                read_only: true,
+            }
+        }
+
+        fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+            self.read.lock().expect("no panic").push(range);
+            let length = usize::try_from(range.length()).expect("small");
+            Box::pin(async move { Ok(Buffer::copy_of(&vec![7; length])) })
+        }
+
+        fn write(&self, _: ByteOffset, _: Buffer, _: Durability) -> IoFuture<'_, ()> {
+            Box::pin(async { Err(DiskError::ReadOnly) })
+        }
+
+        fn write_zeroes(&self, _: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
+            Box::pin(async { Err(DiskError::ReadOnly) })
+        }
+
+        fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
+            Box::pin(async { Err(DiskError::ReadOnly) })
+        }
+
+        fn flush(&self) -> IoFuture<'_, ()> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn map(&self, _: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+            unreachable!("the whole disk is not asked for")
+        }
+
+        fn resize(&self, _: u64) -> IoFuture<'_, ()> {
+            Box::pin(async { Err(DiskError::ReadOnly) })
+        }
+    }
+
+    impl Layer for Noting {
+        fn own(&self, range: ByteRange) -> IoFuture<'_, Vec<OwnRange>> {
+            let cut = |own: &OwnRange| OwnRange { range: own.range.intersection(range), ..*own };
+            let parts = self.own.iter().map(cut).filter(|own| !own.range.is_empty());
+            // One at a time: whoever asks has to go on.
+            let first = parts.take(1).collect();
+            Box::pin(async move { Ok(first) })
+        }
+    }
+
+    fn own(start: u64, end: u64, content: Option<Content>) -> OwnRange {
+        let range = ByteRange::new(ByteOffset::new(start), ByteOffset::new(end));
+        OwnRange { range: range.expect("ordered"), content }
+    }
+
+    #[test]
+    fn of_a_chain_nothing_is_read_but_what_the_upper_images_have() {
+        let engine = Engine::start(EngineSettings { cores: 1, ..EngineSettings::default() });
+        let engine = engine.expect("an engine");
+        let data = own(8 << 20, (11 << 20) + 8192, Some(Content::Data));
+        let top = Arc::new(Noting {
+            own: vec![
+                own(0, 1 << 20, None),
+                own(1 << 20, 4 << 20, Some(Content::Hole)),
+                own(4 << 20, 8 << 20, None),
+                data,
+                own(data.range.end().bytes(), SIZE, None),
+            ],
+            read: Mutex::default(),
+        });
+        let base = Arc::new(Noting { own: vec![own(0, SIZE, None)], read: Mutex::default() });
+        let held = ContentId::new([1; 32]);
+        let layers: Vec<(Arc<dyn Layer>, _)> = vec![(top.clone(), None), (base.clone(), held)];
+        let source = ImageSource::over(engine.cores()[0].clone(), layers, SIZE);
+        let source = Rc::new(OpenSource::Image(source));
+        tokio_uring::start(async move {
+            let changes = source.changes_since(held).await.expect("known");
+            let Changes::Known(changes) = changes else { panic!("{changes:?}") };
+            let spare = Spare::default();
+            let mut sent = 0;
+            for work in works(&changes, WINDOW_BYTES) {
+                let (slot, off) = (DiskSlot::new(0), Compression::Off);
+                let seen = look(slot, Rc::clone(&source), work, off, Rc::clone(&spare)).await;
+                sent += seen.expect("looked at").packed.map_or(0, |(_, bytes)| bytes);
+            }
+            assert_eq!(sent, (3 << 20) + data.range.length(), "zeroes are told, not read");
+        });
+        let read = top.read.lock().expect("no panic").clone();
+        assert!(read.iter().all(|range| data.range.contains(*range)), "{read:?}");
+        let bytes: u64 = read.iter().map(|range| range.length()).sum();
+        assert_eq!(bytes, data.range.length(), "once");
+        assert!(base.read.lock().expect("no panic").is_empty());
+        engine.stop();
+    }
 }

@@ -15,6 +15,8 @@ const SHORTEST_ZERO_RUN: u64 = 16 * 1024;
 pub(super) enum Theirs {
     /// Zeroes.
     Empty,
+    /// It differs, and is not asked for.
+    Unknown,
     /// One answer per block.
     Blocks(Vec<BlockHash>),
 }
@@ -23,6 +25,7 @@ impl Theirs {
     fn block(&self, index: usize) -> BlockHash {
         match self {
             Self::Empty => BlockHash::Zero,
+            Self::Unknown => BlockHash::Unknown,
             Self::Blocks(blocks) => blocks.get(index).copied().unwrap_or(BlockHash::Unknown),
         }
     }

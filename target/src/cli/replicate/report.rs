@@ -186,8 +186,9 @@ fn point_line(machine: &str, point: &Point) -> String {
         }
     };
     let Sums { examined, sent, wire } = point.sums;
+    let ways: String = point.ways.iter().map(|way| format!("; {way}")).collect();
     format!(
-        "{machine}: {at}: sent {} ({} on the wire), skipped {}, in {:.1} s ({}/s)",
+        "{machine}: {at}: sent {} ({} on the wire), skipped {}, in {:.1} s ({}/s){ways}",
         HumanBytes(sent),
         HumanBytes(wire),
         HumanBytes(examined - sent),
@@ -218,12 +219,17 @@ mod tests {
         };
         let sums = Sums { examined: 512 << 20, sent: 3 << 20, wire: 1 << 20 };
         let took = Duration::from_secs(2);
-        let mut point = Point { marked: Some(marked), kind: MarkKind::Crash, sums, took };
+        let (ways, contents) = (Vec::new(), Vec::new());
+        let marked = Some(marked);
+        let mut point = Point { marked, kind: MarkKind::Crash, sums, took, ways, contents };
         assert_eq!(
             point_line("web", &point),
             "web: crash point 2023-11-14T22:13:20.123456789Z seq 42: sent 3.00 MiB (1.00 MiB on the wire), \
              skipped 509.00 MiB, in 2.0 s (256.00 MiB/s)"
         );
+        point.ways = vec!["os compared by hash: why".to_owned()];
+        let line = point_line("web", &point);
+        assert!(line.ends_with("(256.00 MiB/s); os compared by hash: why"), "{line}");
         point.marked = None;
         assert!(point_line("web", &point).contains("crash point is durable"));
     }

@@ -1,9 +1,9 @@
-//! An image file that is read: where its data lies, its bytes, and whether it stood still meanwhile.
+//! A raw file or block device that is read with tokio-uring: where its data lies, its bytes, and whether it stood still.
 //!
-//! Standing still is judged by what the kernel keeps of a file: identity, size, times of change. Time stamps move in
-//! ticks of a few milliseconds, so a file that changed just now is given a moment before its stamp is taken; a change
-//! within the same tick could not be told otherwise. A block device keeps no such times: it never counts as still.
+//! A file that is in use is read all the same; what it gives is fuzzy. A block device keeps no times of change: it never
+//! counts as still.
 
+use super::stamp::Watched;
 use anyhow::{Context, ensure};
 use landfall_disks::{ByteOffset, ByteRange};
 use rustix::fs::{FileType, SeekFrom};
@@ -11,14 +11,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_uring::buf::BoundedBuf;
 
-/// Longer than the tick of any kernel's time stamps.
-const TICK: Duration = Duration::from_millis(25);
-
 /// Size of an image file or block device, in bytes.
-pub(super) fn size_of(path: &Path) -> anyhow::Result<u64> {
+pub(in crate::cli::replicate) fn size_of(path: &Path) -> anyhow::Result<u64> {
     let file = fs::File::open(path).with_context(|| path.display().to_string())?;
     let size = end_of(&file).with_context(|| path.display().to_string())?;
     ensure!(size > 0, "{} is empty", path.display());
@@ -29,49 +25,18 @@ fn end_of(file: &fs::File) -> std::io::Result<u64> {
     Ok(rustix::fs::seek(file, SeekFrom::End(0))?)
 }
 
-/// What the kernel says of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size_bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size_bytes: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    /// Whether the last change is so recent that another one could carry the same time.
-    fn is_fresh(&self) -> bool {
-        let (seconds, nanoseconds) = self.changed.max(self.modified);
-        let at = u64::try_from(seconds).unwrap_or(0);
-        let at = Duration::new(at, u32::try_from(nanoseconds).unwrap_or(0));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        now < at + TICK
-    }
-}
-
-/// An image file, open for one pass.
-pub(super) struct OpenSource {
+/// A raw file, open for one pass.
+pub(in crate::cli::replicate) struct RawSource {
     path: PathBuf,
     file: Rc<tokio_uring::fs::File>,
     /// The same file, for the calls io_uring has not.
     plain: fs::File,
-    stamp: Stamp,
+    watched: Watched,
     is_device: bool,
     size_bytes: u64,
 }
 
-impl OpenSource {
+impl RawSource {
     /// Opens the file, which has to have `size_bytes`.
     pub(super) async fn open(path: &Path, size_bytes: u64) -> anyhow::Result<Self> {
         let named = || path.display().to_string();
@@ -83,29 +48,17 @@ impl OpenSource {
             path.display()
         );
         let metadata = plain.metadata().with_context(named)?;
-        let mut stamp = Stamp::of(&metadata);
-        for _ in 0..3 {
-            if !stamp.is_fresh() {
-                break;
-            }
-            tokio::time::sleep(TICK).await;
-            stamp = Stamp::of(&plain.metadata().with_context(named)?);
-        }
+        let watched = Watched::begin(path).await?;
         let kind = FileType::from_raw_mode(metadata.mode());
         let reading = plain.try_clone().with_context(named)?;
         Ok(Self {
             path: path.to_owned(),
             file: Rc::new(tokio_uring::fs::File::from_std(reading)),
             plain,
-            stamp,
+            watched,
             is_device: kind == FileType::BlockDevice,
             size_bytes,
         })
-    }
-
-    /// The whole file.
-    pub(super) fn whole(&self) -> ByteRange {
-        ByteRange::up_to(self.size_bytes)
     }
 
     /// Why the file cannot be said to have stood still since it was opened; nothing when it did.
@@ -115,14 +68,7 @@ impl OpenSource {
             return Ok(Some(format!("{path} is a device, which does not tell whether it changed")));
         }
         let now = self.plain.metadata().with_context(|| path.to_string())?;
-        if Stamp::of(&now) != self.stamp || self.stamp.is_fresh() {
-            return Ok(Some(format!("{path} changed while it was read")));
-        }
-        let named = fs::metadata(&self.path).map(|named| Stamp::of(&named));
-        let same = named.is_ok_and(|named| {
-            (named.device, named.inode) == (self.stamp.device, self.stamp.inode)
-        });
-        Ok((!same).then(|| format!("{path} was replaced while it was read")))
+        Ok(self.watched.movement(&now))
     }
 
     /// Stretches that hold data; everything between them is holes. Blocks for as long as the file system needs.
@@ -202,7 +148,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("disk");
             fs::write(&path, [7; 5000]).expect("written");
-            let source = OpenSource::open(&path, 5000).await.expect("opened");
+            let source = RawSource::open(&path, 5000).await.expect("opened");
             let mut memory = Vec::with_capacity(1 << 20);
             memory.resize(904, 0);
             assert_eq!(source.read(4096, memory).await.expect("read"), [7; 904]);
@@ -215,7 +161,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("disk");
             fs::write(&path, [1; 8192]).expect("written");
-            let open = || OpenSource::open(&path, 8192);
+            let open = || RawSource::open(&path, 8192);
             let still = open().await.expect("opened");
             assert_eq!(still.movement().expect("asked"), None);
 
