@@ -118,10 +118,16 @@ pub enum DiskError {
         to_bytes: u64,
     },
     /// A size no disk can have.
-    #[error("a disk cannot have {size_bytes} bytes: whole sectors of 512, at most 64 TiB")]
+    #[error("a disk cannot have {size_bytes} bytes: whole sectors of 512 or 4096, at most 64 TiB")]
     InvalidSize {
         /// Size that was asked for or found.
         size_bytes: u64,
+    },
+    /// A sector no disk can have.
+    #[error("a disk cannot have sectors of {bytes} bytes: 512 or 4096")]
+    InvalidSector {
+        /// What was asked for.
+        bytes: u32,
     },
     /// The image is not as long as the disk.
     #[error("the image has {found_bytes} bytes instead of {expected_bytes}")]

@@ -64,9 +64,9 @@ pub trait FileIo: Send + Sync {
     /// Not for a handle that has the file for itself: it would give part of that up.
     fn lock_shared(&self) -> FileFuture<'_, ()>;
 
-    /// What is behind the file addresses and writes in these units; a file of a file system has none of its own.
-    fn sectors(&self) -> Sectors {
-        Sectors::default()
+    /// The units in which a device is addressed and written. A file of a file system has none of its own.
+    fn sectors(&self) -> Option<Sectors> {
+        None
     }
 }
 
@@ -77,13 +77,6 @@ pub struct Sectors {
     pub logical: u32,
     /// Unit that is written without reading around it.
     pub physical: u32,
-}
-
-impl Default for Sectors {
-    /// What an image in a file shows to a guest that is told nothing else.
-    fn default() -> Self {
-        Self { logical: 512, physical: 4096 }
-    }
 }
 
 /// Whether the page cache is used.

@@ -7,6 +7,7 @@ use super::gate::{Gate, Location, Purpose};
 use crate::file::FileError;
 use crate::mapped::Layer;
 use crate::raw::RawDisk;
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ impl<'a> Opener<'a> {
         Self { gate, raw_sector: 512, chain: Vec::new() }
     }
 
-    /// Takes raw files for disks with sectors of `bytes`.
+    /// Takes raw files for disks with sectors of `bytes`, 512 or 4096. Block devices tell theirs.
     pub fn raw_sector(mut self, bytes: u32) -> Self {
         self.raw_sector = bytes;
         self
@@ -103,10 +104,11 @@ impl<'a> Opener<'a> {
             Some(format) => format,
             None => probe(&file).await?,
         };
+        // On the heap: a chain of parents is opened one inside the other, and the stack would have all formats at each step.
         match format {
             Format::Raw => self.open_raw(location, file),
-            Format::Vhdx => crate::vhdx::open(self, location, file, access).await,
-            Format::Vhd => crate::vhd::open(self, location, file, access).await,
+            Format::Vhdx => crate::vhdx::open(self, location, file, access).boxed_local().await,
+            Format::Vhd => crate::vhd::open(self, location, file, access).boxed_local().await,
             Format::Vmdk => crate::vmdk::open(self, location, file, access).await,
         }
     }
@@ -126,10 +128,11 @@ impl<'a> Opener<'a> {
 
     fn open_raw(&self, location: &Location, file: ImageFile) -> Result<Image, ImageError> {
         let files = vec![location.display()];
-        let disk = Arc::new(RawDisk::over(file)?);
+        let kind = if file.sectors().is_some() { "block device" } else { "raw" };
+        let disk = Arc::new(RawDisk::over(file, self.raw_sector)?);
         Ok(Image {
             format: Format::Raw,
-            kind: "raw".to_owned(),
+            kind: kind.to_owned(),
             files,
             disk,
             identity: None,

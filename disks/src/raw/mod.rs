@@ -1,23 +1,33 @@
 //! Raw images: a disk whose bytes are those of a file, at the same place.
 //!
+//! ```text
+//!                  file                                 block device
+//!   sectors        as whoever opens it says (512e)      its own (512e, 512n, 4Kn)
+//!   growth         the file becomes longer              refused: the device is as long as it is
+//! ```
+//!
+//! Sectors are what a guest is told. Requests may start and end at any byte, whatever the sectors are.
+//!
 //! **Invariant:** the file is as long as the disk. How requests reach it is told at
 //! [`ImageFile`](crate::image::ImageFile).
 
 use crate::block::{ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE};
 use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
-use crate::file::Folder;
+use crate::file::{Folder, Sectors};
 use crate::image::{Access, ImageFile};
 use crate::mapped::{Layer, OwnRange};
 use crate::uring::buffer::Buffer;
 use std::path::Path;
 use tokio::sync::Mutex;
 
-/// Smallest unit a guest addresses, in bytes. Sizes are multiples of it.
+/// Smallest unit a guest addresses, in bytes, of images that are made here or that nobody knows more of. Sizes are multiples
+/// of it.
 pub const SECTOR_SIZE: u32 = 512;
 
-/// A raw image file.
+/// A raw image file, or a block device.
 pub struct RawDisk {
     file: ImageFile,
+    sectors: Sectors,
     /// One change of size at a time, or a late one might shrink.
     resizing: Mutex<()>,
 }
@@ -31,10 +41,10 @@ impl RawDisk {
         path: &Path,
         size_bytes: u64,
     ) -> Result<Self, DiskError> {
-        check_size(size_bytes)?;
+        check_size(size_bytes, SECTOR_SIZE)?;
         let file = ImageFile::create(folder, path, size_bytes).await?;
         file.publish(folder, path).await?;
-        Ok(Self::new(file))
+        Self::over(file, SECTOR_SIZE)
     }
 
     /// Opens the image at `path`. Its length must be `expected_size`, if that is given.
@@ -54,17 +64,18 @@ impl RawDisk {
         if found_bytes != expected_bytes {
             return Err(DiskError::WrongSize { found_bytes, expected_bytes });
         }
-        Self::over(file)
+        Self::over(file, SECTOR_SIZE)
     }
 
-    /// The disk that `file` holds.
-    pub fn over(file: ImageFile) -> Result<Self, DiskError> {
-        check_size(file.length())?;
-        Ok(Self::new(file))
-    }
-
-    fn new(file: ImageFile) -> Self {
-        Self { file, resizing: Mutex::new(()) }
+    /// The disk that `file` holds, with logical sectors of `sector_bytes` (512 or 4096) unless it is a device, which has its own.
+    pub fn over(file: ImageFile, sector_bytes: u32) -> Result<Self, DiskError> {
+        if !matches!(sector_bytes, 512 | 4096) {
+            return Err(DiskError::InvalidSector { bytes: sector_bytes });
+        }
+        let told = Sectors { logical: sector_bytes, physical: 4096 };
+        let sectors = file.sectors().unwrap_or(told);
+        check_size(file.length(), sectors.logical)?;
+        Ok(Self { file, sectors, resizing: Mutex::new(()) })
     }
 
     async fn make_durable(&self, durability: Durability) -> Result<(), DiskError> {
@@ -75,8 +86,8 @@ impl RawDisk {
     }
 }
 
-fn check_size(size_bytes: u64) -> Result<(), DiskError> {
-    let whole = size_bytes.is_multiple_of(u64::from(SECTOR_SIZE));
+fn check_size(size_bytes: u64, sector_bytes: u32) -> Result<(), DiskError> {
+    let whole = size_bytes.is_multiple_of(u64::from(sector_bytes));
     if whole && size_bytes > 0 && size_bytes <= MAX_DISK_SIZE {
         Ok(())
     } else {
@@ -88,8 +99,8 @@ impl Disk for RawDisk {
     fn geometry(&self) -> Geometry {
         Geometry {
             size_bytes: self.file.length(),
-            logical_sector: SECTOR_SIZE,
-            physical_sector: 4096,
+            logical_sector: self.sectors.logical,
+            physical_sector: self.sectors.physical,
             read_only: self.file.access().is_read_only(),
         }
     }
@@ -151,7 +162,9 @@ impl Disk for RawDisk {
             DiskError::check_writable(&self.geometry(), ByteRange::default())?;
             let _alone = self.resizing.lock().await;
             let from_bytes = self.file.length();
-            if size_bytes < from_bytes || check_size(size_bytes).is_err() {
+            let fixed = self.file.sectors().is_some() && size_bytes != from_bytes;
+            let valid = check_size(size_bytes, self.sectors.logical).is_ok();
+            if size_bytes < from_bytes || fixed || !valid {
                 return Err(DiskError::Resize { from_bytes, to_bytes: size_bytes });
             }
             self.file.set_length(size_bytes).await?;

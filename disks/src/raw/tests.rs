@@ -1,14 +1,15 @@
 //! Raw images over files that fail and over files of the kernel.
 
 use super::RawDisk;
-use crate::conformance;
+use crate::conformance::{self, Profile};
 use crate::disk::{Disk, DiskError, Durability, ZeroMode};
 use crate::faults::{Fault, FaultFolder, Seed, run};
 use crate::file::{Caching, FileError, FileFuture, FileIo, Folder, OpenMode};
 use crate::image::{Access, ImageFile};
+use crate::uring::tests::devices::LoopDevice;
 use crate::uring::{Directory, Engine, EngineSettings};
 use crate::{Buffer, ByteOffset, ByteRange};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,6 +67,78 @@ fn conforms_on_the_ring() {
         let made = Cell::new(0);
         let make = async |size| next_disk(&root, &made, size).await;
         conformance::writable(&mut Seed::new(1), make).await;
+    };
+    engine.cores()[0].block_on(test).expect("running");
+}
+
+#[test]
+fn conforms_with_large_sectors() {
+    let profile = Profile { logical_sector: 4096, grows: true };
+    let mut seed = Seed::new(4);
+    let mut choices = seed.fork();
+    let folder = FaultFolder::new(seed.fork());
+    let made = Cell::new(0);
+    run(&mut seed, |_| async {
+        let make = async |size| {
+            made.set(made.get() + 1);
+            let path = PathBuf::from(format!("image-{}", made.get()));
+            drop(RawDisk::create(&folder, &path, size).await.expect("created"));
+            let file = ImageFile::open(&folder, &path, Access::Write).await.expect("opened");
+            Arc::new(RawDisk::over(file, 4096).expect("whole sectors")) as Arc<dyn Disk>
+        };
+        conformance::writable_as(profile, &mut choices, make).await;
+        let path = Path::new("odd");
+        drop(RawDisk::create(&folder, path, 4096 + 512).await.expect("created"));
+        for sector in [4096, 1024] {
+            let file = ImageFile::open(&folder, path, Access::Read).await.expect("opened");
+            let refused = RawDisk::over(file, sector).map(drop);
+            match sector {
+                4096 => assert!(matches!(refused, Err(DiskError::InvalidSize { .. }))),
+                _ => assert!(matches!(refused, Err(DiskError::InvalidSector { bytes: 1024 }))),
+            }
+        }
+    });
+}
+
+/// Needs loop devices, and so the rights of root.
+#[test]
+fn devices_conform() {
+    for logical_sector in [512, 4096] {
+        let profile = Profile { logical_sector, grows: false };
+        let settings = EngineSettings { cores: 1, ring_entries: 64, blocking_threads: 2 };
+        let engine = Engine::start(settings).expect("tests run on a kernel with io_uring");
+        let test = async move || {
+            let devices = RefCell::new(Vec::new());
+            let make = async |size| {
+                let device = LoopDevice::new(size, logical_sector);
+                let (folder, name) = (device.folder(), device.name());
+                // What is said of the sectors of a device is of no account.
+                let file = ImageFile::open(&folder, &name, Access::Write).await.expect("opened");
+                let disk = RawDisk::over(file, 512).expect("whole sectors");
+                devices.borrow_mut().push(device);
+                Arc::new(disk) as Arc<dyn Disk>
+            };
+            conformance::writable_as(profile, &mut Seed::new(1), make).await;
+        };
+        engine.cores()[0].block_on(test).expect("running");
+    }
+}
+
+#[test]
+fn a_device_holds_the_bytes_of_the_disk() {
+    let device = LoopDevice::new(64 << 10, 4096);
+    let settings = EngineSettings { cores: 1, ring_entries: 64, blocking_threads: 2 };
+    let engine = Engine::start(settings).expect("tests run on a kernel with io_uring");
+    let test = async move || {
+        let (folder, name) = (device.folder(), device.name());
+        let disk = RawDisk::open(&folder, &name, Some(64 << 10), false).await.expect("opened");
+        write(&disk, 5000, filled(3000, 9)).await.expect("written");
+        disk.flush().await.expect("flushed");
+        let again = RawDisk::open(&folder, &name, None, false).await.map(drop);
+        assert!(matches!(again, Err(DiskError::File(FileError::Locked { .. }))), "{again:?}");
+        let mut expected = vec![0; 64 << 10];
+        expected[5000..8000].fill(9);
+        assert!(std::fs::read(device.backing()).expect("read") == expected);
     };
     engine.cores()[0].block_on(test).expect("running");
 }
@@ -296,7 +369,7 @@ fn conforms_where_holes_cannot_be_punched() {
             let buffered = folder.open(&path, OpenMode::ReadWrite, Caching::Buffered).await;
             let [direct, buffered] = [direct, buffered.expect("opened")].map(Plain).map(Arc::new);
             let file = ImageFile::new(path, direct, buffered, size, Access::Write);
-            Arc::new(RawDisk::new(file)) as Arc<dyn Disk>
+            Arc::new(RawDisk::over(file, 512).expect("whole sectors")) as Arc<dyn Disk>
         };
         conformance::writable(&mut choices, make).await;
     });

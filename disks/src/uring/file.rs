@@ -256,10 +256,10 @@ impl FileIo for File {
         self.locked(locks::lock_shared(&self.descriptor))
     }
 
-    fn sectors(&self) -> Sectors {
+    fn sectors(&self) -> Option<Sectors> {
         match self.kind {
-            Kind::File => Sectors::default(),
-            Kind::Device(sectors) => sectors,
+            Kind::File => None,
+            Kind::Device(sectors) => Some(sectors),
         }
     }
 }

@@ -22,7 +22,7 @@ mod transfer;
 
 use crate::block::{BLOCK_SIZE, ByteOffset, ByteRange};
 use crate::disk::{DiskError, MappedRange, ZeroMode};
-use crate::file::{Caching, FileError, FileIo, Folder, OpenMode};
+use crate::file::{Caching, FileError, FileIo, Folder, OpenMode, Sectors};
 use crate::range_locks::RangeLocks;
 use crate::uring::buffer::Buffer;
 use std::path::{Path, PathBuf};
@@ -146,6 +146,11 @@ impl ImageFile {
     /// What it was opened for.
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// The sectors of the device it is, if it is one; then its length cannot change.
+    pub fn sectors(&self) -> Option<Sectors> {
+        self.direct.sectors()
     }
 
     /// Length in bytes.

@@ -74,7 +74,7 @@ fn a_device_tells_its_length_and_sectors_and_keeps_them() {
         let device = LoopDevice::new(1 << 20, logical);
         let test = async move || {
             let file = device.open(Caching::Direct).await;
-            let Sectors { logical: told, physical } = file.sectors();
+            let Sectors { logical: told, physical } = file.sectors().expect("it is a device");
             assert!(told == logical && physical >= logical, "{told} and {physical}");
             assert_eq!(file.length().await.expect("measured"), 1 << 20);
             file.set_length(1 << 20).await.expect("nothing changes");
