@@ -4,7 +4,7 @@ use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::Folder as _;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
-use landfall_retention::ids::{Generation, Position, Sequence, StreamId};
+use landfall_retention::ids::{ContentId, Generation, Position, Sequence, StreamId};
 use landfall_retention::name::{Label, MomentName, Name};
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
@@ -427,6 +427,56 @@ fn a_failed_flush_refuses_writes_until_the_store_is_reopened() {
             let next = stream.position().number() + 1;
             assert!((2..=3).contains(&next), "what was acknowledged is there");
             put(&stream, next, 0, vec![3; 4096]).await.expect("in order");
+        })
+    });
+}
+
+#[test]
+fn a_content_is_known_for_as_long_as_the_disk_holds_just_that() {
+    let world = seeded();
+    let content = ContentId::new([9; 32]);
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let stream = open(&store, 1, 0).await.expect("nobody streams");
+            let os = &stream.disks()[0];
+            assert_eq!(os.content, None, "nobody named it");
+            let point = mark(&stream, 1).await.sequence;
+            stream.name_contents(point, &[(os.id, content)]).await.expect("noted");
+            assert_eq!(stream.disks()[0].content, Some(content));
+        })
+    });
+    // Another source, after a restart, which begins a pass and does not end it.
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let stream = open(&store, 2, 0).await.expect("nobody streams");
+            assert_eq!(stream.disks()[0].content, Some(content));
+            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            assert_eq!(stream.disks()[0].content, None, "it holds something else");
+        })
+    });
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let stream = open(&store, 2, 0).await.expect("nobody streams");
+            assert_eq!(stream.disks()[0].content, None);
+        })
+    });
+    // What lay in an image that is lost is not what it was.
+    let world = seeded();
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let stream = open(&store, 1, 0).await.expect("nobody streams");
+            let point = mark(&stream, 1).await.sequence;
+            let named = [(stream.disks()[0].id, content)];
+            stream.name_contents(point, &named).await.expect("noted");
+        })
+    });
+    run(&mut Seed::new(1), |_| async {
+        world.folder.remove(Path::new(IMAGE)).await.expect("it is there");
+    });
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let stream = open(&store, 1, 0).await.expect("nobody streams");
+            assert_eq!(stream.disks()[0].content, None);
         })
     });
 }

@@ -5,7 +5,7 @@ use crate::world::World;
 use futures_util::future::{join, join_all};
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability, ZeroMode};
-use landfall_retention::ids::{Generation, Position};
+use landfall_retention::ids::{ContentId, Generation, Position, Sequence};
 use landfall_retention::name::{MomentName, Name};
 use landfall_retention::point::PointKind;
 use landfall_retention::time::Timestamp;
@@ -145,6 +145,7 @@ impl Life<'_> {
         let stream = match self.retention.open_stream(self.request(held)).await {
             Ok(stream) if held != Generation::default() => {
                 self.model.say(format!("resumed at {:?}", stream.position()));
+                self.check_contents(&stream).await?;
                 return self.resend(stream).await;
             }
             Err(StreamError::OldGeneration { .. }) => {
@@ -157,6 +158,7 @@ impl Life<'_> {
         self.model.unacknowledged.clear();
         self.model.maybe_point = self.model.pending_mark.take().or(self.model.maybe_point.take());
         self.model.say(format!("compares in {:?}", stream.generation()));
+        self.check_contents(&stream).await?;
         self.compare(stream).await
     }
 
@@ -180,6 +182,36 @@ impl Life<'_> {
             stream = self.mark_at(stream, at, snapshot, PointKind::Crash).await?;
         }
         Ok(stream)
+    }
+
+    /// A disk that is said to hold what the source once named holds just that.
+    async fn check_contents(&mut self, stream: &Stream) -> Alive<()> {
+        for disk in stream.disks() {
+            let Some(content) = disk.content else { continue };
+            let whole = ByteRange::up_to(disk.size_bytes);
+            let hashes = self.alive(stream.hashes(disk.id, whole).await, "hashes")?;
+            assert_eq!(content_of(hashes), content, "{:?} holds something else", disk.id);
+            self.model.say(format!("{:?} holds what it is known by", disk.id));
+        }
+        Ok(())
+    }
+
+    /// Names what the disks hold at a point.
+    async fn name_contents(&mut self, stream: &Stream, point: Sequence) -> Alive<()> {
+        let hash = |block: &[u8]| match block.iter().all(|byte| *byte == 0) {
+            true => BlockHash::Zero,
+            false => BlockHash::Known(*blake3::hash(block).as_bytes()),
+        };
+        let block = usize::try_from(HASH_BLOCK_BYTES).expect("64 KiB");
+        let snapshot = &self.model.points[&point.number()];
+        let contents: Vec<_> = stream
+            .disks()
+            .iter()
+            .map(|disk| disk.id)
+            .zip(snapshot.iter().map(|content| content_of(content.chunks(block).map(hash))))
+            .collect();
+        let named = stream.name_contents(point, &contents).await;
+        self.alive(named, "name contents")
     }
 
     /// Sends what differs, by the target's hashes.
@@ -309,6 +341,9 @@ impl Life<'_> {
         self.model.seeded = true;
         self.model.points.insert(point.sequence.number(), snapshot);
         self.model.say(format!("{kind} point {:?} at {}", point.sequence, point.commit_time));
+        if kind.is_consistent() && self.choices.chance(1, 2) {
+            self.name_contents(&stream, point.sequence).await?;
+        }
         Ok(stream)
     }
 
@@ -542,4 +577,17 @@ fn disk_name(index: usize) -> Name {
 
 fn moment(text: &str) -> MomentName {
     MomentName::parse(text).expect("a moment")
+}
+
+/// What the simulated source calls a content.
+fn content_of(blocks: impl IntoIterator<Item = BlockHash>) -> ContentId {
+    let mut hasher = blake3::Hasher::new();
+    for block in blocks {
+        match block {
+            BlockHash::Known(hash) => hasher.update(&hash),
+            BlockHash::Zero => hasher.update(&[0; 32]),
+            BlockHash::Unknown => panic!("nothing was lost"),
+        };
+    }
+    ContentId::new(*hasher.finalize().as_bytes())
 }
