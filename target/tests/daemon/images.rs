@@ -137,6 +137,31 @@ fn an_image_with_children_is_not_adopted_and_neither_is_a_child() {
 }
 
 #[test]
+fn deltas_their_bases_and_streams_of_vmware_are_not_adopted() {
+    let target = Target::start();
+    let path = |name: &str| target.path(name).to_str().unwrap().to_owned();
+    fs::write(target.path("noise.raw"), noise(1, MIB)).unwrap();
+    let stream = ["-O", "vmdk", "-o", "subformat=streamOptimized"];
+    qemu_img(&[&["convert"], &stream[..], &[&path("noise.raw"), &path("stream.vmdk")]].concat());
+    fs::create_dir(target.path("chain")).unwrap();
+    qemu_img(&["create", "-f", "vmdk", &path("chain/base.vmdk"), "8M"]);
+    let parent = ["-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk"];
+    qemu_img(&[&["create"], &parent[..], &[&path("chain/base-000001.vmdk")]].concat());
+    for (name, said) in [
+        ("stream.vmdk", "streamOptimized"),
+        ("chain/base-000001.vmdk", "holds only what differs from its parent"),
+        ("chain/base.vmdk", "base-000001.vmdk stands on it"),
+    ] {
+        let before = fs::read(target.path(name)).unwrap();
+        let disk = format!("name=os,path={name}");
+        let refused = target.refused(&["machine", "add", "web", "--disk", &disk]);
+        assert!(refused.contains(said), "{name}: {refused}");
+        assert!(fs::read(target.path(name)).unwrap() == before, "{name} was changed");
+    }
+    assert!(target.run(&["machine", "list"]).contains("no machines yet"));
+}
+
+#[test]
 fn a_damaged_image_is_set_aside_until_it_is_repaired() {
     let mut target = Target::start();
     let content = sparse(1);
