@@ -10,10 +10,11 @@
 //!   grains that share bytes or lie outside      none
 //! ```
 
-use super::format::descriptor::{ContentId, Descriptor, ExtentKind};
+use super::extents;
+use super::format::descriptor::{Descriptor, ExtentKind};
 use super::format::tables::Metadata;
 use super::format::{SECTOR_BYTES, malformed};
-use super::open::{self, Look};
+use super::open::Look;
 use super::sparse::{Copy, Outline, SparseTable, copy_tables, read_table, structures};
 use crate::block::ByteOffset;
 use crate::image::{
@@ -60,7 +61,7 @@ pub async fn check(
         }
     }
     drop(file);
-    check_parent_and_deltas(opener, location, &look.descriptor, &mut report).await?;
+    check_as_a_whole(opener, location, &look.descriptor, &mut report).await?;
     Ok(report)
 }
 
@@ -68,8 +69,8 @@ fn add(report: &mut Report, file: &ImageFile, problem: Malformed, repair: Repair
     report.add(Finding { file: file.path().to_owned(), problem, repair });
 }
 
-/// The parent has the content that the child was made of, and deltas of ESX can be read through.
-async fn check_parent_and_deltas(
+/// All files are there, the parent has the content that the child was made of, and deltas of ESX can be read through.
+async fn check_as_a_whole(
     opener: &mut Opener<'_>,
     location: &Location,
     descriptor: &Descriptor,
@@ -78,9 +79,6 @@ async fn check_parent_and_deltas(
     let deltas = descriptor
         .extents()
         .any(|line| matches!(line.kind, ExtentKind::VmfsSparse | ExtentKind::SeSparse));
-    if descriptor.parent_cid() == ContentId::NONE && !deltas {
-        return Ok(());
-    }
     let opened = opener.open(location, Some(crate::image::Format::Vmdk), Access::Read).await;
     let image = match opened {
         Ok(image) => image,
@@ -91,7 +89,9 @@ async fn check_parent_and_deltas(
             report.add(Finding { file: path, problem, repair: Repair::Impossible });
             return Ok(());
         }
-        Err(ImageError::Missing { path, reference, .. }) => {
+        Err(ImageError::Missing { path, reference, .. })
+            if descriptor.parent_hint() == Some(reference.as_str()) =>
+        {
             let expected = "the name of a file that is there";
             let problem =
                 malformed("VMDK descriptor", 0, "parentFileNameHint", reference, expected);
@@ -167,7 +167,16 @@ async fn check_sparse(
     repair: bool,
     report: &mut Report,
 ) -> Result<(), ImageError> {
-    let outline = Outline::read(file, true).await?;
+    let outline = match Outline::read(file, true).await {
+        Ok(outline) => outline,
+        Err(ImageError::Malformed { problem, .. }) => {
+            // Broken in the redundant directory alone, it can still be read.
+            let outline = Outline::read(file, false).await?;
+            add(report, file, problem, Repair::Impossible);
+            outline
+        }
+        Err(error) => return Err(error),
+    };
     if outline.header.capacity < sectors {
         let found = outline.header.capacity;
         let expected = format!("{sectors} sectors, as in the descriptor");
@@ -293,7 +302,7 @@ async fn check_grains(
             continue;
         }
         let problem =
-            malformed("VMDK grain table", 0, "grains", open::describe(conflict), "grains apart");
+            malformed("VMDK grain table", 0, "grains", extents::describe(conflict), "grains apart");
         add(report, file, problem, Repair::Impossible);
     }
     Ok(())

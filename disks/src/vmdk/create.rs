@@ -195,6 +195,13 @@ fn plan(recipe: &Recipe, stem: &str, own: &str) -> Result<Vec<ExtentLine>, Strin
     if recipe.parent.is_some() && !sparse {
         return Err("only sparse kinds can have a parent".to_owned());
     }
+    if recipe.parent.as_ref().is_some_and(|parent| {
+        parent.hint.contains(['"', '\n', '\r', '\0'])
+            || parent.cid.len() != 8
+            || !parent.cid.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }) {
+        return Err("its parent needs a name without quotes, and a CID of 8 digits".to_owned());
+    }
     match &recipe.kind {
         CreateType::MonolithicSparse if sectors > MAX_SPARSE_SECTORS => Err(FULL.to_owned()),
         CreateType::MonolithicSparse => Ok(vec![line(ExtentKind::Sparse, sectors, own.to_owned())]),
@@ -336,5 +343,10 @@ mod tests {
         let mut child = Recipe::new(CreateType::Vmfs, 512);
         child.parent = Some(ParentLink { hint: String::new(), cid: String::new() });
         assert!(plan(&child, "os", "os.vmdk").expect_err("flat").contains("sparse"));
+        child.kind = CreateType::MonolithicSparse;
+        for (hint, cid) in [("a\"b", "12345678"), ("a", "1234567"), ("a", "1234567\n")] {
+            child.parent = Some(ParentLink { hint: hint.to_owned(), cid: cid.to_owned() });
+            assert!(plan(&child, "os", "os.vmdk").expect_err(hint).contains("quotes"));
+        }
     }
 }

@@ -12,10 +12,10 @@
 
 use super::create::SPLIT_SECTORS;
 use super::description::Description;
+use super::extents;
 use super::flat::{FlatExtent, PHYSICAL_SECTOR, ZeroExtent};
 use super::format::descriptor::{CreateType, ExtentKind, ExtentLine, MAX_EXTENTS};
 use super::format::{MAX_SPARSE_SECTORS, SECTOR_BYTES};
-use super::open;
 use super::sparse::FULL;
 use crate::block::{ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE};
 use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
@@ -210,10 +210,14 @@ impl VmdkDisk {
             return Ok(());
         }
         let mut parts = self.parts().0.clone();
-        let mut description = self.description.lock().await;
+        let (kind, extents) = {
+            let description = self.description.lock().await;
+            (description.descriptor.create_type().clone(), description.descriptor.extents().count())
+        };
         let last = parts.last_mut().expect("there is one");
-        let kind = description.descriptor.create_type();
-        let plan = GrowthPlan::new(kind, last, to_bytes, description.descriptor.extents().count())?;
+        let plan = GrowthPlan::new(&kind, last, to_bytes, extents)?;
+        self.begin().await?;
+        let mut description = self.description.lock().await;
         // New files first, then the extent that grows, then the descriptor that tells of both.
         let mut added: Vec<Part> = Vec::new();
         let mut file = last.line.file.clone();
@@ -221,7 +225,7 @@ impl VmdkDisk {
         let mut end = start.bytes() + plan.last_sectors * SECTOR_BYTES;
         for sectors in plan.added {
             let line = ExtentLine { sectors, start: 0, file: file.clone(), ..last.line.clone() };
-            let made = open::next_extent(&description.location, line, end, self.parent.as_ref());
+            let made = extents::next_extent(&description.location, line, end, self.parent.as_ref());
             let part = made.await.map_err(disk_error)?;
             end = part.range.end().bytes();
             file.clone_from(&part.line.file);
@@ -376,7 +380,6 @@ impl Disk for VmdkDisk {
         Box::pin(async move {
             DiskError::check_writable(&self.geometry(), ByteRange::default())?;
             let _alone = self.resizing.write().await;
-            self.begin().await?;
             self.grow(size_bytes).await
         })
     }

@@ -49,7 +49,7 @@ impl Disk for FlatExtent {
             size_bytes: self.size_bytes.load(Ordering::Acquire),
             logical_sector: 512,
             physical_sector: PHYSICAL_SECTOR,
-            read_only: self.file.access() == Access::Read,
+            read_only: self.file.access().is_read_only(),
         }
     }
 

@@ -25,6 +25,7 @@ mod deltas;
 mod description;
 mod disk;
 mod export;
+mod extents;
 mod flat;
 pub mod format;
 mod identity;

@@ -137,6 +137,8 @@ pub fn check_apart(header: &SparseHeader, tables: &[u32], start: u64) -> Result<
 pub struct Metadata {
     /// Sorted, and no two touch.
     stretches: Vec<Stretch>,
+    /// Whether some of the parts share sectors.
+    overlap: bool,
 }
 
 impl Metadata {
@@ -156,16 +158,23 @@ impl Metadata {
         stretches.extend(tables.map(|sector| Stretch { start: (*sector).into(), count }));
         stretches.sort_unstable_by_key(|stretch| stretch.start);
         let mut merged: Vec<Stretch> = Vec::new();
+        let mut overlap = false;
         for stretch in stretches {
             match merged.last_mut() {
                 Some(last) if stretch.start <= last.start + last.count => {
+                    overlap |= stretch.start < last.start + last.count;
                     let end = (last.start + last.count).max(stretch.start + stretch.count);
                     last.count = end - last.start;
                 }
                 _ => merged.push(stretch),
             }
         }
-        Self { stretches: merged }
+        Self { stretches: merged, overlap }
+    }
+
+    /// Whether header, descriptor, directories and tables have no sector in common.
+    pub fn is_apart(&self) -> bool {
+        !self.overlap
     }
 
     /// Whether some of the `count` sectors from `start` on are metadata.
@@ -268,6 +277,10 @@ mod tests {
         let header = new_header(20_480, true);
         let metadata = Metadata::of(&header, 26, [22, 27].iter());
         assert_eq!(metadata.stretches(), [Stretch { start: 0, count: 31 }]);
+        assert!(metadata.is_apart());
+        for tables in [[22, 23], [0, 25], [2, 27]] {
+            assert!(!Metadata::of(&header, 26, tables.iter()).is_apart(), "{tables:?}");
+        }
         let bounds = Bounds { header: &header, metadata: &metadata, file_sectors: 1000 };
         for (entry, found) in
             [(0, Grain::Absent), (1, Grain::Zero), (31, Grain::At(31)), (872, Grain::At(872))]
