@@ -14,8 +14,8 @@
 //! - In step 2, the log holds entry n, and replaying it completes what is half done.
 //! - In step 3, all is in place; whether the log is replayed again makes no difference, as nothing changes these sectors but
 //!   the next commit, whose step 1 is durable before.
-//! - When a region moves and its old place is given to blocks, old entries could harm it: then the log gets a new GUID, and
-//!   they are void.
+//! - Every entry is its own tail, so none but the newest whole one is ever replayed. When the BAT moves, the newest is the one
+//!   that moved it, and no other that names the old place can come back once blocks lie there.
 
 use super::Guids;
 use super::container::write_header;
@@ -68,7 +68,8 @@ impl Journal {
     pub(super) async fn begin(&mut self) -> Result<(), DiskError> {
         // The length may not be durable: it is what a killed process left.
         self.flush().await?;
-        let next = self.renew().await?;
+        self.log_guid = (self.guids)();
+        let next = self.append(&[]).await?;
         let header = Header {
             file_write_guid: (self.guids)(),
             data_write_guid: (self.guids)(),
@@ -76,23 +77,6 @@ impl Journal {
             ..self.current.header
         };
         self.write_header(header).await?;
-        self.flush().await?;
-        self.place = next;
-        Ok(())
-    }
-
-    /// Gives the log a new GUID, so that all entries so far are void, and a first entry, durable with the next flush. The log
-    /// must be empty. Answers where the entry ends.
-    async fn renew(&mut self) -> Result<u32, DiskError> {
-        self.log_guid = (self.guids)();
-        self.append(&[]).await
-    }
-
-    /// As [`Journal::begin`] does it, when space that old entries name is about to be used for something else.
-    pub(super) async fn forget_entries(&mut self) -> Result<(), DiskError> {
-        // The empty log must be durable before its old entries lose their fallback.
-        self.flush().await?;
-        let next = self.renew().await?;
         self.flush().await?;
         self.place = next;
         Ok(())

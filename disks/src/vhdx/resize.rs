@@ -61,16 +61,14 @@ pub(super) struct Resizing {
 
 impl Resizing {
     /// The entry is durable and in place.
-    async fn done(mut self, table: &VhdxTable, journal: &mut Journal) -> Result<(), DiskError> {
+    fn done(mut self, table: &VhdxTable, journal: &Journal) {
         let old = table.facts().regions.bat();
         let moved = old != self.regions.bat();
         self.claims.extents.clear();
         table.set_facts(self.layout, self.regions.clone(), journal);
         if moved {
-            journal.forget_entries().await?;
             table.space().give_back(Extent { offset: old.offset, length: old.length.into() });
         }
-        Ok(())
     }
 }
 
@@ -78,10 +76,12 @@ impl Resizing {
 pub(super) async fn settle(table: &VhdxTable, writer: &mut Writer) -> Result<(), DiskError> {
     let happened = writer.journal.is_unfinished();
     writer.journal.finish().await?;
-    match writer.resizing.take() {
-        Some(resizing) if happened => resizing.done(table, &mut writer.journal).await,
-        _ => Ok(()),
+    if let Some(resizing) = writer.resizing.take()
+        && happened
+    {
+        resizing.done(table, &writer.journal);
     }
+    Ok(())
 }
 
 /// Makes the disk `disk_bytes` large, durably.
@@ -110,7 +110,8 @@ pub(super) async fn resize(table: &VhdxTable, disk_bytes: u64) -> Result<(), Dis
     writer.resizing = Some(Resizing { layout, regions, claims });
     writer.journal.commit(changes).await?;
     let resizing = writer.resizing.take().expect("it was put there");
-    resizing.done(table, &mut writer.journal).await
+    resizing.done(table, &writer.journal);
+    Ok(())
 }
 
 /// Zeroes entries between the old end of the table and the new one, if others left something there.
