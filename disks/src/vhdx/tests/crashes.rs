@@ -4,10 +4,12 @@
 use super::{Sort, at, filled, guids, make, open, range, read_all};
 use crate::disk::{Disk, Durability, ZeroMode};
 use crate::faults::{FaultFolder, Seed, run};
-use crate::image::Access;
+use crate::file::{Caching, Folder, OpenMode};
+use crate::image::{Access, Location};
 use crate::vhdx::check_with;
 use crate::{Buffer, ByteOffset};
 use std::cell::RefCell;
+use std::path::Path;
 use vhdx_parse::{CurrentHeader, HEADER_BYTES, Header, HeaderSlot, LogEntry};
 
 const SIZE: u64 = (3 << 20) + 4096;
@@ -184,4 +186,50 @@ pub(super) fn put_back_into_the_log(file: &mut [u8]) -> bool {
     let start = header_at(next.slot);
     file[start..start + HEADER_BYTES].copy_from_slice(&next.header.encode());
     !newest.changes.is_empty()
+}
+
+/// An image whose last commit is in its log only, laid into a folder that can lose power.
+async fn lay_unreplayed(folder: &FaultFolder) -> Location {
+    let location = make(folder, PATH, (Sort::Child, 512), SIZE).await;
+    let image = open(&location, Access::Write).await.expect("opened");
+    for at in [4096, 2 << 20] {
+        let data = filled(4096, 5);
+        image.disk.write(ByteOffset::new(at), data, Durability::Cached).await.expect("written");
+    }
+    image.disk.flush().await.expect("flushed");
+    drop(image);
+    let mode = OpenMode::ReadWrite;
+    let file = folder.open(Path::new(PATH), mode, Caching::Buffered).await.expect("there");
+    let length = usize::try_from(file.length().await.expect("measured")).expect("small");
+    let mut bytes = file.read_at(0, Buffer::zeroed(length)).await.expect("read");
+    assert!(put_back_into_the_log(&mut bytes), "the last commit is in the log");
+    file.write_at(0, bytes).await.expect("written");
+    file.flush().await.expect("flushed");
+    location
+}
+
+#[test]
+fn a_replay_that_is_interrupted_is_made_again() {
+    for number in 0..12 {
+        for flush in 1..4 {
+            let mut seed = Seed::new(number);
+            let folder = FaultFolder::new(seed.fork());
+            run(&mut seed, |_| async {
+                let location = lay_unreplayed(&folder).await;
+                folder.crash_after_flushes(flush);
+                let opened = open(&location, Access::Write).await;
+                assert!(opened.is_err(), "it takes three flushes and more");
+            });
+            let next = folder.crash(&mut seed);
+            run(&mut seed, |_| async {
+                let location = at(&next, PATH);
+                for access in [Access::Read, Access::Write, Access::Read] {
+                    let image = open(&location, access).await.expect("opened");
+                    let found = read_all(&*image.disk).await;
+                    let fives = found.iter().filter(|byte| **byte == 5).count();
+                    assert_eq!(fives, 8192, "seed {number}, flush {flush}, {access:?}");
+                }
+            });
+        }
+    }
 }
