@@ -47,24 +47,44 @@ impl Drop for Taken {
 impl MappedDisk {
     /// Finds the home of a block, or gives it one of zeroes where its content is zeroes.
     pub(super) async fn home(&self, page: &Arc<Page>, block: u64) -> Result<Home, DiskError> {
+        if let Some(home) = self.present_home(page, block) {
+            return Ok(home);
+        }
+        // One at a time: many writes into one new block would each take the space of a block, and the file would grow by that.
+        let _alone = self.locks.lock_exclusive(self.block_range(block)).await;
+        self.home_locked(page, block).await
+    }
+
+    /// The same for a caller that holds the lock of the block.
+    pub(super) async fn home_locked(
+        &self,
+        page: &Arc<Page>,
+        block: u64,
+    ) -> Result<Home, DiskError> {
         let (number, index) = self.entry_of(block);
         loop {
-            let place = page.get(index);
-            match place {
-                Place::At(offset) => return Ok(Home::At(offset)),
-                Place::Absent if self.parent.is_some() => return Ok(Home::Merge),
-                Place::Partial(_) | Place::Packed(_) => return Ok(Home::Merge),
-                Place::Absent | Place::Zero => {
-                    let taken = self.take_zeroed().await?;
-                    let offset = taken.data();
-                    if page.replace(index, place, Place::At(offset)) {
-                        taken.published();
-                        self.pages.changed(number, page);
-                        return Ok(Home::At(offset));
-                    }
-                    // Somebody else was faster; the space goes back.
-                }
+            if let Some(home) = self.present_home(page, block) {
+                return Ok(home);
             }
+            let place = page.get(index);
+            let taken = self.take_zeroed().await?;
+            let offset = taken.data();
+            if page.replace(index, place, Place::At(offset)) {
+                taken.published();
+                self.pages.changed(number, page);
+                return Ok(Home::At(offset));
+            }
+            // It was discarded meanwhile, which needs no lock without a parent; the space goes back.
+        }
+    }
+
+    /// The home of a block unless it is one of zeroes that has none.
+    fn present_home(&self, page: &Page, block: u64) -> Option<Home> {
+        match page.get(self.entry_of(block).1) {
+            Place::At(offset) => Some(Home::At(offset)),
+            Place::Absent if self.parent.is_some() => Some(Home::Merge),
+            Place::Partial(_) | Place::Packed(_) => Some(Home::Merge),
+            Place::Absent | Place::Zero => None,
         }
     }
 

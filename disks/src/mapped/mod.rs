@@ -19,8 +19,8 @@
 //! - Space that was given up is used for something else only after the table without it is durable, and every request begun
 //!   before that has ended ([`generations`]).
 //! - Space that may hold old bytes is zeroed, or wholly overwritten, before an entry points at it.
-//! - A block gets its home by one compare-and-swap of its entry; where its content has to be merged with a parent's, an
-//!   exclusive lock on the block is held from before the merge until the entry is there.
+//! - A block gets its home by one compare-and-swap of its entry, under an exclusive lock on the block, which is held from
+//!   before its content is merged with a parent's, if it has to be. Blocks that have their homes are written without it.
 //! - One page of the table is in memory at most once, and stays while anybody holds it or it is not committed.
 
 mod commit;

@@ -79,7 +79,7 @@ impl MappedDisk {
         let (number, index) = self.entry_of(block);
         let page = self.page(number).await?;
         // Somebody may have been here before.
-        if let Home::At(offset) = self.home(&page, block).await? {
+        if let Home::At(offset) = self.home_locked(&page, block).await? {
             return self.file.write(self.in_file(offset, range).start(), data).await;
         }
         let place = page.get(index);

@@ -192,6 +192,19 @@ fn space_that_is_used_again_shows_nothing_of_its_past() {
 }
 
 #[test]
+fn many_writes_into_one_new_block_take_the_space_of_one() {
+    in_memory(12, async |folder| {
+        let disk = toy::create(folder, Path::new("image"), KINDS[1], 4 << 20, None).await;
+        let before = disk.space.end();
+        let writes = (0..32).map(|number| write(&disk, number * 8192, filled(8192, 1)));
+        for written in futures_util::future::join_all(writes).await {
+            written.expect("written");
+        }
+        assert_eq!(disk.space.end(), before + (1 << 20));
+    });
+}
+
+#[test]
 fn freed_space_waits_for_the_flush() {
     in_memory(8, async |folder| {
         let disk = toy::create(folder, Path::new("image"), KINDS[0], 1 << 20, None).await;
