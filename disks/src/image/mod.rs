@@ -5,6 +5,7 @@
 //!   probe        tells the format by the content
 //!   Gate         which other files an image may open by naming them
 //!   copy         all of one disk into another
+//!   create       a new image, empty or with the content of a disk; check, of any format
 //!   ImageFile    one file, by the byte: aligned parts straight to the device, the rest by way of whole blocks
 //!   Report       what a check found
 //!   ImageError   what is wrong with an image, and where
@@ -18,7 +19,9 @@
 //!   create(&Location, &Recipe)                      -> Result<(), ImageError>           durable; then open it
 //! ```
 
+mod check;
 mod copy;
+mod create;
 mod error;
 mod file;
 mod format;
@@ -26,7 +29,9 @@ mod gate;
 mod open;
 mod report;
 
+pub use check::check;
 pub use copy::{Copied, copy};
+pub use create::{Parent, Wishes, create, create_from};
 pub use error::{ImageError, Malformed};
 pub use file::{Access, ImageFile};
 pub use format::{Format, UnknownFormat, probe, probe_bytes};
