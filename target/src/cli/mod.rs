@@ -6,9 +6,11 @@
 mod branch;
 mod completions;
 mod export;
+mod image;
 mod machine;
 mod pki;
 mod point;
+mod progress;
 mod replicate;
 mod replicate_verb;
 mod restore;
@@ -83,6 +85,8 @@ enum Verb {
     #[command(subcommand)]
     Export(export::ExportVerb),
     #[command(subcommand)]
+    Image(image::ImageVerb),
+    #[command(subcommand)]
     Pki(pki::PkiVerb),
     Completions(completions::Completions),
 }
@@ -102,6 +106,7 @@ impl Cli {
             Verb::Restore(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),
             Verb::Export(verb) => verb.run(place),
+            Verb::Image(verb) => verb.run(),
             Verb::Pki(verb) => verb.run(place),
             Verb::Completions(verb) => verb.run(),
         }
@@ -166,7 +171,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         }
     }
     eprintln!("landfall: {text}");
-    let interrupted = error.is::<replicate::Interrupted>() || error.is::<restore::Interrupted>();
+    let interrupted = error.is::<replicate::Interrupted>()
+        || error.is::<restore::Interrupted>()
+        || error.is::<image::Interrupted>();
     if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
 }
 
@@ -213,6 +220,11 @@ mod tests {
             "export list --json",
             "export remove 3",
             "status --json",
+            "image info x.vmdk --json",
+            "image check x.vhdx --repair",
+            "image create x.vhdx --size 1TiB --block-size 1MiB --sector 4096",
+            "image convert x.vmdk y.img --format vhdx --kind fixed",
+            "image map x.avhdx --own --json",
             "pki init",
             "pki issue host",
             "completions bash",

@@ -5,7 +5,7 @@
 //! ```
 
 use super::output::Output;
-use super::progress::Progress;
+use crate::cli::progress::Progress;
 use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

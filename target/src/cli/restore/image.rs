@@ -8,8 +8,8 @@
 
 use super::link::{Link, Server};
 use super::partial::Partial;
-use super::progress::Progress;
 use super::remote::RemoteDisk;
+use crate::cli::progress::Progress;
 use crate::http::messages::MomentDisk;
 use crate::images::create::{Kind, create, vmdk_recipe};
 use crate::images::open_free;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const SUFFIX: &str = ".partial";
 
 /// The folder. Held by one restore at a time.
-pub(super) struct Partial {
+pub(in crate::cli) struct Partial {
     path: PathBuf,
     folder: PathBuf,
     _locked: File,
@@ -25,7 +25,7 @@ pub(super) struct Partial {
 
 impl Partial {
     /// Makes the folder for what is to become `path`. What an earlier attempt left in it is removed.
-    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn create(path: &Path) -> anyhow::Result<Self> {
         ensure!(path.file_name().is_some(), "{} names no file", path.display());
         let mut folder = path.as_os_str().to_owned();
         folder.push(SUFFIX);
@@ -42,7 +42,7 @@ impl Partial {
         let locked = File::open(&folder).with_context(named)?;
         match rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => bail!("{} is being written by another restore", named()),
+            Err(Errno::WOULDBLOCK) => bail!("{} is being written by another command", named()),
             Err(errno) => return Err(errno).with_context(named),
         }
         let partial = Self { path: path.to_owned(), folder: folder.clone(), _locked: locked };
@@ -53,7 +53,7 @@ impl Partial {
     }
 
     /// The file that is to get the name that was asked for.
-    pub(super) fn main(&self) -> PathBuf {
+    pub(in crate::cli) fn main(&self) -> PathBuf {
         self.folder.join(self.name())
     }
 
@@ -73,7 +73,7 @@ impl Partial {
     }
 
     /// Bytes the files take.
-    pub(super) fn allocated_bytes(&self) -> anyhow::Result<u64> {
+    pub(in crate::cli) fn allocated_bytes(&self) -> anyhow::Result<u64> {
         let mut bytes = 0;
         for file in self.files()? {
             bytes +=
@@ -94,13 +94,13 @@ impl Partial {
     }
 
     /// That all files may have their places.
-    pub(super) fn check(&self, force: bool) -> anyhow::Result<()> {
+    pub(in crate::cli) fn check(&self, force: bool) -> anyhow::Result<()> {
         self.files()?.iter().try_for_each(|file| check(&self.place(file), force))
     }
 
     /// Gives the files, which are complete and durable, their places. What fails on the way stays where it is: it may be the
     /// only copy.
-    pub(super) fn finish(self, force: bool) -> anyhow::Result<()> {
+    pub(in crate::cli) fn finish(self, force: bool) -> anyhow::Result<()> {
         let complete = || format!("the image is complete in {}", self.folder.display());
         self.place_all(force).with_context(complete)
     }
@@ -123,7 +123,7 @@ impl Partial {
     }
 
     /// Removes what there is.
-    pub(super) fn discard(self) {
+    pub(in crate::cli) fn discard(self) {
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             tracing::warn!(%error, "cannot remove {}", self.folder.display());
         }
@@ -146,7 +146,7 @@ mod tests {
         };
         let first = begin("first");
         let second = Partial::create(&path).err().expect("locked").to_string();
-        assert!(second.contains("another restore"), "{second}");
+        assert!(second.contains("another command"), "{second}");
         first.finish(false).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!((read("web.vmdk"), read("web-flat.vmdk")), ("first".into(), "first".into()));

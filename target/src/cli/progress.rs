@@ -1,4 +1,4 @@
-//! How far a restore is: a bar on a terminal, a line now and then otherwise.
+//! How far a copy is: a bar on a terminal, a line now and then otherwise.
 
 use crate::units::ByteSize;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How often a line is printed.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Progress of one disk.
+/// Progress of one disk or image.
 pub(super) struct Progress {
     disk: String,
     total: u64,
