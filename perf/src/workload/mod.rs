@@ -5,11 +5,15 @@
 //!   unchanged  a pass in which nothing changed           beside  reading and hashing the file
 //!   open       connect ─▶ first block of a named point   beside  the same of a raw file in qemu-nbd
 //!   nbd        4 KiB at random, 32 at a time             beside  the same of a raw file in qemu-nbd
+//!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
+//!   convert    every pair of them                        beside  qemu-img convert
 //! ```
 //!
 //! They run in this order: `open` and `nbd` want a machine with some thousand batches of history.
 
+mod convert;
 mod copy;
+mod images;
 mod nbd;
 mod open;
 mod unchanged;
@@ -37,10 +41,15 @@ pub(crate) enum Workload {
     Open,
     /// Random reads of a point, random writes of a branch
     Nbd,
+    /// Raw, VHDX and VMDK images as disks
+    Images,
+    /// Conversions between them
+    Convert,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 4] = [Self::Copy, Self::Unchanged, Self::Open, Self::Nbd];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Copy, Self::Unchanged, Self::Open, Self::Nbd, Self::Images, Self::Convert];
 }
 
 /// What to measure with.
@@ -97,6 +106,12 @@ pub(crate) fn run(
     }
     if has(Workload::Nbd) {
         figures.extend(nbd::measure(&stage).context("nbd")?);
+    }
+    if has(Workload::Images) {
+        figures.extend(images::measure(&stage).context("images")?);
+    }
+    if has(Workload::Convert) {
+        figures.extend(convert::measure(&stage).context("convert")?);
     }
     host.load_after = host::load();
     Ok(Report::new(host, figures))
