@@ -19,11 +19,11 @@ ALL := --release --workspace --locked
 PACKAGES := landfall landfall-disks landfall-retention landfall-protocols landfall-perf landfall-tests
 
 # Test programs long enough to be gates of their own, so that the closing table shows their cost.
-SUITES := $(filter simulation crash interop faults,$(patsubst tests/tests/%.rs,%,\
+SUITES := $(filter simulation crash interop images faults,$(patsubst tests/tests/%.rs,%,\
             $(patsubst %/main.rs,%.rs,$(wildcard tests/tests/*.rs tests/tests/*/main.rs))))
 # What `make test` runs, in this order; the first to fail ends it. Each is a target of this file.
 GATES := packages format clippy docs build unit doctest deny \
-           $(filter simulation crash,$(SUITES)) fuzz-smoke $(filter interop faults,$(SUITES)) demo
+           $(filter simulation crash,$(SUITES)) fuzz-smoke $(filter interop images faults,$(SUITES)) demo
 NOT_A_SUITE := not (none() $(foreach suite,$(SUITES),+ binary(=$(suite))))
 
 # How many seeds the randomised suites try; SEED=n makes them try that one alone.
@@ -52,7 +52,7 @@ clean: ## remove what was built from this workspace, but not RocksDB
 	rm -rf tests/fuzz/build
 
 ##@ Gates, one at a time
-.PHONY: packages format clippy docs deny unit doctest simulation crash interop faults fuzz-smoke
+.PHONY: packages format clippy docs deny unit doctest simulation crash interop images faults fuzz-smoke
 packages: ## Debian packages and cargo tools, installed if missing
 	scripts/install-packages
 	scripts/install-tools
@@ -69,7 +69,7 @@ unit: ## tests of every package but for the long suites; TEST=expression picks s
 	cargo nextest run $(ALL) -E '$(or $(TEST),$(NOT_A_SUITE))'
 doctest: ## examples in the documentation
 	cargo test $(ALL) --doc
-simulation crash interop faults: ## a long suite; SEED=n repeats one seed of a randomised one
+simulation crash interop images faults: ## a long suite; SEED=n repeats one seed of a randomised one
 	cargo nextest run $(ALL) -E 'binary(=$@)'
 fuzz-smoke: ## every fuzz target for a few seconds
 	scripts/fuzz smoke
