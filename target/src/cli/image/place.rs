@@ -23,7 +23,8 @@ pub(super) struct How {
     /// What the file is taken for: raw, vmdk, vhdx or vhd [default: what it seems to be]
     ///
     /// A guest can write the signature of another format into a raw image: say raw for one whose guest you do not trust.
-    #[arg(long = "source-format", value_name = "FORMAT")]
+    // An id of its own: that of `--format` is the name of its field, and clap would take one for the other.
+    #[arg(id = "source_format", long = "source-format", value_name = "FORMAT")]
     format: Option<Format>,
     /// Folder in which extents and parents may be, besides that of the image; may be given again
     #[arg(long = "allow", value_name = "DIR")]
