@@ -136,7 +136,7 @@ impl MappedDisk {
     /// Notes the first change of this opening, as the format wants it.
     pub(super) async fn begin(&self) -> Result<(), DiskError> {
         if !self.begun.initialized() {
-            self.begun.get_or_try_init(|| self.table.begin_changes()).await?;
+            Box::pin(self.begun.get_or_try_init(|| self.table.begin_changes())).await?;
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl MappedDisk {
     async fn make_durable(&self, durability: Durability) -> Result<(), DiskError> {
         match durability {
             Durability::Cached => Ok(()),
-            Durability::Durable => self.commit().await,
+            Durability::Durable => Box::pin(self.commit()).await,
         }
     }
 }

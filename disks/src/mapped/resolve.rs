@@ -205,6 +205,11 @@ impl MappedDisk {
         {
             return self.file.read(self.in_file(offset, range)).await;
         }
+        // Apart, so that the usual case does not carry its state about.
+        Box::pin(self.read_pieces(range)).await
+    }
+
+    async fn read_pieces(&self, range: ByteRange) -> Result<Buffer, DiskError> {
         let pieces = self.resolve(range, usize::MAX).await?;
         if let [Piece { source: Source::File(offset), .. }] = pieces[..] {
             return self.file.read(file_range(offset, range.length())).await;

@@ -40,6 +40,11 @@ impl MappedDisk {
         {
             return self.file.write(self.in_file(offset, range).start(), data).await;
         }
+        // Apart, so that the usual case does not carry its state about.
+        Box::pin(self.write_runs(range, data)).await
+    }
+
+    async fn write_runs(&self, range: ByteRange, data: Buffer) -> Result<(), DiskError> {
         let mut runs = Vec::new();
         for chunk in range.chunks(self.shape.block_bytes) {
             let block = self.block_of(chunk.start());

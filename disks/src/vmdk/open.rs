@@ -202,8 +202,6 @@ fn check_writable(location: &Location, found: &Look, access: Access) -> Result<(
 
 fn details(descriptor: &Descriptor) -> Vec<(&'static str, String)> {
     let mut details = vec![
-        ("create type", descriptor.create_type().name().to_owned()),
-        ("CID", descriptor.cid().to_string()),
         ("parent CID", descriptor.parent_cid().to_string()),
         ("extents", descriptor.extents().count().to_string()),
     ];
@@ -212,15 +210,15 @@ fn details(descriptor: &Descriptor) -> Vec<(&'static str, String)> {
         ("adapter", "ddb.adapterType"),
         ("uuid", "ddb.uuid"),
         ("long content id", "ddb.longContentID"),
-        ("cylinders", "ddb.geometry.cylinders"),
-        ("heads", "ddb.geometry.heads"),
-        ("sectors", "ddb.geometry.sectors"),
         ("hardware version", "ddb.virtualHWVersion"),
         ("tools version", "ddb.toolsVersion"),
         ("change tracking", "changeTrackPath"),
     ] {
         details.extend(descriptor.setting(key).map(|value| (name, value.to_owned())));
     }
+    let geometry = ["cylinders", "heads", "sectors"]
+        .map(|part| descriptor.setting(&format!("ddb.geometry.{part}")).unwrap_or("?"));
+    details.push(("cylinders/heads/sectors", geometry.join("/")));
     details
 }
 

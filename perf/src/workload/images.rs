@@ -17,9 +17,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Requests under way.
-const DEPTH: u64 = 32;
-/// What is written; zeroes might be treated as such.
+/// What qemu-img writes; zeroes might be treated as such.
 const PATTERN: u8 = 0xa5;
 /// Blocks of 4 KiB between two small requests: a prime, and more than a block of VHDX.
 const STRIDE_BLOCKS: u64 = 9973;
@@ -38,6 +36,13 @@ struct Way {
     writes: bool,
     /// Into an image that has nothing yet.
     allocating: bool,
+}
+
+impl Way {
+    /// Requests under way.
+    fn depth(self) -> u64 {
+        if self.bytes == LARGE { 8 } else { 32 }
+    }
 }
 
 const WAYS: [Way; 6] = [
@@ -144,7 +149,7 @@ fn figures_of(way: Way, both: Both) -> Vec<Figure> {
     for ((format, ours), theirs) in FORMATS.into_iter().zip(ours).zip(theirs) {
         let figure = |name: String, peer: &str, series: Series| Figure {
             name,
-            what: format!("{}, {format}, {DEPTH} under way", way.what),
+            what: format!("{}, {format}, {} under way", way.what, way.depth()),
             unit: Unit::RequestsPerSecond,
             landfall: ours.clone(),
             peer: Some(Peer { name: peer.to_owned(), series }),
@@ -218,16 +223,15 @@ async fn go_through(disk: &dyn Disk, way: Way, count: u64) -> anyhow::Result<()>
     let mut running = FuturesUnordered::new();
     let mut offset = 0;
     for number in 0..count {
-        if number >= DEPTH {
+        if number >= way.depth() {
             let done: Option<anyhow::Result<()>> = running.next().await;
             done.context("it was just added")??;
         }
         let at = ByteOffset::new(offset);
         running.push(async move {
             if way.writes {
-                let length = usize::try_from(way.bytes)?;
-                let mut data = Buffer::for_overwriting(length);
-                data.fill(PATTERN);
+                // Not filled with every request, as qemu-img does not: what the memory holds is written.
+                let data = Buffer::for_overwriting(usize::try_from(way.bytes)?);
                 disk.write(at, data, Durability::Cached).await?;
             } else {
                 disk.read(ByteRange::at(at, way.bytes).context("on the disk")?).await?;
@@ -249,7 +253,7 @@ async fn go_through(disk: &dyn Disk, way: Way, count: u64) -> anyhow::Result<()>
 fn theirs(file: &Path, format: Format, way: Way, count: u64) -> anyhow::Result<f64> {
     let mut command = Command::new("qemu-img");
     command.args(["bench", "-t", "none", "-i", "io_uring", "-f", format.name()]);
-    command.args(["-c", &count.to_string(), "-d", &DEPTH.to_string()]);
+    command.args(["-c", &count.to_string(), "-d", &way.depth().to_string()]);
     command.args(["-s", &way.bytes.to_string(), "-S", &way.step.to_string()]);
     if way.writes {
         command.args(["-w", &format!("--pattern={PATTERN}")]);

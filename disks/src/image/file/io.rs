@@ -19,6 +19,15 @@ impl ImageFile {
         if tail.is_empty() {
             return Ok(self.read_blocks(blocks).await?);
         }
+        Box::pin(self.read_with_tail(range, blocks, tail)).await
+    }
+
+    async fn read_with_tail(
+        &self,
+        range: ByteRange,
+        blocks: ByteRange,
+        tail: ByteRange,
+    ) -> Result<Buffer, DiskError> {
         // Blocks and tail together are the whole range.
         let mut whole = Buffer::for_overwriting(length(range));
         let part = Buffer::for_overwriting(length(tail));
@@ -59,11 +68,22 @@ impl ImageFile {
     pub(super) async fn write_range(
         &self,
         range: ByteRange,
-        mut data: Buffer,
+        data: Buffer,
     ) -> Result<(), DiskError> {
         if range.is_empty() {
             return Ok(());
         }
+        if !range.is_aligned(BLOCK_SIZE) || !data.is_aligned(BLOCK_BYTES) {
+            // Apart, so that the usual case does not carry its state about.
+            return Box::pin(self.write_any(range, data)).await;
+        }
+        let _guard = self.locks.lock_shared(range).await;
+        // Whole blocks within the length: there is no tail, and a growing file makes none of them.
+        let written = transfer::write(&*self.direct, range.start().bytes(), data).await;
+        self.judge(written)
+    }
+
+    async fn write_any(&self, range: ByteRange, mut data: Buffer) -> Result<(), DiskError> {
         let _guard = self.lock_write(range).await;
         // Divided under the lock: a resize may just have made blocks of the tail.
         let (blocks, tail) = self.divide(range);

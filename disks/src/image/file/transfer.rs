@@ -31,6 +31,10 @@ pub(super) async fn read(
     if into.len() <= OPERATION_BYTES {
         return file.read_at(offset, into).await;
     }
+    Box::pin(read_pieces(file, offset, into)).await
+}
+
+async fn read_pieces(file: &dyn FileIo, offset: u64, into: Buffer) -> Result<Buffer, FileError> {
     let reads = cut(into, offset).into_iter().map(|(at, piece)| file.read_at(at, piece));
     let mut pieces = join_all(reads).await.into_iter();
     let mut whole = pieces.next().expect("at least one piece")?;
@@ -45,6 +49,10 @@ pub(super) async fn write(file: &dyn FileIo, offset: u64, from: Buffer) -> Resul
     if from.len() <= OPERATION_BYTES {
         return file.write_at(offset, from).await.map(drop);
     }
+    Box::pin(write_pieces(file, offset, from)).await
+}
+
+async fn write_pieces(file: &dyn FileIo, offset: u64, from: Buffer) -> Result<(), FileError> {
     let writes = cut(from, offset).into_iter().map(|(at, piece)| file.write_at(at, piece));
     join_all(writes).await.into_iter().try_for_each(|written| written.map(drop))
 }
