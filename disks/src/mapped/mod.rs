@@ -11,13 +11,13 @@
 //! ```
 //!
 //! What is written lands in the file at once; where it is, only with the next flush. Until then a crash leaves the blocks as
-//! they were at the last flush, which is all that [`Disk`] promises. So allocation costs no I/O: space past the end of the file
+//! they were at the last flush, which is all that [`Disk`](crate::Disk) promises. So allocation costs no I/O: space past the end of the file
 //! reads as zeroes, and so does the block it is for.
 //!
 //! **Invariants**
 //! - An entry that is committed points at space whose content was durable before: data first, table after.
 //! - Space that was given up is used for something else only after the table without it is durable, and every request begun
-//!   before that has ended ([`generations`]).
+//!   before that has ended (`generations.rs`).
 //! - Space that may hold old bytes is zeroed, or wholly overwritten, before an entry points at it.
 //! - A block gets its home by one compare-and-swap of its entry, under an exclusive lock on the block, which is held from
 //!   before its content is merged with a parent's, if it has to be. Blocks that have their homes are written without it.

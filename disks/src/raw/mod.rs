@@ -9,7 +9,7 @@
 //! Sectors are what a guest is told. Requests may start and end at any byte, whatever the sectors are.
 //!
 //! **Invariant:** the file is as long as the disk. How requests reach it is told at
-//! [`ImageFile`](crate::image::ImageFile).
+//! [`ImageFile`].
 
 use crate::block::{ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE};
 use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};

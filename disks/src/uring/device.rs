@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Everything else is the same calls. The kernel keeps `O_DIRECT` requests to the device's logical sector, which is
-//! never more than [`DIRECT_ALIGNMENT`](crate::file::DIRECT_ALIGNMENT) for a device that is accepted here.
+//! never more than [`DIRECT_ALIGNMENT`] for a device that is accepted here.
 
 use super::descriptor::Descriptor;
 use crate::file::{DIRECT_ALIGNMENT, Sectors};

@@ -106,7 +106,7 @@ pub async fn info(location: &Location) -> Result<VhdxInfo, ImageError> {
 ///
 /// For writing, a log that was left behind is replayed in the file; for reading, in memory. An image that is opened for
 /// writing gets a new `DataWriteGuid` with its first change, after which differencing children of it are worthless: whether
-/// there are any, [`children`](super::children) can tell.
+/// there are any, [`children`](super::children()) can tell.
 pub async fn open(
     opener: &mut Opener<'_>,
     location: &Location,

@@ -15,9 +15,9 @@
 //! **Not here:** raw devices (`VMFSRDM`), encrypted disks, change tracking files, and writing what only ESX understands.
 //!
 //! **Invariants**
-//! - Data is durable before the tables that lead to it; of two copies of a table one is whole at any time ([`sparse`]).
+//! - Data is durable before the tables that lead to it; of two copies of a table one is whole at any time (`sparse.rs`).
 //! - The content has a new CID before the first change of an opening reaches the file.
-//! - A descriptor is never half written ([`description`]).
+//! - A descriptor is never half written (`description.rs`).
 
 mod check;
 mod create;
