@@ -21,6 +21,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Stack of a core. Images stand on images, and each is opened and read inside the one above it.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Tasks polled before completions are looked at again.
 const POLLS_PER_TURN: usize = 128;
 
@@ -133,6 +136,7 @@ fn start_core(
         let (mailbox, pool) = (Arc::clone(&mailbox), Arc::clone(pool));
         std::thread::Builder::new()
             .name(format!("io-{number}"))
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 // The ring is made here: it belongs to the thread that submits to it.
                 let ring = match probe::open_ring(entries) {

@@ -11,6 +11,7 @@ use crate::image::{
     Access, Format, Identity, Image, ImageError, ImageFile, Location, Malformed, Opener,
 };
 use crate::mapped::{MappedDisk, Setup, Space, Table};
+use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
 
 /// What the format calls the identity of a disk. It stays when the content changes.
@@ -25,7 +26,7 @@ pub async fn open(
     file: ImageFile,
     access: Access,
 ) -> Result<Image, ImageError> {
-    let found = Box::pin(Found::in_file(&file)).await?;
+    let found = apart(Found::in_file(&file)).await?;
     let file = Arc::new(file);
     let unsupported = |what: &str| Err(ImageError::unsupported(location.display(), what));
     if access == Access::Write {
@@ -40,9 +41,9 @@ pub async fn open(
         }
     }
     if found.footer.kind == Kind::Fixed {
-        return Box::pin(open_fixed(location, file, found)).await;
+        return apart(open_fixed(location, file, found)).await;
     }
-    let prepared = Box::new(Box::pin(prepare(location, file, found)).await?);
+    let prepared = Box::new(apart(prepare(location, file, found)).await?);
     let parent = match prepared.footer.kind {
         Kind::Differencing => {
             let parent = open_parent(opener, location, &prepared).await?;
@@ -51,6 +52,15 @@ pub async fn open(
         _ => None,
     };
     Ok(assemble(location, *prepared, parent))
+}
+
+/// A step whose frame is on the stack only while it runs, and not once for each parent: a future of a type that is known is
+/// made a part of the function that awaits it.
+#[inline(never)]
+fn apart<'a, T>(
+    step: impl Future<Output = Result<T, ImageError>> + 'a,
+) -> LocalBoxFuture<'a, Result<T, ImageError>> {
+    Box::pin(step)
 }
 
 fn identity(footer: &Footer) -> Identity {
