@@ -18,7 +18,6 @@
 //! - A parent is opened for reading, and only if its `DataWriteGuid` is the one that the child names.
 
 mod check;
-mod children;
 mod container;
 mod create;
 mod journal;
@@ -33,7 +32,6 @@ mod table;
 mod tests;
 
 pub use check::{check, check_with};
-pub use children::{Children, children};
 pub use create::{CreateOptions, Kind, ParentReference, create};
 pub use open::{VhdxInfo, info, open, open_with};
 pub use vhdx_parse::Guid;

@@ -105,8 +105,8 @@ pub async fn info(location: &Location) -> Result<VhdxInfo, ImageError> {
 /// Opens the image in `file`, which was found at `location`, and its parents.
 ///
 /// For writing, a log that was left behind is replayed in the file; for reading, in memory. An image that is opened for
-/// writing gets a new `DataWriteGuid` with its first change, after which differencing children of it are worthless: whether
-/// there are any, [`children`](super::children()) can tell.
+/// writing gets a new `DataWriteGuid` with its first change, after which differencing children of it are worthless. The file
+/// does not tell whether there are any: who opens it for writing has to know.
 pub async fn open(
     opener: &mut Opener<'_>,
     location: &Location,

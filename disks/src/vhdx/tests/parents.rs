@@ -7,7 +7,7 @@ use crate::Durability;
 use crate::disk::{Content, ZeroMode};
 use crate::file::Folder;
 use crate::image::{Access, ImageError, Location, Opener};
-use crate::vhdx::{CreateOptions, Kind, ParentReference, children, info};
+use crate::vhdx::{CreateOptions, Kind, ParentReference, info};
 use std::path::Path;
 
 const SIZE: u64 = (5 << 20) + 4096;
@@ -114,23 +114,6 @@ fn a_parent_that_changed_is_refused() {
             assert_eq!(expected, before.data_write_guid.to_string());
             assert_eq!(found, after.data_write_guid.to_string());
         }
-    });
-}
-
-#[test]
-fn children_are_found_by_the_guid_they_name() {
-    in_memory(1, async |folder| {
-        let [base, first, _] = three(folder, 512).await;
-        let guid = info(&base).await.expect("an image").data_write_guid;
-        let found = children(folder, Path::new(""), guid).await.expect("listed");
-        assert_eq!((found.found, found.unreadable.len()), (vec![first.path.clone()], 0));
-        let none = children(folder, Path::new(""), crate::vhdx::Guid::ZERO).await.expect("listed");
-        assert!(none.found.is_empty());
-        // What cannot be read may be a child.
-        folder.corrupt("first.avhdx", 64 << 10, 128 << 10);
-        let found = children(folder, Path::new(""), guid).await.expect("listed");
-        assert!(found.found.is_empty());
-        assert_eq!(found.unreadable[0].0, first.path);
     });
 }
 
