@@ -103,7 +103,10 @@ pub async fn create_from(
     if wishes.is_export() {
         let recipe = vmdk_recipe(location, wishes)?;
         let level = vmdk::format::stream::Level::DEFAULT;
-        return vmdk::export(source, location, &recipe, level, progress).await;
+        let mut before = 0;
+        // An export tells how far it is; here it is told how much was done since.
+        let tell = |done: u64| progress(done - std::mem::replace(&mut before, done));
+        return vmdk::export(source, location, &recipe, level, tell).await;
     }
     create(location, wishes, None, gate).await?;
     let mut opener = Opener::new(gate);
@@ -238,4 +241,79 @@ fn random() -> [u8; 16] {
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     assert_eq!(filled, Ok(bytes.len()), "the kernel gives so few random bytes at once");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Durability;
+    use crate::faults::{FaultFolder, Seed, run};
+    use crate::image::BesideTheImage;
+    use crate::{Buffer, ByteOffset};
+    use std::cell::Cell;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    const SIZE: u64 = 8 << 20;
+
+    #[test]
+    fn an_image_made_of_another_is_equal_and_progress_ends_at_its_size() {
+        let mut seed = Seed::new(5);
+        let folder = FaultFolder::new(seed.fork());
+        run(&mut seed, |_| async {
+            let source = raw::RawDisk::create(&folder, Path::new("source"), SIZE).await;
+            let source = source.expect("created");
+            for at in [0, 3 << 20, SIZE - 512] {
+                let data = Buffer::copy_of(&[7; 512]);
+                let written = source.write(ByteOffset::new(at), data, Durability::Cached).await;
+                written.expect("written");
+            }
+            let expected = source.read(source.geometry().whole()).await.expect("read");
+            for (format, kind) in [
+                (Format::Raw, "raw"),
+                (Format::Vhdx, "dynamic"),
+                (Format::Vhdx, "fixed"),
+                (Format::Vhd, "dynamic"),
+                (Format::Vhd, "fixed"),
+                (Format::Vmdk, "monolithicSparse"),
+                (Format::Vmdk, "vmfs"),
+                (Format::Vmdk, "streamOptimized"),
+            ] {
+                let path = PathBuf::from(format!("{kind}.{format}"));
+                let location = Location { folder: Arc::new(folder.clone()), path };
+                let wishes = Wishes { kind: Some(kind.to_owned()), ..Wishes::new(format, SIZE) };
+                let done = Cell::new(0);
+                let tell = |bytes| done.set(done.get() + bytes);
+                let made = create_from(&source, &location, &wishes, &BesideTheImage, &tell).await;
+                made.expect("made");
+                assert_eq!(done.get(), SIZE, "{format} {kind}");
+                let mut opener = Opener::new(&BesideTheImage);
+                let image = opener.open(&location, None, Access::Read).await.expect("opened");
+                let found = image.disk.read(image.disk.geometry().whole()).await.expect("read");
+                assert!(*found == *expected, "{format} {kind}");
+            }
+        });
+    }
+
+    #[test]
+    fn wishes_that_a_format_has_not_are_refused() {
+        let mut seed = Seed::new(6);
+        let folder = FaultFolder::new(seed.fork());
+        run(&mut seed, |_| async {
+            let plain = |format| Wishes::new(format, SIZE);
+            for (wishes, said) in [
+                (Wishes { block_bytes: Some(4096), ..plain(Format::Raw) }, "no blocks"),
+                (Wishes { logical_sector: Some(4096), ..plain(Format::Vmdk) }, "512"),
+                (Wishes { kind: Some("thin".into()), ..plain(Format::Vhdx) }, "dynamic, fixed"),
+                (Wishes { adapter: Some(Adapter::Ide), ..plain(Format::Vhd) }, "adapter"),
+            ] {
+                let location =
+                    Location { folder: Arc::new(folder.clone()), path: PathBuf::from("new") };
+                let refused = create(&location, &wishes, None, &BesideTheImage).await;
+                let refused = refused.expect_err(said).to_string();
+                assert!(refused.contains(said), "{refused}");
+            }
+            assert!(folder.files().is_empty());
+        });
+    }
 }

@@ -7,15 +7,9 @@
 //! | VHDX | dynamic | Hyper-V's own default; small until it is written |
 //! | VHD  | dynamic | as VHDX; at most 2040 GiB |
 
-use landfall_disks::image::{Format, ImageError, Location};
-use landfall_disks::raw::RawDisk;
-use landfall_disks::vhd::format::{Timestamp, UniqueId};
-use landfall_disks::vhd::{self, NewKind};
-use landfall_disks::vhdx::{self, CreateOptions, Guid};
+use landfall_disks::image::{Format, Wishes};
 use landfall_disks::vmdk::format::descriptor::CreateType;
-use landfall_disks::vmdk::{self, DiskUuid};
 use landfall_retention::ids::DiskIdentity;
-use std::time::SystemTime;
 
 /// Which image of a format.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,46 +74,17 @@ impl Kind {
     }
 }
 
-/// How a VMDK of a disk is made, that guests know as `identity`.
-pub(crate) fn vmdk_recipe(
-    kind: CreateType,
-    size_bytes: u64,
-    identity: DiskIdentity,
-) -> vmdk::Recipe {
-    let uuid = Some(DiskUuid::from_seed(identity.bytes()));
-    vmdk::Recipe { uuid, ..vmdk::Recipe::new(kind, size_bytes) }
-}
-
-/// Makes an image that reads as zeroes; it is durable on return. `identity` is what guests know the disk by.
-pub(crate) async fn create(
-    location: &Location,
+/// What an image of a disk is to be like, that guests know as `identity`.
+pub(crate) fn wishes(
+    format: Format,
     kind: &Kind,
     size_bytes: u64,
     identity: DiskIdentity,
-) -> Result<(), ImageError> {
-    match kind {
-        Kind::Raw => {
-            RawDisk::create(&*location.folder, &location.path, size_bytes).await?;
-            Ok(())
-        }
-        Kind::Vmdk(kind) => {
-            vmdk::create(location, &vmdk_recipe(kind.clone(), size_bytes, identity)).await
-        }
-        Kind::Vhdx { fixed } => {
-            let usual = if *fixed { CreateOptions::fixed } else { CreateOptions::dynamic };
-            let disk_id = Some(Guid::from_random(identity.bytes()));
-            let options = CreateOptions { disk_id, ..usual(size_bytes) };
-            vhdx::create(&*location.folder, &location.path, &options, &vhdx::kernel_guids()).await
-        }
-        Kind::Vhd { fixed } => {
-            let recipe = vhd::Recipe {
-                kind: if *fixed { NewKind::Fixed } else { NewKind::DYNAMIC },
-                size_bytes,
-                unique_id: UniqueId(identity.bytes()),
-                timestamp: Timestamp::of(SystemTime::now()),
-            };
-            vhd::create(location, &recipe).await
-        }
+) -> Wishes {
+    Wishes {
+        kind: Some(kind.name().to_owned()),
+        disk_id: Some(identity.bytes()),
+        ..Wishes::new(format, size_bytes)
     }
 }
 

@@ -16,7 +16,9 @@ pub(crate) mod create;
 use create::Kind;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::file::FileError;
-use landfall_disks::image::{Access, BesideTheImage, Format, Image, ImageError, Location, Opener};
+use landfall_disks::image::{
+    self, Access, BesideTheImage, Format, Image, ImageError, Location, Opener,
+};
 use landfall_disks::uring::{self, Directory};
 use landfall_disks::{Disk, DiskError};
 use landfall_retention::ids::DiskIdentity;
@@ -104,7 +106,8 @@ impl ImageStore for Images {
             if let Some(parent) = location.path.parent() {
                 location.folder.create_folder(parent).await?;
             }
-            create::create(&location, &Kind::usual(format), spec.size_bytes, identity).await?;
+            let wishes = create::wishes(format, &Kind::usual(format), spec.size_bytes, identity);
+            image::create(&location, &wishes, None, &BesideTheImage).await?;
             // Whoever made it may not have let go of it yet.
             let patient_until = Instant::now() + PATIENCE;
             usable(open_free(&location, format, patient_until).await?, spec)

@@ -11,25 +11,20 @@ use super::partial::Partial;
 use super::remote::RemoteDisk;
 use crate::cli::progress::Progress;
 use crate::http::messages::MomentDisk;
-use crate::images::create::{Kind, create, vmdk_recipe};
-use crate::images::open_free;
+use crate::images::create::{Kind, wishes};
 use anyhow::Context;
-use landfall_disks::image::{self, Format, ImageError, Location};
+use landfall_disks::Disk;
+use landfall_disks::image::{self, BesideTheImage, Format, ImageError, Location};
 use landfall_disks::uring::{Directory, Engine, EngineSettings};
-use landfall_disks::vmdk::format::descriptor::CreateType;
-use landfall_disks::vmdk::format::stream::Level;
-use landfall_disks::{Disk, vmdk};
 use landfall_protocols::nbd::client::Client;
 use landfall_retention::ids::DiskIdentity;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Time that whoever made an image has to let go of it.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,19 +87,12 @@ impl Work {
         let source = RemoteDisk::new(self.client);
         let location = locate(&self.path)?;
         let size_bytes = source.geometry().size_bytes;
-        if let Kind::Vmdk(CreateType::StreamOptimized) = &self.wanted.kind {
-            let recipe = vmdk_recipe(CreateType::StreamOptimized, size_bytes, self.identity);
-            let progress = |done| self.done.store(done, Ordering::Relaxed);
-            return vmdk::export(&source, &location, &recipe, Level::DEFAULT, progress).await;
-        }
-        create(&location, &self.wanted.kind, size_bytes, self.identity).await?;
-        let patient_until = Instant::now() + PATIENCE;
-        let image = open_free(&location, self.wanted.format, patient_until).await?;
+        let Wanted { format, kind } = &self.wanted;
+        let wishes = wishes(*format, kind, size_bytes, self.identity);
         let progress = |bytes| {
             self.done.fetch_add(bytes, Ordering::Relaxed);
         };
-        image::copy(&source, &*image.disk, &progress).await?;
-        Ok(())
+        image::create_from(&source, &location, &wishes, &BesideTheImage, &progress).await
     }
 }
 
