@@ -3,7 +3,7 @@
 //! A *window* is what is read and sent at once. It is looked at in blocks of 64 KiB, the unit of the hash exchange; of a
 //! block that differs, long runs of zeroes are sent as such and the rest as data.
 
-use landfall_disks::{BLOCK_SIZE, ByteRange};
+use landfall_disks::{BLOCK_SIZE, ByteRange, is_zero};
 use landfall_protocols::delta::HASH_BLOCK_SIZE;
 use landfall_protocols::delta::wire::BlockHash;
 
@@ -104,13 +104,6 @@ fn push(pieces: &mut Vec<Piece>, piece: Piece) {
     } else {
         pieces.push(piece);
     }
-}
-
-/// Whether every byte is zero; in strides a compiler makes vectors of.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    let (strides, rest) = bytes.as_chunks::<256>();
-    strides.iter().all(|stride| stride.iter().fold(0, |all, byte| all | byte) == 0)
-        && rest.iter().all(|byte| *byte == 0)
 }
 
 /// Whether `window` touches one of `data`, which ascend.

@@ -9,7 +9,7 @@ use crate::cli::progress::Progress;
 use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use landfall_disks::{ByteRange, Content};
+use landfall_disks::{ByteRange, Content, is_zero};
 use landfall_protocols::nbd::client::{Client, ClientError};
 use std::collections::VecDeque;
 
@@ -102,11 +102,4 @@ async fn copy_piece(
     }
     output.write(piece.start().bytes(), bytes.to_vec()).await?;
     Ok((piece, piece.length()))
-}
-
-/// In strides a compiler makes vectors of.
-fn is_zero(bytes: &[u8]) -> bool {
-    let (strides, rest) = bytes.as_chunks::<256>();
-    strides.iter().all(|stride| stride.iter().fold(0, |all, byte| all | byte) == 0)
-        && rest.iter().all(|byte| *byte == 0)
 }
