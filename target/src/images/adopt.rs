@@ -53,7 +53,7 @@ pub(super) fn is_child(path: PathBuf, parent: &Image) -> ImageError {
 }
 
 /// An image in the same folder that stands on the one at `location`.
-async fn child_of(location: &Location) -> Result<Option<PathBuf>, FileError> {
+async fn child_of(location: &Location) -> Result<Option<PathBuf>, ImageError> {
     let within = location.path.parent().map(PathBuf::from).unwrap_or_default();
     let own = location.display();
     for name in location.folder.list(&within).await? {
@@ -68,10 +68,22 @@ async fn child_of(location: &Location) -> Result<Option<PathBuf>, FileError> {
             continue;
         }
         let mut opener = Opener::new(&BesideTheImage);
-        // What does not open stands on nothing that it could lose.
-        let Ok(image) = opener.open(&neighbour, None, Access::ReadShared).await else { continue };
-        if image.chain().skip(1).any(|parent| parent.files.first() == Some(&own)) {
-            return Ok(Some(path));
+        match opener.open(&neighbour, None, Access::ReadShared).await {
+            Ok(image) => {
+                if image.chain().skip(1).any(|parent| parent.files.first() == Some(&own)) {
+                    return Ok(Some(path));
+                }
+            }
+            Err(ImageError::File(FileError::NotFound { .. })) => {}
+            Err(error @ (ImageError::Malformed { .. } | ImageError::File(_))) => {
+                let what = format!(
+                    "{} may stand on it and cannot be read ({error}); mend that one, or move it away",
+                    path.display()
+                );
+                return Err(ImageError::unsupported(own, what));
+            }
+            // No image, or one whose parent is another file or another content: nothing here can break it.
+            Err(_) => {}
         }
     }
     Ok(None)

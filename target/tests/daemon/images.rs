@@ -132,6 +132,13 @@ fn an_image_with_children_is_not_adopted_and_neither_is_a_child() {
         assert!(refused.contains(said), "{name}: {refused}");
     }
     assert!(fs::read(target.path("base.vhdx")).unwrap() == before, "the parent was changed");
+    // One that cannot be read may be a child all the same.
+    let mut child = fs::read(path("child.avhdx")).unwrap();
+    child[64 << 10..192 << 10].fill(0xee);
+    fs::write(path("child.avhdx"), child).unwrap();
+    let base = ["machine", "add", "web", "--disk", "name=os,path=base.vhdx"];
+    let refused = target.refused(&base);
+    assert!(refused.contains("child.avhdx may stand on it and cannot be read"), "{refused}");
     fs::remove_file(path("child.avhdx")).unwrap();
     target.run(&["machine", "add", "web", "--disk", "name=os,path=base.vhdx"]);
 }
