@@ -150,8 +150,12 @@ impl Entry {
                 data += 1;
                 sector
             };
+            if content.is_empty() {
+                // No zeroes are a multiple of 4 KiB, too (section 2.3.1.2), wherever they would go.
+                continue;
+            }
             let start = usize::try_from(u64_at(descriptor, 16)?).ok().filter(|n| *n < 1 << 26)?;
-            if !content.is_empty() && file.len() < start + content.len() {
+            if file.len() < start + content.len() {
                 file.resize((start + content.len()).next_multiple_of(1 << 20), 0);
             }
             file.get_mut(start..start + content.len())?.copy_from_slice(&content);
