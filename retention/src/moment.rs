@@ -187,13 +187,13 @@ struct Found {
     label: Option<Label>,
 }
 
-impl From<&Point> for Found {
-    fn from(point: &Point) -> Self {
+impl From<Point> for Found {
+    fn from(point: Point) -> Self {
         Self {
             sequence: point.sequence,
             commit_time: point.commit_time,
             kind: Some(point.kind),
-            label: point.label.clone(),
+            label: point.label,
         }
     }
 }
@@ -248,11 +248,8 @@ fn exactly(
     if let Some(commit_time) = boundary {
         return Ok(Found { sequence, commit_time, kind: None, label: None });
     }
-    let (below, above) = line.points(|points| {
-        let below = points.iter().rev().find(|point| point.sequence < sequence);
-        let above = points.iter().find(|point| point.sequence > sequence);
-        (below.map(|point| point.sequence), above.map(|point| point.sequence))
-    });
+    let (below, above) = line.points(|points| points.neighbours(sequence));
+    let (below, above) = (below.map(|point| point.sequence), above.map(|point| point.sequence));
     let line = line_name(&name.machine, name.branch.as_ref());
     Err(ResolveError::NotABoundary { line, sequence, below, above })
 }

@@ -6,7 +6,7 @@ use crate::line::Line;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
 use crate::moment::{Moment, ResolveError, line_name, resolve_on_line};
 use crate::name::{MomentName, Name};
-use crate::point::Point;
+use crate::point::{Point, PointQuery};
 use crate::replica::{DiskState, ReplicaDisk};
 use crate::retention::Retention;
 use crate::time::Timestamp;
@@ -191,8 +191,8 @@ impl Retention {
             let (peer, since) = (holder.peer, holder.since);
             Some(StreamStatus { peer, since, position: slot.applied })
         });
-        let (points, newest, oldest) = line
-            .points(|points| (points.len(), points.latest().cloned(), points.oldest().cloned()));
+        let (points, newest, oldest) =
+            line.points(|points| (points.len(), points.latest(), points.oldest()));
         Some(MachineStatus {
             name: machine.name.clone(),
             display_name: machine.display_name.clone(),
@@ -207,21 +207,22 @@ impl Retention {
         })
     }
 
-    /// The marked points of a line, oldest first.
+    /// A page of the marked points of a line.
     pub fn points(
         &self,
         machine: &Name,
         branch: Option<&Name>,
+        query: &PointQuery,
     ) -> Result<Vec<PointStatus>, ResolveError> {
         let line = self.line_named(machine, branch)?;
+        let points = line.points(|points| points.list(query));
         let state = self.manifest.state();
         let pins = state.lines.get(&line.id()).map(|entry| &entry.pins);
-        let pinned = |point: &Point| pins.is_some_and(|pins| pins.contains(&point.sequence));
-        Ok(line.points(|points| {
-            let status =
-                |point: &Point| PointStatus { point: point.clone(), pinned: pinned(point) };
-            points.iter().map(status).collect()
-        }))
+        let status = |point: Point| {
+            let pinned = pins.is_some_and(|pins| pins.contains(&point.sequence));
+            PointStatus { point, pinned }
+        };
+        Ok(points.into_iter().map(status).collect())
     }
 
     /// The moment a name means now.

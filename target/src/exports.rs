@@ -16,6 +16,7 @@ use landfall_disks::Disk;
 use landfall_disks::uring::net::Peer;
 use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError};
 use landfall_retention::name::{MomentName, Name, When};
+use landfall_retention::point::{PointOrder, PointQuery};
 use landfall_retention::{MachineStatus, Moment, ResolveError, Retention};
 use std::sync::Arc;
 
@@ -166,7 +167,9 @@ impl RetentionExports {
 
     fn list_machine(&self, machine: &MachineStatus, entries: &mut Vec<ExportEntry>) {
         // A machine removed meanwhile has no points any more.
-        let points = self.retention.points(&machine.name, None).unwrap_or_default();
+        let order = PointOrder::NewestFirst;
+        let query = PointQuery { order, ..PointQuery::all(LISTED_POINTS) };
+        let points = self.retention.points(&machine.name, None, &query).unwrap_or_default();
         if points.is_empty() {
             return;
         }
@@ -174,7 +177,7 @@ impl RetentionExports {
             let (machine, disk) = (&machine.name, &disk.name);
             let name = format!("{machine}/{disk}");
             entries.push(ExportEntry { name, description: "the newest point".to_owned() });
-            entries.extend(points.iter().rev().take(LISTED_POINTS).map(|status| {
+            entries.extend(points.iter().map(|status| {
                 let point = &status.point;
                 let label = point.label.as_ref().map(|label| format!(" ({})", label.as_str()));
                 ExportEntry {

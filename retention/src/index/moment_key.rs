@@ -199,7 +199,7 @@ mod tests {
         put_point(&mut batch, LineId::new(8), &Point { kind: PointKind::Fuzzy, ..point.clone() });
         store.write(batch).unwrap();
         let read = read_points(&store, LINE).unwrap();
-        assert_eq!(read.iter().collect::<Vec<_>>(), [&point]);
+        assert_eq!(read.iter().collect::<Vec<_>>(), [point]);
     }
 
     proptest! {

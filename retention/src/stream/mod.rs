@@ -114,7 +114,7 @@ impl Stream {
     pub fn last_mark(&self) -> Option<(Position, Point)> {
         let tail = self.parts.line.tail();
         let position = tail.position_of(self.parts.generation, self.parts.stream);
-        let newest = self.parts.line.points(|points| points.at(tail.sequence).cloned());
+        let newest = self.parts.line.points(|points| points.at(tail.sequence));
         newest.filter(|_| position > Position::default()).map(|point| (position, point))
     }
 

@@ -209,6 +209,7 @@ mod tests {
             "replicate web --disk os=/x --disk data=/y --to host:9443 --every 30s",
             "replicate web --disk os=/x --once",
             "point list web --json",
+            "point list web --from -2h --to 2026-11-21T14:03:05Z --kind app,crash --limit 20",
             "point mark web --label before --kind app",
             "point pin web@seq:1",
             "point unpin web@seq:1",

@@ -4,6 +4,8 @@
 pub(super) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
+    /// How wide columns were in what was taken so far; nothing was if there are none.
+    widths: Vec<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -19,7 +21,7 @@ impl Table {
             Some(title) => Column { title, right: true },
             None => Column { title, right: false },
         };
-        Self { columns: titles.iter().map(column).collect(), rows: Vec::new() }
+        Self { columns: titles.iter().map(column).collect(), rows: Vec::new(), widths: Vec::new() }
     }
 
     /// Adds a row; an empty cell is shown as `-`.
@@ -30,18 +32,25 @@ impl Table {
     }
 
     /// The text, a line per row.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn text(mut self) -> String {
+        self.take()
+    }
+
+    /// The text of the rows since the last call: titles stand above the first, and columns become no narrower.
+    pub(super) fn take(&mut self) -> String {
         let titles: Vec<String> = self.columns.iter().map(|c| c.title.to_owned()).collect();
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|index| {
-                let cells = self.rows.iter().chain([&titles]).map(|row| width(&row[index]));
-                cells.max().unwrap_or(0)
-            })
-            .collect();
+        let begins = self.widths.is_empty();
+        self.widths.resize(self.columns.len(), 0);
+        for (index, widest) in self.widths.iter_mut().enumerate() {
+            let cells = self.rows.iter().chain([&titles]).map(|row| width(&row[index]));
+            *widest = cells.max().unwrap_or(0).max(*widest);
+        }
         let mut text = String::new();
-        for row in std::iter::once(&titles).chain(&self.rows) {
+        let rows = std::mem::take(&mut self.rows);
+        for row in begins.then_some(&titles).into_iter().chain(&rows) {
             let mut line = String::new();
-            for ((cell, column), width_of_column) in row.iter().zip(&self.columns).zip(&widths) {
+            for ((cell, column), width_of_column) in row.iter().zip(&self.columns).zip(&self.widths)
+            {
                 let gap = " ".repeat(width_of_column - width(cell));
                 let (before, after) = if column.right { (&*gap, "") } else { ("", &*gap) };
                 line.push_str(before);
@@ -76,5 +85,15 @@ web       128 MiB  ready
 database    1 GiB  -
 ";
         assert_eq!(table.text(), expected);
+    }
+
+    #[test]
+    fn a_long_table_comes_in_parts() {
+        let mut table = Table::new(&["NAME", "STATE"]);
+        table.row(vec!["database".into(), "ready".into()]);
+        assert_eq!(table.take(), "NAME      STATE\ndatabase  ready\n");
+        table.row(vec!["web".into(), "ready".into()]);
+        assert_eq!(table.take(), "web       ready\n");
+        assert_eq!(table.take(), "");
     }
 }

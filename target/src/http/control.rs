@@ -3,7 +3,7 @@
 use super::answers::{branch, line_name};
 use super::messages::{
     Branch, BranchAdd, Branches, DiskAdd, Export, ExportAdd, Exports, Machine, MachineAdd,
-    Machines, Moment, Named, Nothing, Point, PointMark, Points, Status,
+    Machines, Moment, Named, Nothing, Status,
 };
 use super::problem::{Problem, of_image};
 use crate::exports::machine_of;
@@ -11,12 +11,11 @@ use crate::images;
 use crate::service::Target;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get};
 use axum::{Json, Router};
 use landfall_disks::image::Format;
 use landfall_retention::ids::ExportId;
-use landfall_retention::name::{Label, MomentName, Name, When};
-use landfall_retention::point::PointKind;
+use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::{
     ChangeError, ExportStatus, ImageSpec, MachineStatus, NewDisk, NewExport, NewMachine, Retention,
 };
@@ -27,10 +26,10 @@ use std::sync::Arc;
 /// How often another generated name is tried when somebody was quicker.
 const NAME_TRIES: u32 = 10_000;
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// A body, refused in the API's own words.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -64,9 +63,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .route("/v1/machines", get(machines).post(add_machine))
         .route("/v1/machines/{name}", get(machine).delete(remove_machine))
         .route("/v1/moment", get(moment))
-        .route("/v1/points", get(points).post(mark))
-        .route("/v1/points/pin", post(pin))
-        .route("/v1/points/unpin", post(unpin))
+        .merge(super::points::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .route("/v1/exports", get(exports).post(add_export))
         .route("/v1/exports/{id}", delete(remove_export))
@@ -77,7 +74,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
 
 impl Target {
     /// Runs what retention does on an I/O core.
-    async fn on_core<T, E, F, Fut>(&self, work: F) -> Result<T, Problem>
+    pub(super) async fn on_core<T, E, F, Fut>(&self, work: F) -> Result<T, Problem>
     where
         T: Send + 'static,
         E: Send + 'static,
@@ -90,7 +87,7 @@ impl Target {
     }
 
     /// The machine of that name, as it is.
-    fn machine_named(&self, name: &Name) -> Result<MachineStatus, Problem> {
+    pub(super) fn machine_named(&self, name: &Name) -> Result<MachineStatus, Problem> {
         let mut machines = self.retention.machines();
         let found = machines.iter().position(|machine| machine.name == *name);
         found.map(|found| machines.swap_remove(found)).ok_or_else(|| {
@@ -104,7 +101,7 @@ impl Target {
 }
 
 /// A machine or a branch: a name without moment and disk.
-fn read_line(text: &str) -> Result<(Name, Option<Name>), Problem> {
+pub(super) fn read_line(text: &str) -> Result<(Name, Option<Name>), Problem> {
     let name = MomentName::parse(text)?;
     if text.contains('@') || name.disk.is_some() {
         return Err(Problem::bad(format!(
@@ -245,63 +242,6 @@ async fn moment(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer
         target.retention.view(&moment, disk)?;
     }
     Ok(Json(target.moment(&moment, &disks)))
-}
-
-async fn points(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer<Points> {
-    let (machine, branch) = read_line(&name)?;
-    let disks = target.machine_named(&machine)?.disks;
-    let points = target.retention.points(&machine, branch.as_ref())?;
-    let points = points
-        .iter()
-        .map(|one| target.point(&machine, branch.as_ref(), &disks, &one.point, one.pinned))
-        .collect();
-    let branch = branch.map(|branch| branch.to_string());
-    Ok(Json(Points { machine: machine.to_string(), branch, points }))
-}
-
-async fn mark(State(target): State<Arc<Target>>, Body(wanted): Body<PointMark>) -> Answer<Point> {
-    let (machine, branch) = read_line(&wanted.name)?;
-    let kind = match wanted.kind.as_str() {
-        "crash" => PointKind::Crash,
-        "app" => PointKind::App,
-        other => return Err(Problem::bad(format!("{other:?} is neither crash nor app"))),
-    };
-    let label = wanted.label.as_deref().map(Label::parse).transpose()?;
-    let disks = target.machine_named(&machine)?.disks;
-    let (on, of) = (machine.clone(), branch.clone());
-    let point = target
-        .on_core(
-            move |retention| async move { retention.mark(&on, of.as_ref(), kind, label).await },
-        )
-        .await?;
-    let line = line_name(&machine, branch.as_ref());
-    tracing::info!(line, sequence = %point.sequence, kind = %point.kind, "point marked");
-    Ok(Json(target.point(&machine, branch.as_ref(), &disks, &point, false)))
-}
-
-async fn pin(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> Answer<Moment> {
-    set_pin(&target, &named.name, true).await
-}
-
-async fn unpin(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> Answer<Moment> {
-    set_pin(&target, &named.name, false).await
-}
-
-async fn set_pin(target: &Target, text: &str, pinned: bool) -> Answer<Moment> {
-    let name = MomentName::parse(text)?;
-    if name.disk.is_some() {
-        return Err(Problem::bad(format!(
-            "{text:?}: points are of whole machines, leave /DISK out"
-        )));
-    }
-    let status = target.machine_named(&name.machine)?;
-    let moment = target
-        .on_core(move |retention| async move {
-            if pinned { retention.pin(&name).await } else { retention.unpin(&name).await }
-        })
-        .await?;
-    tracing::info!(point = moment.absolute_name(None), pinned, "point pinned or unpinned");
-    Ok(Json(target.moment(&moment, &status.disks.iter().collect::<Vec<_>>())))
 }
 
 async fn branches(State(target): State<Arc<Target>>) -> Answer<Branches> {

@@ -5,7 +5,7 @@
 //!   GET    /v1/machines        POST MachineAdd      Machines, Machine
 //!   GET    /v1/machines/NAME   DELETE               Machine, Nothing
 //!   GET    /v1/moment?name=                         Moment
-//!   GET    /v1/points?name=    POST PointMark       Points, Point
+//!   GET    /v1/points?name=…   POST PointMark       Points, Point            (query: PointsAsked)
 //!   POST   /v1/points/pin      /v1/points/unpin     Point                    (body: Named)
 //!   GET    /v1/branches        POST BranchAdd       Branches, Branch
 //!   DELETE /v1/branches?name=                       Nothing
@@ -127,15 +127,38 @@ pub(crate) struct Stream {
     pub(crate) position: u64,
 }
 
-/// The points of a line.
+/// Which points of a line are wanted; all but the name may be left out.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PointsAsked {
+    /// `MACHINE` or `MACHINE~BRANCH`.
+    pub(crate) name: String,
+    /// Committed at or after: a time as in `@WHEN`.
+    pub(crate) from: Option<String>,
+    /// Committed at or before: a time as in `@WHEN`.
+    pub(crate) to: Option<String>,
+    /// Kinds with commas between them.
+    pub(crate) kind: Option<String>,
+    /// `oldest` or `newest`, which to begin with.
+    pub(crate) first: Option<String>,
+    /// What the page before called `next`.
+    pub(crate) after: Option<u64>,
+    /// At most so many, and never more than a page.
+    pub(crate) limit: Option<usize>,
+}
+
+/// A page of the points of a line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Points {
     /// The machine.
     pub(crate) machine: String,
     /// The branch, if it is one.
     pub(crate) branch: Option<String>,
-    /// Oldest first.
+    /// Oldest first, unless it was asked for otherwise.
     pub(crate) points: Vec<Point>,
+    /// Where the next page goes on; nothing if this was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<u64>,
 }
 
 /// A recovery point.

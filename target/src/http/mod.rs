@@ -11,6 +11,7 @@ mod answers;
 pub(crate) mod client;
 pub(crate) mod control;
 pub(crate) mod messages;
+mod points;
 mod problem;
 
 use axum::Router;

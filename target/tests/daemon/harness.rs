@@ -288,6 +288,40 @@ pub(crate) fn get(target: &Target, path: &str) -> (u16, String) {
     (code, body.to_owned())
 }
 
+/// Requests to the control socket over one connection; what was answered, all of it with 200.
+pub(crate) fn control<'a>(
+    target: &Target,
+    requests: impl IntoIterator<Item = (&'a str, &'a str, Value)>,
+) -> Vec<String> {
+    use std::io::{Read, Write};
+    let socket = target.data().join("landfall.sock");
+    let mut stream = BufReader::new(std::os::unix::net::UnixStream::connect(socket).unwrap());
+    let mut answers = Vec::new();
+    for (method, path, body) in requests {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.get_mut().write_all((head + &body).as_bytes()).unwrap();
+        let (mut length, mut line) = (0, String::new());
+        stream.read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 200"), "{method} {path}: {line}");
+        while line.trim() != "" {
+            line.clear();
+            stream.read_line(&mut line).unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer).unwrap();
+        answers.push(String::from_utf8(answer).expect("text"));
+    }
+    answers
+}
+
 /// Runs `qemu-img`, which must be there and succeed; what it printed.
 pub(crate) fn qemu_img(arguments: &[&str]) -> String {
     let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img is installed");

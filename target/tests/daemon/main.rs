@@ -9,4 +9,5 @@ mod formats;
 mod harness;
 mod images;
 mod machines;
+mod points;
 mod restarts;

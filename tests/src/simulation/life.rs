@@ -7,7 +7,7 @@ use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability, ZeroMode};
 use landfall_retention::ids::{ContentId, Generation, Position, Sequence};
 use landfall_retention::name::{MomentName, Name};
-use landfall_retention::point::PointKind;
+use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
     BlockHash, HASH_BLOCK_BYTES, ImageSpec, NewDisk, NewMachine, Opened, Retention, Stream,
@@ -494,7 +494,8 @@ impl Life<'_> {
 
     /// Every acknowledged point is listed, and no others than one whose mark was under way.
     async fn verify_list(&mut self) -> Alive<()> {
-        let listed = self.retention.points(&machine(), None).unwrap_or_default();
+        let all = PointQuery::all(usize::MAX);
+        let listed = self.retention.points(&machine(), None, &all).unwrap_or_default();
         let listed: Vec<u64> = listed.iter().map(|p| p.point.sequence.number()).collect();
         for sequence in self.model.points.keys() {
             assert!(listed.contains(sequence), "point seq:{sequence} is gone");
