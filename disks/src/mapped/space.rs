@@ -67,16 +67,36 @@ impl Space {
         if let Some(extent) = self.take_free(&mut state, length) {
             return Ok((extent, false));
         }
+        let extent = self.take_fresh(&mut state, length);
+        let full = || DiskError::NoSpace(self.limit_reason.to_owned());
+        Ok((extent.ok_or_else(full)?, true))
+    }
+
+    /// Takes `count` stretches of `length` side by side; `None` where there is no such piece, or where it would be fresh although
+    /// single ones are free. The flag is as for [`Space::take`].
+    pub fn take_run(&self, length: u64, count: u64) -> Option<(Extent, bool)> {
+        let mut state = self.state.lock();
+        let whole = length.checked_mul(count)?;
+        if !length.is_multiple_of(self.alignment) {
+            return None;
+        }
+        if let Some(extent) = self.take_free(&mut state, whole) {
+            return Some((extent, false));
+        }
+        if let Some(single) = self.take_free(&mut state, length) {
+            give(&mut state.free, single);
+            return None;
+        }
+        self.take_fresh(&mut state, whole).map(|extent| (extent, true))
+    }
+
+    fn take_fresh(&self, state: &mut State, length: u64) -> Option<Extent> {
         let offset = state.end.next_multiple_of(self.alignment);
-        let end = offset.checked_add(length).filter(|end| *end <= self.limit);
-        let Some(end) = end else {
-            return Err(DiskError::NoSpace(self.limit_reason.to_owned()));
-        };
-        let before = state.end;
-        state.end = end;
+        let end = offset.checked_add(length).filter(|end| *end <= self.limit)?;
         // What was skipped for alignment was never written either, but it is not worth a second kind of free space.
+        let before = std::mem::replace(&mut state.end, end);
         give(&mut state.free, Extent { offset: before, length: offset - before });
-        Ok((Extent { offset, length }, true))
+        Some(Extent { offset, length })
     }
 
     fn take_free(&self, state: &mut State, length: u64) -> Option<Extent> {
@@ -140,18 +160,36 @@ mod tests {
         assert_eq!(space.take(512).unwrap(), (Extent { offset: 1024, length: 512 }, false));
     }
 
+    #[test]
+    fn runs_fill_gaps_that_are_large_enough_and_leave_no_others() {
+        let space = Space::new(0, 512, 1 << 16, "far");
+        let run = |offset, length, fresh| Some((Extent { offset, length }, fresh));
+        assert_eq!(space.take_run(512, 8), run(0, 4096, true));
+        space.give_back(Extent { offset: 1024, length: 1024 });
+        assert_eq!(space.take_run(512, 3), None, "single ones are free, so the file does not grow");
+        assert_eq!(space.take_run(512, 2), run(1024, 1024, false));
+        assert_eq!(space.take_run(700, 2), None, "the second would not be aligned");
+        assert_eq!(space.take_run(512, 1 << 20), None, "the format ends before");
+        assert_eq!(space.end(), 4096);
+    }
+
     proptest! {
         #[test]
         fn nothing_is_given_out_twice(
-            steps in prop::collection::vec((any::<bool>(), 1u64..5, any::<prop::sample::Index>()), 1..60)
+            steps in prop::collection::vec((0..3, 1u64..5, any::<prop::sample::Index>()), 1..60)
         ) {
             let space = Space::new(100, 64, 1 << 20, "far");
             let mut taken: Vec<Extent> = Vec::new();
-            for (give_back, units, which) in steps {
-                if give_back && !taken.is_empty() {
-                    space.give_back(taken.swap_remove(which.index(taken.len())));
-                } else {
-                    let (extent, _) = space.take(units * 64).unwrap();
+            for (step, units, which) in steps {
+                let extent = match step {
+                    0 if !taken.is_empty() => {
+                        space.give_back(taken.swap_remove(which.index(taken.len())));
+                        None
+                    }
+                    1 => space.take_run(64, units).map(|(extent, _)| extent),
+                    _ => Some(space.take(units * 64).unwrap().0),
+                };
+                if let Some(extent) = extent {
                     prop_assert!(extent.offset >= 100 && extent.offset.is_multiple_of(64));
                     prop_assert!(extent.end() <= space.end());
                     for other in &taken {

@@ -46,15 +46,17 @@ impl MappedDisk {
 
     async fn write_runs(&self, range: ByteRange, data: Buffer) -> Result<(), DiskError> {
         let mut runs = Vec::new();
+        let mut reserved = self.reserve(range).await?;
         for chunk in range.chunks(self.shape.block_bytes) {
             let block = self.block_of(chunk.start());
             let page = self.page(self.entry_of(block).0).await?;
-            let home = match self.home(&page, block).await? {
+            let home = match self.home(&page, block, &mut reserved).await? {
                 Home::At(offset) => Home::At(offset + self.within_block(chunk.start())),
                 Home::Merge => Home::Merge,
             };
             push(&mut runs, chunk, home);
         }
+        drop(reserved);
         let mut rest = data;
         let mut writes = Vec::with_capacity(runs.len());
         for run in runs {
@@ -84,7 +86,8 @@ impl MappedDisk {
         let (number, index) = self.entry_of(block);
         let page = self.page(number).await?;
         // Somebody may have been here before.
-        if let Home::At(offset) = self.home_locked(&page, block).await? {
+        let mut reserved = self.nothing_reserved();
+        if let Home::At(offset) = self.home_locked(&page, block, &mut reserved).await? {
             return self.file.write(self.in_file(offset, range).start(), data).await;
         }
         let place = page.get(index);
@@ -109,10 +112,11 @@ impl MappedDisk {
         let whole = self.block_on_disk(block);
         let content = self.overlay(whole, range, data).await?;
         // Bytes of the last block past the end of the disk are not written, so they have to be zeroes already.
+        let mut reserved = self.nothing_reserved();
         let taken = if whole == self.block_range(block) {
-            self.take().await?.0
+            self.take(&mut reserved).await?.0
         } else {
-            self.take_zeroed().await?
+            self.take_zeroed(&mut reserved).await?
         };
         self.file.write(ByteOffset::new(taken.data()), content).await?;
         let replaced = page.replace(index, place, Place::At(taken.data()));
@@ -139,7 +143,7 @@ impl MappedDisk {
         let (offset, taken) = match place {
             Place::Partial(offset) => (offset, None),
             _ => {
-                let (taken, _) = self.take().await?;
+                let (taken, _) = self.take(&mut self.nothing_reserved()).await?;
                 (taken.data(), Some(taken))
             }
         };

@@ -39,7 +39,7 @@ impl MappedDisk {
         if zero && mode == ZeroMode::Unmap {
             return Ok(());
         }
-        match self.home(&page, block).await? {
+        match self.home(&page, block, &mut self.nothing_reserved()).await? {
             Home::At(offset) => self.file.zero(self.in_file(offset, chunk), mode).await,
             Home::Merge => self.write_merged(chunk, Buffer::zeroed(length(chunk))).await,
         }

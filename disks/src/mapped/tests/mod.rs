@@ -320,3 +320,38 @@ fn conflicts_are_found_and_named() {
         }
     });
 }
+
+#[test]
+fn what_is_written_at_once_lies_in_one_piece() {
+    for seed in 0..50 {
+        in_memory(seed, async |folder| {
+            let (path, length) = (Path::new("together"), 512 << 10);
+            let disk = toy::create(folder, path, KINDS[0], 8 << 20, None).await;
+            let disk = &disk;
+            let writes = (0..8).map(|n| write(disk, n * length, filled(512 << 10, 1)));
+            for written in futures_util::future::join_all(writes).await {
+                written.expect("there is room");
+            }
+            for n in 0..8 {
+                let pieces = disk.resolve(range(n * length, length), usize::MAX).await;
+                assert_eq!(pieces.expect("resolved").len(), 1, "write {n}");
+            }
+            assert_eq!(disk.space.free_bytes(), 0, "what was taken ahead is in use");
+        });
+    }
+}
+
+#[test]
+fn what_was_taken_ahead_and_is_not_needed_is_free_again() {
+    in_memory(1, async |folder| {
+        let disk = toy::create(folder, Path::new("twice"), KINDS[0], 8 << 20, None).await;
+        let before = disk.space.end();
+        let one = write(&disk, 0, filled(512 << 10, 1));
+        let other = write(&disk, 256 << 10, filled(512 << 10, 1));
+        let (one, other) = futures_util::join!(one, other);
+        one.and(other).expect("written");
+        let used = disk.space.end() - before - disk.space.free_bytes();
+        assert_eq!(used, 768 << 10, "each block has one home");
+        assert!(disk.space.free_bytes() > 0, "both took space for the blocks they share");
+    });
+}
