@@ -7,11 +7,12 @@ use super::{Stage, say};
 use crate::figure::{Figure, Peer, Series, Unit};
 use crate::process::output;
 use anyhow::{Context, ensure};
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use futures_util::stream::FuturesUnordered;
 use landfall_disks::image::{Access, BesideTheImage, Format, Location, Opener, Wishes, create};
 use landfall_disks::uring::{Core, Directory, Engine, EngineSettings};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Disk, Durability};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -217,35 +218,38 @@ fn ours(core: &Core, file: &Path, format: Format, way: Way, count: u64) -> anyho
     .context("the I/O core ended")?
 }
 
-/// What `qemu-img bench` does: the same number of requests, the next one a step behind the last, modulo the size.
+/// What `qemu-img bench` does: the same number of requests, the next one a step behind the last, modulo the size, and begun by the
+/// end of another.
 async fn go_through(disk: &dyn Disk, way: Way, count: u64) -> anyhow::Result<()> {
     let size = disk.geometry().size_bytes;
-    let mut running = FuturesUnordered::new();
-    let mut offset = 0;
-    for number in 0..count {
-        if number >= way.depth() {
-            let done: Option<anyhow::Result<()>> = running.next().await;
-            done.context("it was just added")??;
-        }
-        let at = ByteOffset::new(offset);
-        running.push(async move {
-            if way.writes {
-                // Not filled with every request, as qemu-img does not: what the memory holds is written.
-                let data = Buffer::for_overwriting(usize::try_from(way.bytes)?);
-                disk.write(at, data, Durability::Cached).await?;
-            } else {
-                disk.read(ByteRange::at(at, way.bytes).context("on the disk")?).await?;
+    let next = Cell::new((0, 0));
+    let hands: FuturesUnordered<_> = (0..way.depth())
+        .map(|_| async {
+            loop {
+                let (number, offset): (u64, u64) = next.get();
+                if number == count {
+                    return anyhow::Ok(());
+                }
+                let mut behind = offset + way.step;
+                if behind + way.bytes > size {
+                    behind %= size - way.bytes;
+                    behind -= behind % way.bytes;
+                }
+                next.set((number + 1, behind));
+                request(disk, way, ByteOffset::new(offset)).await?;
             }
-            anyhow::Ok(())
-        });
-        offset += way.step;
-        if offset + way.bytes > size {
-            offset %= size - way.bytes;
-            offset -= offset % way.bytes;
-        }
-    }
-    while let Some(done) = running.next().await {
-        done?;
+        })
+        .collect();
+    hands.try_collect().await
+}
+
+async fn request(disk: &dyn Disk, way: Way, at: ByteOffset) -> anyhow::Result<()> {
+    if way.writes {
+        // Not filled with every request, as qemu-img does not: what the memory holds is written.
+        let data = Buffer::for_overwriting(usize::try_from(way.bytes)?);
+        disk.write(at, data, Durability::Cached).await?;
+    } else {
+        disk.read(ByteRange::at(at, way.bytes).context("on the disk")?).await?;
     }
     Ok(())
 }
