@@ -12,8 +12,8 @@ use crate::line::{Line, LineState};
 use crate::manifest::ManifestError;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::ManifestState;
-use crate::moment::{Moment, ResolveError, line_name};
-use crate::name::{Label, MomentName, Name};
+use crate::moment::{Moment, ResolveError, before_history, line_name};
+use crate::name::{Label, MomentName, Name, When};
 use crate::point::{Point, PointKind};
 use crate::replica::{Image, ImageSpec, ReplicaDisk};
 use crate::retention::{Retention, make_image, new_line};
@@ -281,7 +281,12 @@ impl Retention {
     pub async fn pin(&self, name: &MomentName) -> Result<Moment, ChangeError> {
         let moment = self.resolve(name).await?;
         let (line, sequence) = (moment.line, moment.sequence);
-        self.manifest.append(vec![ManifestRecord::PointPinned { line, sequence }]).await?;
+        self.manifest
+            .change(|state| {
+                check_start(state, &moment)?;
+                Ok::<_, ChangeError>((vec![ManifestRecord::PointPinned { line, sequence }], ()))
+            })
+            .await?;
         Ok(moment)
     }
 
@@ -307,6 +312,7 @@ impl Retention {
                 if state.branch_named(machine, &name).is_some() {
                     return Err(ChangeError::Exists { what: "branch", name: name.clone() });
                 }
+                check_start(state, moment)?;
                 let line = state.given.line.next();
                 let record = ManifestRecord::BranchAdded {
                     line,
@@ -366,9 +372,17 @@ impl Retention {
             name = format!("{name}@seq:{sequence}");
         }
         let (sequence, writable) = (export.sequence, export.writable);
+        let (machine, branch) = (&export.machine, export.branch.as_ref());
         let id = self
             .manifest
             .change(|state| {
+                let start = state.lines.get(&line.id()).and_then(|line| line.start.as_ref());
+                if let Some((start, at)) = start.zip(sequence)
+                    && at < start.sequence
+                {
+                    let line = line_name(machine, branch);
+                    return Err(before_history(line, When::Sequence(at), start).into());
+                }
                 let export = state.given.export.next();
                 let (name, line) = (name.clone(), line.id());
                 let record = ManifestRecord::ExportAdded { export, name, line, sequence, writable };
@@ -408,6 +422,18 @@ impl Retention {
         let index = Arc::clone(&self.surroundings.index);
         offload(move || index.write(batch)).await?;
         Ok(())
+    }
+}
+
+/// History still reaches back to `moment`.
+fn check_start(state: &ManifestState, moment: &Moment) -> Result<(), ResolveError> {
+    let start = state.lines.get(&moment.line).and_then(|line| line.start.as_ref());
+    match start.filter(|start| moment.sequence < start.sequence) {
+        None => Ok(()),
+        Some(start) => {
+            let line = line_name(&moment.machine, moment.branch.as_ref());
+            Err(before_history(line, When::Sequence(moment.sequence), start))
+        }
     }
 }
 

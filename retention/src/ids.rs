@@ -98,6 +98,11 @@ number!(
     "export#"
 );
 
+impl Sequence {
+    /// Above every sequence that is given.
+    pub const MAX: Self = Self::new(u64::MAX);
+}
+
 /// What a disk is called in the images that are made for it: the same in each, so that a guest finds the disk it knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DiskIdentity([u8; 16]);

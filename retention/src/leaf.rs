@@ -86,11 +86,12 @@ pub(crate) struct Layer {
 }
 
 /// Resolves a leaf: newest layer first; in each, the highest sequence over all size classes. Versions at or below
-/// `floor`, a sequence of the last layer (the trunk), are in the image. Blocks, so it runs off the I/O core.
+/// the floor, a sequence of the last layer (the trunk), are in the image. The floor is asked for after the cursor was
+/// opened: a cursor that misses entries was opened after the floor had passed them. Blocks, so it runs off the I/O core.
 pub(crate) fn resolve(
     index: &dyn IndexStore,
     layers: &[Layer],
-    floor: Sequence,
+    floor: impl FnOnce() -> Sequence,
     disk: DiskId,
     leaf: LeafIndex,
 ) -> Result<Leaf, IndexError> {
@@ -98,8 +99,9 @@ pub(crate) fn resolve(
     let mut resolved = Leaf { places: Box::new([BlockPlace::Image; LEAF_BLOCKS]) };
     let mut open = [true; LEAF_BLOCKS];
     let mut cursor = index.cursor();
+    let trunk_floor = floor();
     for (depth, layer) in layers.iter().enumerate() {
-        let floor = if depth + 1 == layers.len() { floor } else { Sequence::default() };
+        let floor = if depth + 1 == layers.len() { trunk_floor } else { Sequence::default() };
         let mut newest: Box<[Option<(Sequence, BlockPlace)>; LEAF_BLOCKS]> =
             Box::new([None; LEAF_BLOCKS]);
         for class in SizeClass::ALL {

@@ -12,10 +12,12 @@
 
 mod branch;
 mod change;
+mod fold;
 pub mod ids;
 pub mod index;
 pub mod journal;
 mod leaf;
+mod lease;
 pub mod line;
 pub mod manifest;
 mod moment;
@@ -24,14 +26,17 @@ mod opening;
 pub mod point;
 mod replica;
 mod retention;
+mod runs;
 mod status;
 mod stream;
 pub mod time;
 mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
+pub use fold::{FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus};
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
+pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};

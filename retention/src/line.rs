@@ -3,12 +3,16 @@
 //! A line's tail moves only in its lane, after a record is durable and indexed; everything else reads it. Lock order:
 //! `state` before the slots of `head`; neither is held across an await.
 
+use crate::fold::FoldProgress;
 use crate::ids::{Generation, GroupId, LaneId, LineId, MachineId, Sequence};
 use crate::index::tail_key::LineTail;
 use crate::leaf::{HeadChange, HeadLeaves, Layer};
+use crate::lease::Holder;
+use crate::manifest::history::HistoryStart;
 use crate::point::{Catalogue, Point};
 use crate::time::Timestamp;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A writable history.
@@ -22,6 +26,9 @@ pub struct Line {
     born: Timestamp,
     state: Mutex<LineState>,
     pub(crate) head: HeadLeaves,
+    /// Held by the one fold there may be.
+    pub(crate) folding: tokio::sync::Mutex<()>,
+    fold_progress: Mutex<Option<FoldProgress>>,
 }
 
 /// What changes as the line grows.
@@ -37,6 +44,10 @@ pub(crate) struct LineState {
     pub(crate) epoch: u64,
     /// Set when the line was discarded.
     pub(crate) closed: bool,
+    /// Where its history begins, if not with its first record.
+    pub(crate) start: Option<HistoryStart>,
+    /// Moments that somebody has open, and how many do.
+    pub(crate) readers: BTreeMap<Sequence, usize>,
 }
 
 /// Who a line is and where it hangs.
@@ -62,6 +73,8 @@ impl Line {
             born,
             state: Mutex::new(state),
             head: HeadLeaves::default(),
+            folding: tokio::sync::Mutex::default(),
+            fold_progress: Mutex::default(),
         }
     }
 
@@ -151,6 +164,69 @@ impl Line {
     /// A question to its catalogue of points.
     pub fn points<T>(&self, ask: impl FnOnce(&Catalogue) -> T) -> T {
         ask(&self.state.lock().catalogue)
+    }
+
+    /// Where its history begins, if anything older was folded.
+    pub(crate) fn start(&self) -> Option<HistoryStart> {
+        self.state.lock().start.clone()
+    }
+
+    /// Counts a reader of `sequence`, unless history begins after it.
+    pub(crate) fn note_reader(&self, sequence: Sequence) -> Result<(), HistoryStart> {
+        let mut state = self.state.lock();
+        if let Some(start) = state.start.as_ref().filter(|start| sequence < start.sequence) {
+            return Err(start.clone());
+        }
+        *state.readers.entry(sequence).or_default() += 1;
+        Ok(())
+    }
+
+    pub(crate) fn forget_reader(&self, sequence: Sequence) {
+        let mut state = self.state.lock();
+        let Some(readers) = state.readers.get_mut(&sequence) else { return };
+        *readers -= 1;
+        if *readers == 0 {
+            state.readers.remove(&sequence);
+        }
+    }
+
+    /// Those who read moments below `floor`.
+    pub(crate) fn readers_below(&self, floor: Sequence) -> Vec<Holder> {
+        self.state.lock().readers.range(..floor).map(|(at, _)| Holder::Reader(*at)).collect()
+    }
+
+    /// Moves the start of history up if nobody reads what lies below it: from here on nobody can open that.
+    pub(crate) fn move_start(&self, start: HistoryStart) -> Result<(), Vec<Holder>> {
+        let mut state = self.state.lock();
+        let readers: Vec<_> =
+            state.readers.range(..start.sequence).map(|(at, _)| Holder::Reader(*at)).collect();
+        if !readers.is_empty() {
+            return Err(readers);
+        }
+        state.start = Some(start);
+        Ok(())
+    }
+
+    /// Puts the start where it durably is, should a move have failed.
+    pub(crate) fn reset_start(&self, start: Option<HistoryStart>) {
+        self.state.lock().start = start;
+    }
+
+    /// How far the fold that is under way is.
+    pub(crate) fn fold_progress(&self) -> Option<FoldProgress> {
+        self.fold_progress.lock().clone()
+    }
+
+    pub(crate) fn note_fold(&self, progress: Option<FoldProgress>) {
+        *self.fold_progress.lock() = progress;
+    }
+
+    /// Takes the points below the start off the catalogue, once the move is durable.
+    pub(crate) fn drop_folded_points(&self) {
+        let mut state = self.state.lock();
+        if let Some(start) = state.start.clone() {
+            state.catalogue.drop_below(start.sequence);
+        }
     }
 
     /// What a look from `newest` sees: this line, then the ones it branched from.

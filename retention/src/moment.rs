@@ -4,6 +4,7 @@ use crate::ids::{LineId, Sequence};
 use crate::index::moment_key::{boundary_at, boundary_at_or_before};
 use crate::index::{IndexError, IndexStore};
 use crate::line::Line;
+use crate::manifest::history::HistoryStart;
 use crate::name::{Label, MomentName, Name, When};
 use crate::point::{Point, PointKind};
 use crate::time::Timestamp;
@@ -77,6 +78,20 @@ pub enum ResolveError {
         oldest: Timestamp,
         /// Newest one.
         newest: Timestamp,
+    },
+    /// What lies before the start of history was folded into the images.
+    #[error(
+        "{line} has no point {when} any more: its history now begins at {begins_time} (seq:{begins})"
+    )]
+    BeforeHistory {
+        /// The machine.
+        line: String,
+        /// What was asked for.
+        when: When,
+        /// The oldest moment there is.
+        begins: Sequence,
+        /// When that was committed.
+        begins_time: Timestamp,
     },
     /// The sequence is not a boundary.
     #[error("{line}@seq:{sequence} is not a point: the disks are between two states there{}",
@@ -168,6 +183,10 @@ pub(crate) fn resolve_on_line(
         When::Ago(ago) => newest_at(index, line, now.earlier(*ago))?,
         When::Sequence(sequence) => Some(exactly(index, line, name, *sequence)?),
     };
+    let found = match line.start() {
+        Some(start) => within_history(found, &start, name, now)?,
+        None => found,
+    };
     let Some(found) = found else { return Err(nothing_found(line, name)) };
     Ok(Moment {
         machine: name.machine.clone(),
@@ -185,6 +204,45 @@ struct Found {
     commit_time: Timestamp,
     kind: Option<PointKind>,
     label: Option<Label>,
+}
+
+impl From<&HistoryStart> for Found {
+    fn from(start: &HistoryStart) -> Self {
+        Self {
+            sequence: start.sequence,
+            commit_time: start.commit_time,
+            kind: start.kind,
+            label: start.label.clone(),
+        }
+    }
+}
+
+/// What was found, if history still reaches there. Its very start can always be opened, whether or not its record is left.
+fn within_history(
+    found: Option<Found>,
+    start: &HistoryStart,
+    name: &MomentName,
+    now: Timestamp,
+) -> Result<Option<Found>, ResolveError> {
+    if found.as_ref().is_some_and(|found| found.sequence >= start.sequence) {
+        return Ok(found);
+    }
+    let time = match name.when {
+        When::At(time) => time,
+        When::Ago(ago) => now.earlier(ago),
+        _ => return Ok(None),
+    };
+    let line = line_name(&name.machine, name.branch.as_ref());
+    if time < start.commit_time {
+        return Err(before_history(line, name.when.clone(), start));
+    }
+    Ok(start.kind.is_none_or(PointKind::is_consistent).then(|| Found::from(start)))
+}
+
+/// The error for what lies before the start of history.
+pub(crate) fn before_history(line: String, when: When, start: &HistoryStart) -> ResolveError {
+    let (begins, begins_time) = (start.sequence, start.commit_time);
+    ResolveError::BeforeHistory { line, when, begins, begins_time }
 }
 
 impl From<Point> for Found {
@@ -239,6 +297,15 @@ fn exactly(
 ) -> Result<Found, ResolveError> {
     if let Some(point) = line.points(|points| points.at(sequence).map(Found::from)) {
         return Ok(point);
+    }
+    if let Some(start) = line.start() {
+        if sequence == start.sequence {
+            return Ok(Found::from(&start));
+        }
+        if sequence < start.sequence {
+            let line = line_name(&name.machine, name.branch.as_ref());
+            return Err(before_history(line, name.when.clone(), &start));
+        }
     }
     let origin = line.is_branch() && sequence == Sequence::default();
     let boundary = match boundary_at(index, line.id(), sequence)? {

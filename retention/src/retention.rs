@@ -288,13 +288,19 @@ async fn load_lines(
             ))
         })
         .await?;
-        let line_state = LineState {
+        let mut line_state = LineState {
             tail,
             catalogue,
             gaps,
             generation: entry.generation,
+            start: entry.start.clone(),
             ..LineState::default()
         };
+        if let Some(start) = &entry.start {
+            line_state.catalogue.drop_below(start.sequence);
+            // Its record may lie in a segment that was released.
+            start.point().into_iter().for_each(|point| line_state.catalogue.insert(point));
+        }
         // A branch has a higher id than its parent, so the parent is there.
         let origin =
             entry.origin.and_then(|(parent, at)| Some((Arc::clone(lines.get(&parent)?), at)));

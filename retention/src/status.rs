@@ -2,10 +2,11 @@
 
 use crate::branch::BranchDisk;
 use crate::ids::{DiskIdentity, ExportId, Generation, LineId, MachineId, Position, Sequence};
+use crate::lease::Lease;
 use crate::line::Line;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
-use crate::moment::{Moment, ResolveError, line_name, resolve_on_line};
-use crate::name::{MomentName, Name};
+use crate::moment::{Moment, ResolveError, before_history, line_name, resolve_on_line};
+use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
 use crate::replica::{DiskState, ReplicaDisk};
 use crate::retention::Retention;
@@ -237,6 +238,10 @@ impl Retention {
     pub fn view(&self, moment: &Moment, disk: &Name) -> Result<Arc<dyn Disk>, ResolveError> {
         let line = self.line_of(moment)?;
         let replica = self.disk_named(&moment.machine, disk)?;
+        let lease = Lease::take(&line, moment.sequence).map_err(|start| {
+            let name = line_name(&moment.machine, moment.branch.as_ref());
+            before_history(name, When::Sequence(moment.sequence), &start)
+        })?;
         let on_trunk = trunk_sequence(&line, moment.sequence, self);
         if replica.floor().is_none_or(|floor| floor > on_trunk) {
             return Err(ResolveError::NotSeeded {
@@ -246,7 +251,8 @@ impl Retention {
             });
         }
         let showing = Showing::Fixed(moment.sequence);
-        Ok(Arc::new(View::new(Arc::clone(&self.reading), replica, line, showing)))
+        let view = View::new(Arc::clone(&self.reading), replica, line, showing);
+        Ok(Arc::new(view.holding(lease)))
     }
 
     /// The writable head of a disk of a branch.

@@ -11,8 +11,10 @@ use crate::ids::{DiskId, LineId, SegmentId, Sequence};
 use crate::index::{IndexError, IndexStore};
 use crate::journal::segment::Segments;
 use crate::leaf::{BlockPlace, LEAF_BYTES, Layer, Leaf, LeafIndex, next_written_leaf, resolve};
+use crate::lease::Lease;
 use crate::line::Line;
 use crate::replica::{Image, ReplicaDisk};
+use crate::runs::{Run, add_block};
 use futures_util::future::try_join_all;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
@@ -43,6 +45,40 @@ impl Reading {
         let leaves = Cache::new((leaf_cache_bytes / size_of::<[BlockPlace; 256]>()).max(16));
         Self { index, segments, leaves }
     }
+
+    /// Reads blocks of a segment; what fails its checksum is never returned.
+    pub(crate) async fn read_journal(
+        &self,
+        range: ByteRange,
+        (segment, unit): (SegmentId, u32),
+        checksums: &[u32],
+        into: Buffer,
+    ) -> Result<Buffer, DiskError> {
+        let damaged = |range, what: String| DiskError::Damaged {
+            range,
+            what: format!("segment {segment} of the journal: {what}"),
+        };
+        let read = match self.segments.file(segment).await {
+            Ok(file) => file.read_at(u64::from(unit) * BLOCK_SIZE, into).await,
+            Err(error) => Err(error),
+        };
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            // What was acknowledged is not there: that is damage, whatever the kernel calls it.
+            Err(error @ (FileError::NotFound { .. } | FileError::Ended { .. })) => {
+                return Err(damaged(range, error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for (index, (block, checksum)) in bytes.chunks(BLOCK_BYTES).zip(checksums).enumerate() {
+            if crc32c::crc32c(block) != *checksum {
+                let start = range.start().bytes() + index as u64 * BLOCK_SIZE;
+                let block = ByteRange::at(ByteOffset::new(start), BLOCK_SIZE).expect("on the disk");
+                return Err(damaged(block, "checksum does not match".into()));
+            }
+        }
+        Ok(bytes)
+    }
 }
 
 /// Which moment of its line a view shows.
@@ -60,15 +96,8 @@ pub(crate) struct View {
     disk: Arc<ReplicaDisk>,
     line: Arc<Line>,
     showing: Showing,
-}
-
-/// Consecutive blocks that lie together.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Run {
-    Image,
-    Zero,
-    Lost,
-    Journal { segment: SegmentId, unit: u32, checksums: Vec<u32> },
+    /// Keeps the moment while it is open.
+    _lease: Option<Lease>,
 }
 
 impl View {
@@ -78,7 +107,12 @@ impl View {
         line: Arc<Line>,
         showing: Showing,
     ) -> Self {
-        Self { reading, disk, line, showing }
+        Self { reading, disk, line, showing, _lease: None }
+    }
+
+    /// The view, which keeps its moment as long as it lives.
+    pub(crate) fn holding(self, lease: Lease) -> Self {
+        Self { _lease: Some(lease), ..self }
     }
 
     pub(crate) fn line(&self) -> &Arc<Line> {
@@ -120,9 +154,11 @@ impl View {
 
     async fn resolve(&self, leaf: LeafIndex) -> Result<Arc<Leaf>, DiskError> {
         let index = Arc::clone(&self.reading.index);
-        let (layers, floor, disk) = (self.layers(), self.disk.floor(), self.disk.id());
-        let resolved =
-            offload(move || resolve(&*index, &layers, floor.unwrap_or_default(), disk, leaf));
+        let (layers, disk) = (self.layers(), Arc::clone(&self.disk));
+        let resolved = offload(move || {
+            let floor = || disk.floor().unwrap_or_default();
+            resolve(&*index, &layers, floor, disk.id(), leaf)
+        });
         resolved.await.map(Arc::new).map_err(|error| index_failed(leaf.range(), &error))
     }
 
@@ -211,42 +247,9 @@ impl View {
                 Ok(into)
             }
             Run::Journal { segment, unit, checksums } => {
-                self.read_journal(range, (segment, unit), &checksums, into).await
+                self.reading.read_journal(range, (segment, unit), &checksums, into).await
             }
         }
-    }
-
-    async fn read_journal(
-        &self,
-        range: ByteRange,
-        (segment, unit): (SegmentId, u32),
-        checksums: &[u32],
-        into: Buffer,
-    ) -> Result<Buffer, DiskError> {
-        let damaged = |range, what: String| DiskError::Damaged {
-            range,
-            what: format!("segment {segment} of the journal: {what}"),
-        };
-        let read = match self.reading.segments.file(segment).await {
-            Ok(file) => file.read_at(u64::from(unit) * BLOCK_SIZE, into).await,
-            Err(error) => Err(error),
-        };
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            // What was acknowledged is not there: that is damage, whatever the kernel calls it.
-            Err(error @ (FileError::NotFound { .. } | FileError::Ended { .. })) => {
-                return Err(damaged(range, error.to_string()));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        for (index, (block, checksum)) in bytes.chunks(BLOCK_BYTES).zip(checksums).enumerate() {
-            if crc32c::crc32c(block) != *checksum {
-                let start = range.start().bytes() + index as u64 * BLOCK_SIZE;
-                let block = ByteRange::at(ByteOffset::new(start), BLOCK_SIZE).expect("on the disk");
-                return Err(damaged(block, "checksum does not match".into()));
-            }
-        }
-        Ok(bytes)
     }
 
     /// Reads whole blocks from the image; what lies beyond its end is zero.
@@ -347,42 +350,6 @@ impl Drop for Fill<'_> {
         let disk = self.view.disk.id();
         self.view.line.head.filled(disk, self.index, self.resolved.as_ref());
     }
-}
-
-fn add_block(runs: &mut Vec<(ByteRange, Run)>, block: Block, place: BlockPlace) {
-    let range = ByteRange::at(block.offset(), BLOCK_SIZE).expect("on the disk");
-    if let Some((whole, run)) = runs.last_mut() {
-        let continues = match (&mut *run, place) {
-            (Run::Image, BlockPlace::Image)
-            | (Run::Zero, BlockPlace::Zero)
-            | (Run::Lost, BlockPlace::Lost) => true,
-            (
-                Run::Journal { segment, unit, checksums },
-                BlockPlace::Journal { segment: next_segment, unit: next_unit, checksum },
-            ) => {
-                let due = *unit as usize + checksums.len();
-                let follows = *segment == next_segment && next_unit as usize == due;
-                if follows {
-                    checksums.push(checksum);
-                }
-                follows
-            }
-            _ => false,
-        };
-        if continues {
-            *whole = ByteRange::new(whole.start(), range.end()).expect("blocks come in order");
-            return;
-        }
-    }
-    let run = match place {
-        BlockPlace::Image => Run::Image,
-        BlockPlace::Zero => Run::Zero,
-        BlockPlace::Lost => Run::Lost,
-        BlockPlace::Journal { segment, unit, checksum } => {
-            Run::Journal { segment, unit, checksums: vec![checksum] }
-        }
-    };
-    runs.push((range, run));
 }
 
 fn push(mapped: &mut Vec<MappedRange>, range: ByteRange, content: Content) {

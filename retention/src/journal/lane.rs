@@ -116,6 +116,11 @@ impl LaneHandle {
         answer.await.map_err(|_| AppendError::Stopping)?
     }
 
+    /// Drafts that wait for the lane to take them.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     pub(crate) fn counters(&self) -> &LaneCounters {
         &self.counters
     }

@@ -10,6 +10,7 @@
 //! After a failed write the manifest refuses further ones until it is reopened.
 
 pub mod format;
+pub mod history;
 pub mod record;
 pub mod state;
 

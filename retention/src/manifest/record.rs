@@ -4,6 +4,7 @@
 //! [`super::state::ManifestState`], and the state can be written out as records again (a snapshot).
 
 use super::format::{FrameError, Reader, Writer};
+use super::history::HistoryStart;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
@@ -156,6 +157,20 @@ pub enum ManifestRecord {
         /// Which sequence.
         sequence: Sequence,
     },
+    /// A fold begins: from here on nothing of a trunk below its start can be opened.
+    FoldStarted {
+        /// Which trunk.
+        line: LineId,
+        /// The oldest moment that stays.
+        start: HistoryStart,
+    },
+    /// The image of a disk durably holds everything up to a new floor.
+    FoldDone {
+        /// Which disk.
+        disk: DiskId,
+        /// Versions at or below it are in the image.
+        floor: Sequence,
+    },
     /// The highest ids given out when a snapshot was written, so that none is used twice.
     IdsGiven(GivenIds),
 }
@@ -194,6 +209,8 @@ mod kind {
     pub(super) const POINT_UNPINNED: u16 = 14;
     pub(super) const IDS_GIVEN: u16 = 15;
     pub(super) const CONTENT_NAMED: u16 = 16;
+    pub(super) const FOLD_STARTED: u16 = 32;
+    pub(super) const FOLD_DONE: u16 = 33;
 }
 
 /// What an export without a fixed moment stores in its sequence field.
@@ -274,6 +291,16 @@ impl ManifestRecord {
                 to.u16(kind::POINT_UNPINNED);
                 to.u32(line.number());
                 to.u64(sequence.number());
+            }
+            Self::FoldStarted { line, start } => {
+                to.u16(kind::FOLD_STARTED);
+                to.u32(line.number());
+                start.encode(to);
+            }
+            Self::FoldDone { disk, floor } => {
+                to.u16(kind::FOLD_DONE);
+                to.u32(disk.number());
+                to.u64(floor.number());
             }
             other => other.encode_storage(to),
         }
@@ -383,6 +410,14 @@ impl ManifestRecord {
                 line: LineId::new(from.u32()?),
                 sequence: Sequence::new(from.u64()?),
             }),
+            kind::FOLD_STARTED => Ok(Self::FoldStarted {
+                line: LineId::new(from.u32()?),
+                start: HistoryStart::decode(from)?,
+            }),
+            kind::FOLD_DONE => Ok(Self::FoldDone {
+                disk: DiskId::new(from.u32()?),
+                floor: Sequence::new(from.u64()?),
+            }),
             _ => Self::decode_storage(kind, from),
         }
     }
@@ -442,6 +477,18 @@ fn size(from: &mut Reader<'_>) -> Result<u64, FrameError> {
 mod tests {
     use super::super::format::{encode_frame, parse_frame};
     use super::*;
+    use crate::name::Label;
+    use crate::point::PointKind;
+
+    fn start(kind: Option<PointKind>, label: Option<&str>) -> HistoryStart {
+        HistoryStart {
+            sequence: Sequence::new(3),
+            commit_time: Timestamp::from_nanoseconds(18),
+            source_time: Timestamp::from_nanoseconds(kind.map_or(0, |_| 17)),
+            kind,
+            label: label.map(|text| Label::parse(text).unwrap()),
+        }
+    }
 
     fn one_of_each() -> Vec<ManifestRecord> {
         let name = Name::parse("web").unwrap();
@@ -509,6 +556,12 @@ mod tests {
             ManifestRecord::ExportRemoved { export: ExportId::new(16) },
             ManifestRecord::PointPinned { line, sequence },
             ManifestRecord::PointUnpinned { line, sequence },
+            ManifestRecord::FoldStarted {
+                line,
+                start: start(Some(PointKind::App), Some("before")),
+            },
+            ManifestRecord::FoldStarted { line, start: start(None, None) },
+            ManifestRecord::FoldDone { disk: DiskId::new(6), floor: sequence },
             ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
         ]
     }

@@ -1,5 +1,6 @@
 //! What the manifest's records add up to. Pure: records in, state out, and back to records for a snapshot.
 
+use super::history::HistoryStart;
 use super::record::{GivenIds, ManifestRecord};
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
@@ -75,6 +76,8 @@ pub struct LineEntry {
     pub stream: StreamId,
     /// Pinned points.
     pub pins: BTreeSet<Sequence>,
+    /// Where its history begins, once something of it was folded; only trunks are.
+    pub start: Option<HistoryStart>,
 }
 
 /// A segment of the journal.
@@ -217,6 +220,7 @@ impl ManifestState {
         match record {
             ManifestRecord::BranchAdded { line, name, parent, origin, origin_time } => {
                 let above = self.line_mut(*parent, "BranchAdded")?.clone();
+                above.check_within_history("BranchAdded", *origin)?;
                 // A snapshot lists lines by id: what a branch starts from has to come first.
                 let free = !self.lines.contains_key(line) && line > parent;
                 Misfit::unless_new(free, "BranchAdded", line)?;
@@ -229,6 +233,7 @@ impl ManifestState {
                     oldest_welcome: Generation::default(),
                     stream: StreamId::NONE,
                     pins: BTreeSet::new(),
+                    start: None,
                     ..above
                 };
                 self.given.line = self.given.line.max(*line);
@@ -257,13 +262,16 @@ impl ManifestState {
                 entry.stream = *stream;
             }
             ManifestRecord::PointPinned { line, sequence } => {
-                self.line_mut(*line, "PointPinned")?.pins.insert(*sequence);
+                let entry = self.line_mut(*line, "PointPinned")?;
+                entry.check_within_history("PointPinned", *sequence)?;
+                entry.pins.insert(*sequence);
             }
             ManifestRecord::PointUnpinned { line, sequence } => {
                 self.line_mut(*line, "PointUnpinned")?.pins.remove(sequence);
             }
             ManifestRecord::ExportAdded { export, name, line, sequence, writable } => {
-                self.line_mut(*line, "ExportAdded")?;
+                let entry = self.line_mut(*line, "ExportAdded")?;
+                entry.check_within_history("ExportAdded", sequence.unwrap_or(Sequence::MAX))?;
                 Misfit::unless_new(!self.exports.contains_key(export), "ExportAdded", export)?;
                 self.given.export = self.given.export.max(*export);
                 let entry = ExportEntry {
@@ -280,6 +288,8 @@ impl ManifestState {
                     .remove(export)
                     .ok_or_else(|| Misfit::missing("ExportRemoved", export))?;
             }
+            ManifestRecord::FoldStarted { line, start } => self.begin_history(*line, start)?,
+            ManifestRecord::FoldDone { disk, floor } => self.raise_floor(*disk, *floor)?,
             ManifestRecord::IdsGiven(given) => self.given = *given,
             other => unreachable!("{other:?} is applied elsewhere"),
         }
@@ -319,6 +329,7 @@ impl ManifestState {
             oldest_welcome: Generation::default(),
             stream: StreamId::NONE,
             pins: BTreeSet::new(),
+            start: None,
         };
         self.lines.insert(trunk, line);
     }
@@ -329,6 +340,42 @@ impl ManifestState {
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
         self.exports.retain(|_, export| lines.contains_key(&export.line));
+        Ok(())
+    }
+
+    /// Moves the start of a trunk's history up. Nothing that was asked to be kept may lie below it.
+    fn begin_history(&mut self, line: LineId, start: &HistoryStart) -> Result<(), Misfit> {
+        let below = |sequence: Sequence| sequence < start.sequence;
+        let branched = self
+            .lines
+            .values()
+            .any(|other| other.origin.is_some_and(|(parent, at)| parent == line && below(at)));
+        let exported = self
+            .exports
+            .values()
+            .any(|export| export.line == line && export.sequence.is_some_and(below));
+        let entry = self.line_mut(line, "FoldStarted")?;
+        let pinned = entry.pins.iter().copied().any(below);
+        let back = entry.start.as_ref().is_some_and(|old| old.sequence >= start.sequence);
+        if entry.origin.is_some() || back || branched || exported || pinned {
+            let what = format!("{line:?} does not begin at {:?}", start.sequence);
+            return Err(Misfit { record: "FoldStarted", what });
+        }
+        entry.start = Some(start.clone());
+        Ok(())
+    }
+
+    fn raise_floor(&mut self, disk: DiskId, floor: Sequence) -> Result<(), Misfit> {
+        let entry = self.disk_mut(disk, "FoldDone")?.clone();
+        let trunk = self.machines.get(&entry.machine).and_then(|m| self.lines.get(&m.trunk));
+        let started = trunk.and_then(|line| line.start.as_ref()).map(|start| start.sequence);
+        if started.is_none_or(|started| floor > started)
+            || entry.floor.is_none_or(|old| old >= floor)
+        {
+            let what = format!("{disk:?} with floor {:?} has none of {floor:?}", entry.floor);
+            return Err(Misfit { record: "FoldDone", what });
+        }
+        self.disk_mut(disk, "FoldDone")?.floor = Some(floor);
         Ok(())
     }
 
@@ -422,6 +469,16 @@ impl DiskEntry {
 }
 
 impl LineEntry {
+    fn check_within_history(&self, record: &'static str, at: Sequence) -> Result<(), Misfit> {
+        match &self.start {
+            Some(start) if at < start.sequence => {
+                let what = format!("{:?} begins at {:?}, after {at:?}", self.id, start.sequence);
+                Err(Misfit { record, what })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn records(&self, into: &mut Vec<ManifestRecord>) {
         if let (Some(name), Some((parent, origin))) = (&self.branch, self.origin) {
             let name = name.clone();
@@ -440,6 +497,9 @@ impl LineEntry {
                 oldest_welcome: self.oldest_welcome,
                 stream: self.stream,
             });
+        }
+        if let Some(start) = self.start.clone() {
+            into.push(ManifestRecord::FoldStarted { line: self.id, start });
         }
         let pinned = |sequence| ManifestRecord::PointPinned { line: self.id, sequence };
         into.extend(self.pins.iter().copied().map(pinned));

@@ -4,10 +4,12 @@ use super::format::encode_frame;
 use super::*;
 use crate::change::{MAX_DISKS, MAX_PATH_BYTES, MAX_TEXT_BYTES};
 use crate::ids::{
-    ContentId, DiskId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId, SegmentId,
-    Sequence, StreamId,
+    ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
+    SegmentId, Sequence, StreamId,
 };
-use crate::name::Name;
+use crate::manifest::history::HistoryStart;
+use crate::name::{Label, Name};
+use crate::point::PointKind;
 use crate::time::Timestamp;
 use landfall_disks::faults::{Fault, FaultFolder, Seed, run};
 
@@ -42,6 +44,17 @@ fn disk(number: u32, machine: u32) -> ManifestRecord {
     }
 }
 
+fn begins(line: u32, sequence: u64) -> ManifestRecord {
+    let start = HistoryStart {
+        sequence: Sequence::new(sequence),
+        commit_time: Timestamp::from_nanoseconds(8),
+        source_time: Timestamp::from_nanoseconds(7),
+        kind: Some(PointKind::App),
+        label: Some(Label::parse("before").expect("a label")),
+    };
+    ManifestRecord::FoldStarted { line: LineId::new(line), start }
+}
+
 /// Some of everything, so that snapshots have to carry it, and some that undoes it.
 fn history() -> Vec<Vec<ManifestRecord>> {
     let (line, sequence) = (LineId::new(1), Sequence::new(4));
@@ -61,6 +74,9 @@ fn history() -> Vec<Vec<ManifestRecord>> {
             content: ContentId::new([9; 32]),
         }],
         vec![ManifestRecord::ImageLost { disk: DiskId::new(2), reason: "gone".into() }],
+        vec![ManifestRecord::PointUnpinned { line, sequence }],
+        vec![begins(1, 6)],
+        vec![ManifestRecord::FoldDone { disk: DiskId::new(1), floor: Sequence::new(6) }],
     ];
     for number in 2..8 {
         changes.push(vec![machine(number), disk(number + 1, number)]);
@@ -306,8 +322,33 @@ fn records_that_no_sane_writer_writes_do_not_fit() {
     };
     let discarded = |number| ManifestRecord::BranchDiscarded { line: LineId::new(number) };
     let mut state = ManifestState::default();
-    let sane =
-        [machine(1), disk(1, 1), branch(5, 1), branch(6, 5), born.clone(), generation.clone()];
+    let (id, floor) = (DiskId::new(1), Sequence::new);
+    let seeded = ManifestRecord::SeedFinished { disk: id, floor: floor(0) };
+    let folded = |disk, at| ManifestRecord::FoldDone { disk: DiskId::new(disk), floor: floor(at) };
+    let pinned = |at| ManifestRecord::PointPinned { line, sequence: floor(at) };
+    let exported = |export, at| ManifestRecord::ExportAdded {
+        export: ExportId::new(export),
+        name: "m1".into(),
+        line,
+        sequence: Some(floor(at)),
+        writable: false,
+    };
+    let sane = [
+        machine(1),
+        disk(1, 1),
+        disk(2, 1),
+        branch(5, 1),
+        branch(6, 5),
+        born.clone(),
+        generation.clone(),
+        seeded,
+        begins(1, 1),
+        folded(1, 1),
+        machine(2),
+        exported(1, 4),
+        machine(3),
+        disk(3, 3),
+    ];
     sane.iter().for_each(|record| state.apply(record).expect("it fits"));
     for record in [
         machine(1),
@@ -320,6 +361,19 @@ fn records_that_no_sane_writer_writes_do_not_fit() {
         discarded(7),
         born,
         generation,
+        begins(1, 1),
+        begins(5, 2),
+        begins(9, 2),
+        // The branch, and once there is none, the export.
+        begins(1, 2),
+        begins(1, 5),
+        folded(1, 1),
+        folded(1, 2),
+        folded(2, 1),
+        folded(3, 1),
+        folded(9, 1),
+        pinned(0),
+        exported(2, 0),
     ] {
         let before = state.clone();
         let refused = state.apply(&record);

@@ -4,8 +4,8 @@
 //!   Empty ──first block──▶ Seeding ──mark──▶ Ready ──image gone──▶ NeedsResync (history goes on in the journal)
 //! ```
 //!
-//! **Invariants:** an image is written only while its disk has no floor, that is, no history. From the floor on, the
-//! image never changes here; a lost image is never replaced by an empty one that could pass for it.
+//! **Invariants:** an image is written only while its disk has no floor, that is, no history, and by folds, which change no
+//! block that anybody reads from it. A lost image is never replaced by an empty one that could pass for it.
 
 pub(crate) mod verdict;
 
@@ -124,6 +124,7 @@ impl ReplicaDisk {
         self.state.read().floor
     }
 
+    /// The image durably holds everything up to `floor`, and the manifest says so.
     pub(crate) fn set_floor(&self, floor: Sequence) {
         self.state.write().floor = Some(floor);
     }

@@ -9,8 +9,8 @@
 //!   anything else        the start fails          the start fails
 //! ```
 //!
-//! *Lost* is recorded, for good. *Set aside* holds until the next start: an image with history is not written to, so one that
-//! was repaired, or put back, still holds what it has to.
+//! *Lost* is recorded, for good. *Set aside* holds until the next start: an image that is set aside is not folded into, so one
+//! that was repaired, or put back, still holds what it has to.
 
 use landfall_disks::DiskError;
 use landfall_disks::file::FileError;
