@@ -288,12 +288,13 @@ async fn open_writable(
     if !outline.metadata.is_apart() {
         return refuse("its directories and tables overlap; it is read only");
     }
-    lengthen(&file, &outline).await?;
+    let length = needed_length(&file, &outline).await?;
     let grain = header.grain_bytes();
     let limit = MAX_SPARSE_SECTORS * SECTOR_BYTES;
+    // Before the file gets any longer: a grain whose end is missing must not seem to have one of zeroes.
     let looking = Arc::new(Space::new(file.length(), grain, limit, FULL));
     let table = SparseTable::new(Arc::clone(&file), looking, outline.clone());
-    let usage = scan(&table, header.grains(), file.length(), &structures(&outline)).await?;
+    let usage = scan(&table, header.grains(), length, &structures(&outline)).await?;
     if let Some(conflict) = usage.conflicts.first() {
         let problem = malformed(
             "VMDK grain table",
@@ -304,7 +305,10 @@ async fn open_writable(
         );
         return Err(ImageError::malformed(file.path(), problem));
     }
-    let space = Arc::new(usage.space(file.length(), grain, limit, FULL));
+    if length > file.length() {
+        file.set_length(length).await?;
+    }
+    let space = Arc::new(usage.space(length, grain, limit, FULL));
     let table = Arc::new(SparseTable::new(Arc::clone(&file), Arc::clone(&space), outline));
     if header.unclean_shutdown {
         table.recover().await?;
@@ -321,8 +325,9 @@ async fn open_writable(
     Ok(Opened { grain_bytes: Some(grain), header: Some(header), table: Some(table), ..opened })
 }
 
-/// Makes the file long enough for all of the last grain, which others may have cut where the disk ends, and a whole number of blocks.
-async fn lengthen(file: &Arc<ImageFile>, outline: &Outline) -> Result<(), ImageError> {
+/// Bytes of a file that is long enough for all of the last grain, which others may have cut where the disk ends, and a whole number
+/// of blocks.
+async fn needed_length(file: &Arc<ImageFile>, outline: &Outline) -> Result<u64, ImageError> {
     let grain = outline.header.grain_bytes();
     let last = outline.header.grains() - 1;
     let entries = u64::from(outline.header.table_entries);
@@ -334,11 +339,7 @@ async fn lengthen(file: &Arc<ImageFile>, outline: &Outline) -> Result<(), ImageE
         Place::At(offset) => offset + grain,
         _ => 0,
     };
-    let length = file.length().max(end).next_multiple_of(4096);
-    if length > file.length() {
-        file.set_length(length).await?;
-    }
-    Ok(())
+    Ok(file.length().max(end).next_multiple_of(4096))
 }
 
 /// A conflict in words.

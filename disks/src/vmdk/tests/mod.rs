@@ -401,6 +401,34 @@ fn a_broken_table_is_repaired_from_its_copy() {
 }
 
 #[test]
+fn a_grain_whose_end_is_missing_is_not_filled_up_with_zeroes() {
+    in_memory(1, async |folder, _| {
+        // Two tables: the one of the last grain is looked at in any case.
+        let size = 40 * MIB;
+        let location = at(&folder, "disk.vmdk");
+        let image = new_disk(&location, &Recipe::new(CreateType::MonolithicSparse, size)).await;
+        for start in [0, MIB] {
+            write(&*image.disk, start, filled(65_536, 7)).await.expect("written");
+        }
+        image.disk.flush().await.expect("flushed");
+        drop(image);
+        let whole = get(&folder, "disk.vmdk").await;
+        let end = whole.iter().rposition(|byte| *byte == 7).expect("grains have content") + 1;
+        // Less than a sector is missing, or less than what a file is rounded up to.
+        for missing in [1, 512, 4000] {
+            let cut = &whole[..end - missing];
+            put(&folder, "disk.vmdk", cut).await;
+            let refused = open(&location, Access::Write).await.err().expect("it would be hidden");
+            assert!(refused.to_string().contains("within the"), "{refused}");
+            assert!(get(&folder, "disk.vmdk").await == cut, "it was changed");
+            let image = open(&location, Access::Read).await.expect("opened");
+            let damaged = image.disk.read(range(MIB, 512)).await.expect_err("it is damaged");
+            assert!(matches!(damaged, DiskError::Damaged { .. }), "{damaged}");
+        }
+    });
+}
+
+#[test]
 fn space_that_was_discarded_is_used_again() {
     in_memory(4, async |folder, memory| {
         let location = at(&folder, "disk.vmdk");
