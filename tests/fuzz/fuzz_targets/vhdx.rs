@@ -14,14 +14,14 @@ use landfall_disks::image::{Access, BesideTheImage, Format, Image, Location, Ope
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Disk, Durability};
 use libfuzzer_sys::fuzz_target;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use vhdx_parse::{
     Guid, HEADER_1_OFFSET, HEADER_2_OFFSET, Header, LogChange, LogEntry, LogEntryHeader, MIB,
     Metadata, ParentLocator, REGION_TABLE_1_OFFSET, REGION_TABLE_2_OFFSET, RegionTable,
 };
-use vhdx_reference::Files;
+use vhdx_reference::{Bytes, Files};
 
-const FILE_BYTES: usize = 8 << 20;
+const FILE_BYTES: u64 = 8 << 20;
 /// Where a log places things at most, and what the slow reader takes into memory: far below what one allocation may have, so that
 /// the limit of allocations speaks of the code under test alone.
 const LONGEST_FILE: u64 = 16 << 20;
@@ -89,11 +89,6 @@ fn guid(number: u8) -> Guid {
     Guid::from_random([number; 16])
 }
 
-fn put(file: &mut [u8], at: u64, bytes: &[u8]) {
-    let at = usize::try_from(at).expect("small");
-    file[at..at + bytes.len()].copy_from_slice(bytes);
-}
-
 /// The word of a BAT entry.
 fn raw(entry: Entry) -> u64 {
     u64::from(entry.place % 12) * MIB | u64::from(entry.state % 8)
@@ -108,15 +103,14 @@ fn index(entry: Entry, ratio: u64) -> u64 {
 }
 
 /// Every sector of the file has content of its own, so that one that is read from elsewhere is noticed.
-fn pattern() -> Vec<u8> {
-    let mut file = vec![0; FILE_BYTES];
-    for (number, sector) in (0u64..).zip(file.chunks_mut(512)).skip(8192) {
-        let within = number * 512 % MIB;
-        if (HEAD..MIB - TAIL).contains(&within) {
-            continue;
+fn pattern() -> Bytes {
+    let mut file = Bytes::default();
+    file.set_length(FILE_BYTES);
+    for mib in (4 * MIB..FILE_BYTES).step_by(1 << 20) {
+        for at in (mib..mib + HEAD).chain(mib + MIB - TAIL..mib + MIB).step_by(512) {
+            let word = (at / 512).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+            file.write(at, &word.repeat(64));
         }
-        let word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        sector.chunks_exact_mut(8).for_each(|piece| piece.copy_from_slice(&word));
     }
     file
 }
@@ -134,17 +128,19 @@ fn metadata(input: &Input, parent: Option<ParentLocator>) -> Metadata {
 }
 
 /// Headers in the first MiB, log in the second, metadata, BAT, then four blocks of which the last may be a bitmap.
-fn sound(metadata: &Metadata, header: Header) -> Vec<u8> {
-    static EMPTY: OnceLock<Vec<u8>> = OnceLock::new();
-    let mut file = EMPTY.get_or_init(pattern).clone();
-    put(&mut file, 0, b"vhdxfile");
-    put(&mut file, HEADER_1_OFFSET, &header.encode());
+fn sound(metadata: &Metadata, header: Header) -> Bytes {
+    thread_local! {
+        static EMPTY: Bytes = pattern();
+    }
+    let mut file = EMPTY.with(Bytes::clone);
+    file.write(0, b"vhdxfile");
+    file.write(HEADER_1_OFFSET, &header.encode());
     let second = Header { sequence_number: header.sequence_number + 1, ..header };
-    put(&mut file, HEADER_2_OFFSET, &second.encode());
+    file.write(HEADER_2_OFFSET, &second.encode());
     let regions = RegionTable::new(3 * MIB, 1 << 20, 2 * MIB, 1 << 20).encode();
-    put(&mut file, REGION_TABLE_1_OFFSET, &regions);
-    put(&mut file, REGION_TABLE_2_OFFSET, &regions);
-    put(&mut file, 2 * MIB, &metadata.encode());
+    file.write(REGION_TABLE_1_OFFSET, &regions);
+    file.write(REGION_TABLE_2_OFFSET, &regions);
+    file.write(2 * MIB, &metadata.encode());
     file
 }
 
@@ -159,7 +155,7 @@ fn header(number: u8, log_guid: Guid) -> Header {
     }
 }
 
-fn change(input: &Input, change: &Change, ratio: u64, file: &[u8]) -> LogChange {
+fn change(input: &Input, change: &Change, ratio: u64, file: &Bytes) -> LogChange {
     let offset = match change.region % 4 {
         0 => REGION_TABLE_1_OFFSET + u64::from(change.sector % 32) * 4096,
         1 => 3 * MIB + u64::from(change.sector % 9) * 4096,
@@ -170,9 +166,8 @@ fn change(input: &Input, change: &Change, ratio: u64, file: &[u8]) -> LogChange 
         return LogChange::Zero { offset, length: u64::from(input.write_bytes % 4) * 4096 };
     }
     let mut bytes = Box::new([0; 4096]);
-    let start = usize::try_from(offset).expect("small");
-    if let Some(present) = file.get(start..start + 4096) {
-        bytes.copy_from_slice(present);
+    if let Some(present) = file.read(offset, 4096) {
+        bytes.copy_from_slice(&present);
     }
     for entry in change.entries {
         let place = usize::try_from(index(entry, ratio) % 512 * 8).expect("small");
@@ -181,7 +176,7 @@ fn change(input: &Input, change: &Change, ratio: u64, file: &[u8]) -> LogChange 
     LogChange::Data { offset, bytes }
 }
 
-fn write_log(input: &Input, file: &mut [u8], ratio: u64) {
+fn write_log(input: &Input, file: &mut Bytes, ratio: u64) {
     let (mut place, mut sequence) = (0u32, 0u64);
     let mut places = Vec::new();
     for logged in input.log.iter().take(6) {
@@ -205,17 +200,15 @@ fn write_log(input: &Input, file: &mut [u8], ratio: u64) {
             let at = usize::from(torn) % bytes.len();
             bytes[at] ^= 0x40;
         }
-        put(file, MIB + u64::from(place), &bytes);
+        file.write(MIB + u64::from(place), &bytes);
         place += length;
     }
 }
 
-fn seal(file: &mut [u8], at: u64, length: usize) {
-    let at = usize::try_from(at).expect("small");
-    let Some(bytes) = file.get_mut(at..at + length) else { return };
-    bytes[4..8].fill(0);
-    let sum = crc32c::crc32c(bytes);
-    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+fn seal(file: &mut Bytes, at: u64, length: u64) {
+    file.zero(at + 4, 4);
+    let sum = crc32c::crc32c(&file.read(at, length).expect("it is not cut yet"));
+    file.write(at + 4, &sum.to_le_bytes());
 }
 
 fn build(input: &Input) -> Files {
@@ -228,10 +221,10 @@ fn build(input: &Input) -> Files {
     let mut file = sound(&metadata, header(5, log_guid));
     let ratio = (1 << 23) * u64::from(metadata.logical_sector) / MIB;
     for entry in &input.bat {
-        put(&mut file, 3 * MIB + index(*entry, ratio) * 8, &raw(*entry).to_le_bytes());
+        file.write(3 * MIB + index(*entry, ratio) * 8, &raw(*entry).to_le_bytes());
     }
     for (place, byte) in &input.bitmap {
-        put(&mut file, BITMAP + u64::from(*place % 1024), &[*byte]);
+        file.write(BITMAP + u64::from(*place % 1024), &[*byte]);
     }
     write_log(input, &mut file, ratio);
     for edit in input.edits.iter().take(16) {
@@ -244,8 +237,7 @@ fn build(input: &Input) -> Files {
             5 => (2 * MIB, 320),
             _ => (2 * MIB + 65_536, 512),
         };
-        let place = usize::try_from(start).expect("small") + usize::from(edit.place) % span;
-        file[place] = edit.value;
+        file.write(start + u64::from(edit.place) % span, &[edit.value]);
     }
     if input.seal {
         seal(&mut file, HEADER_1_OFFSET, 4096);
@@ -254,12 +246,12 @@ fn build(input: &Input) -> Files {
         seal(&mut file, REGION_TABLE_2_OFFSET, 65_536);
     }
     if let Some(cut) = input.cut_kib {
-        file.truncate(usize::from(cut) << 10);
+        file.set_length(FILE_BYTES.min(u64::from(cut) << 10));
     }
     // A parent with blocks of its own, so that what comes from it is told from zeroes.
     let mut parent = parent;
     for block in 0..3u64 {
-        put(&mut parent, 3 * MIB + block * 8, &(((4 + block) * MIB) | 6).to_le_bytes());
+        parent.write(3 * MIB + block * 8, &(((4 + block) * MIB) | 6).to_le_bytes());
     }
     files.insert("parent.vhdx".to_owned(), parent);
     files.insert("image.vhdx".to_owned(), file);
@@ -267,31 +259,33 @@ fn build(input: &Input) -> Files {
 }
 
 async fn lay(folder: &FaultFolder, files: &Files) {
-    let zeroes = vec![0; 65_536];
     for (name, bytes) in files {
         let path = Path::new(name);
         let file = folder.open(path, OpenMode::CreateNew, Caching::Buffered).await.expect("new");
-        file.set_length(bytes.len() as u64).await.expect("resized");
-        for (number, piece) in bytes.chunks(65_536).enumerate() {
-            // One comparison of memory: instrumented, a loop over all bytes would take most of the time.
-            if piece != &zeroes[..piece.len()] {
-                let at = number as u64 * 65_536;
-                file.write_at(at, Buffer::copy_of(piece)).await.expect("written");
-            }
+        for (at, run) in bytes.content() {
+            file.write_at(at, Buffer::copy_of(&run)).await.expect("written");
         }
+        file.set_length(bytes.length()).await.expect("resized");
     }
 }
 
 /// The file as it is now, unless it grew past what the slow reader takes: one written block of an image may have 256 MiB.
-async fn collect(folder: &FaultFolder, name: &str) -> Option<Vec<u8>> {
+async fn collect(folder: &FaultFolder, name: &str) -> Option<Bytes> {
     let path = Path::new(name);
     let file = folder.open(path, OpenMode::Read, Caching::Buffered).await.expect("there");
+    let mut bytes = Bytes::default();
     let length = file.length().await.expect("measured");
     if length > 2 * LONGEST_FILE {
         return None;
     }
-    let whole = Buffer::zeroed(usize::try_from(length).expect("short"));
-    Some(file.read_at(0, whole).await.expect("read").to_vec())
+    let mut from = 0;
+    while let Some((start, end)) = file.next_data(from).await.expect("there") {
+        let part = Buffer::zeroed(usize::try_from(end - start).expect("short"));
+        bytes.write(start, &file.read_at(start, part).await.expect("read"));
+        from = end;
+    }
+    bytes.set_length(length);
+    Some(bytes)
 }
 
 async fn open(folder: &FaultFolder, access: Access) -> Option<Image> {

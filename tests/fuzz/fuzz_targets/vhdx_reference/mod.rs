@@ -4,14 +4,18 @@
 //! It takes what it finds at its word wherever the specification does not say what a reader must refuse; the target compares
 //! only what the code under test accepts.
 
+mod bytes;
+
+pub(crate) use bytes::Bytes;
+
 /// Files by name.
-pub(crate) type Files = std::collections::BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = std::collections::BTreeMap<String, Bytes>;
 
 const MIB: u64 = 1 << 20;
 
 /// An image as it is after its log was replayed.
 pub(crate) struct Image {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     bat: u64,
     block_size: u64,
     size: u64,
@@ -23,9 +27,8 @@ pub(crate) struct Image {
 /// Parents that are followed.
 const MOST_PARENTS: usize = 4;
 
-fn u16_at(bytes: &[u8], at: u64) -> Option<u64> {
-    Some(u64::from(u16::from_le_bytes(part(bytes, at, 2)?.try_into().ok()?)))
-}
+/// A file is shorter than this, also after a log was replayed.
+const LONGEST: u64 = 1 << 26;
 
 fn u32_at(bytes: &[u8], at: u64) -> Option<u64> {
     Some(u64::from(u32::from_le_bytes(part(bytes, at, 4)?.try_into().ok()?)))
@@ -38,6 +41,12 @@ fn u64_at(bytes: &[u8], at: u64) -> Option<u64> {
 fn part(bytes: &[u8], at: u64, length: u64) -> Option<&[u8]> {
     let (at, length) = (usize::try_from(at).ok()?, usize::try_from(length).ok()?);
     bytes.get(at..at.checked_add(length)?)
+}
+
+/// A number of so many bytes in the file.
+fn number(file: &Bytes, at: u64, length: u64) -> Option<u64> {
+    let bytes = file.read(at, length)?;
+    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 /// A GUID from its text, in stored order.
@@ -60,14 +69,14 @@ fn is_sealed(bytes: &[u8]) -> bool {
 }
 
 /// Where the current header is.
-fn current_header(file: &[u8]) -> Option<u64> {
+fn current_header(file: &Bytes) -> Option<u64> {
     let valid = |at: u64| {
-        let header = part(file, at, 4096)?;
-        (header.starts_with(b"head") && is_sealed(header)).then_some(at)
+        let header = file.read(at, 4096)?;
+        (header.starts_with(b"head") && is_sealed(&header)).then_some(at)
     };
     match (valid(64 << 10), valid(128 << 10)) {
         (Some(one), Some(two)) => {
-            let (first, second) = (u64_at(file, one + 8)?, u64_at(file, two + 8)?);
+            let (first, second) = (number(file, one + 8, 8)?, number(file, two + 8, 8)?);
             Some(if first >= second { one } else { two })
         }
         (one, two) => one.or(two),
@@ -92,16 +101,17 @@ impl Entry {
     /// The entry at `at`, if every part of it is valid.
     fn find(ring: &[u8], at: u64, log_guid: &[u8]) -> Option<Self> {
         let size = ring.len() as u64;
-        part(ring, at, 4)?.starts_with(b"loge").then_some(())?;
-        let turned: Vec<u8> =
-            ring.iter().cycle().skip(usize::try_from(at).ok()?).take(ring.len()).copied().collect();
-        let length = u32_at(&turned, 8)?;
-        let whole = turned.starts_with(b"loge")
-            && part(&turned, 32, 16)? == log_guid
+        let head = part(ring, at, 64)?;
+        let length = u32_at(head, 8)?;
+        let whole = head.starts_with(b"loge")
+            && part(head, 32, 16)? == log_guid
             && length > 0
             && length % 4096 == 0
             && length <= size;
-        let entry = Self { at, bytes: part(&turned, 0, length).filter(|_| whole)?.to_vec() };
+        whole.then_some(())?;
+        let before = length.min(size - at);
+        let bytes = [part(ring, at, before)?, part(ring, 0, length - before)?].concat();
+        let entry = Self { at, bytes };
         let possible = entry.sequence() > 0 && entry.tail() % 4096 == 0 && entry.tail() < size;
         (possible && is_sealed(&entry.bytes)).then_some(())?;
         let mut data = 0;
@@ -137,28 +147,30 @@ impl Entry {
     }
 
     /// Makes the changes in the file.
-    fn apply(&self, file: &mut Vec<u8>) -> Option<()> {
+    fn apply(&self, file: &mut Bytes) -> Option<()> {
         let mut data = 0;
         for number in 0..u32_at(&self.bytes, 24)? {
             let descriptor = part(&self.bytes, 64 + number * 32, 32)?;
-            let content = if descriptor.starts_with(b"zero") {
-                vec![0; usize::try_from(u64_at(descriptor, 8)?).ok().filter(|n| *n < 1 << 26)?]
-            } else {
-                let mut sector = self.data_sector(data)?.to_vec();
-                sector[..8].copy_from_slice(&descriptor[8..16]);
-                sector[4092..].copy_from_slice(&descriptor[4..8]);
-                data += 1;
-                sector
-            };
-            if content.is_empty() {
+            let is_zero = descriptor.starts_with(b"zero");
+            let length = if is_zero { u64_at(descriptor, 8)? } else { 4096 };
+            if length == 0 {
                 // No zeroes are a multiple of 4 KiB, too (section 2.3.1.2), wherever they would go.
                 continue;
             }
-            let start = usize::try_from(u64_at(descriptor, 16)?).ok().filter(|n| *n < 1 << 26)?;
-            if file.len() < start + content.len() {
-                file.resize((start + content.len()).next_multiple_of(1 << 20), 0);
+            let start = u64_at(descriptor, 16)?;
+            let end = start.checked_add(length).filter(|end| *end < LONGEST)?;
+            if file.length() < end {
+                file.set_length(end.next_multiple_of(MIB));
             }
-            file.get_mut(start..start + content.len())?.copy_from_slice(&content);
+            if is_zero {
+                file.zero(start, length);
+                continue;
+            }
+            let mut sector = self.data_sector(data)?.to_vec();
+            sector[..8].copy_from_slice(&descriptor[8..16]);
+            sector[4092..].copy_from_slice(&descriptor[4..8]);
+            file.write(start, &sector);
+            data += 1;
         }
         Some(())
     }
@@ -190,66 +202,70 @@ fn active_sequence(ring: &[u8], log_guid: &[u8]) -> Vec<Entry> {
 }
 
 /// The file with its log replayed.
-fn replayed(file: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = file.to_vec();
+fn replayed(file: &Bytes) -> Option<Bytes> {
+    let mut bytes = file.clone();
     let header = current_header(&bytes)?;
-    let log_guid = part(&bytes, header + 48, 16)?.to_vec();
+    let log_guid = bytes.read(header + 48, 16)?;
     if log_guid == [0; 16] {
         return Some(bytes);
     }
-    let (length, offset) = (u32_at(&bytes, header + 68)?, u64_at(&bytes, header + 72)?);
-    let ring = part(&bytes, offset, length)?.to_vec();
+    let (length, offset) = (number(&bytes, header + 68, 4)?, number(&bytes, header + 72, 8)?);
+    let ring = bytes.read(offset, length)?;
     let entries = active_sequence(&ring, &log_guid);
     for entry in &entries {
         entry.apply(&mut bytes)?;
     }
     if let Some(head) = entries.last() {
-        let last = usize::try_from(u64_at(&head.bytes, 56)?).ok().filter(|n| *n < 1 << 26)?;
-        if bytes.len() < last {
-            bytes.resize(last.next_multiple_of(1 << 20), 0);
+        let last = u64_at(&head.bytes, 56).filter(|last| *last < LONGEST)?;
+        if bytes.length() < last {
+            bytes.set_length(last.next_multiple_of(MIB));
         }
     }
     Some(bytes)
 }
 
-fn region(bytes: &[u8], id: &str) -> Option<u64> {
+/// The region table that counts.
+fn region_table(bytes: &Bytes) -> Option<Vec<u8>> {
     let valid = |at: u64| {
-        let table = part(bytes, at, 65_536)?;
-        (table.starts_with(b"regi") && is_sealed(table)).then_some(at)
+        let table = bytes.read(at, 65_536)?;
+        (table.starts_with(b"regi") && is_sealed(&table)).then_some(table)
     };
-    let table = valid(192 << 10).or_else(|| valid(256 << 10))?;
-    let id = guid(id)?;
-    (0..u32_at(bytes, table + 8)?)
-        .map(|number| table + 16 + number * 32)
-        .find(|at| part(bytes, *at, 16) == Some(&id))
-        .and_then(|at| u64_at(bytes, at + 16))
+    valid(192 << 10).or_else(|| valid(256 << 10))
 }
 
-/// Where an item of the metadata is.
-fn item(bytes: &[u8], id: &str) -> Option<u64> {
-    let region = region(bytes, "8b7ca206-4790-4b9a-b8fe-575f050f886e")?;
+/// Where a region is.
+fn region(table: &[u8], id: &str) -> Option<u64> {
     let id = guid(id)?;
-    (0..u16_at(bytes, region + 10)?)
-        .map(|number| region + 32 + number * 32)
+    (0..u32_at(table, 8)?)
+        .map(|number| 16 + number * 32)
+        .find(|at| part(table, *at, 16) == Some(&id))
+        .and_then(|at| u64_at(table, at + 16))
+}
+
+/// Where an item of the metadata region is.
+fn item(bytes: &Bytes, metadata: u64, id: &str) -> Option<u64> {
+    let id = guid(id)?;
+    (0..number(bytes, metadata + 10, 2)?)
+        .map(|number| metadata + 32 + number * 32)
         .find(|at| {
-            let user = u32_at(bytes, *at + 24).is_none_or(|flags| flags & 1 != 0);
-            !user && part(bytes, *at, 16) == Some(&id)
+            let user = number(bytes, *at + 24, 4).is_none_or(|flags| flags & 1 != 0);
+            !user && bytes.read(*at, 16).is_some_and(|found| found == id)
         })
-        .and_then(|at| Some(region + u32_at(bytes, at + 16)?))
+        .and_then(|at| Some(metadata + number(bytes, at + 16, 4)?))
 }
 
 /// The value of a key of the parent locator.
-fn locator(bytes: &[u8], key: &str) -> Option<String> {
-    let at = item(bytes, "a8d35f2d-b30b-454d-abf7-d3d84834ab0c")?;
+fn locator(bytes: &Bytes, metadata: u64, key: &str) -> Option<String> {
+    let at = item(bytes, metadata, "a8d35f2d-b30b-454d-abf7-d3d84834ab0c")?;
     let text = |offset: u64, length: u64| {
-        let bytes = part(bytes, at + offset, length)?;
+        let bytes = bytes.read(at + offset, length)?;
         let units = bytes.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]]));
         String::from_utf16(&units.collect::<Vec<_>>()).ok()
     };
-    (0..u16_at(bytes, at + 18)?).map(|number| at + 20 + number * 12).find_map(|entry| {
-        let [key_length, value_length] = [8, 10].map(|place| u16_at(bytes, entry + place));
-        let found = text(u32_at(bytes, entry)?, key_length?)?;
-        let value = text(u32_at(bytes, entry + 4)?, value_length?)?;
+    (0..number(bytes, at + 18, 2)?).map(|number| at + 20 + number * 12).find_map(|entry| {
+        let field = |place, length| number(bytes, entry + place, length);
+        let found = text(field(0, 4)?, field(8, 2)?)?;
+        let value = text(field(4, 4)?, field(10, 2)?)?;
         (found == key).then_some(value)
     })
 }
@@ -262,19 +278,22 @@ impl Image {
 
     fn open_below(files: &Files, name: &str, parents: usize) -> Option<Self> {
         let bytes = replayed(files.get(name)?)?;
-        let parameters = item(&bytes, "caa16737-fa36-4d43-b3b6-33f0aa44e76b")?;
-        let parent = if u32_at(&bytes, parameters + 4)? & 2 != 0 {
-            let name = locator(&bytes, "relative_path")?;
+        let table = region_table(&bytes)?;
+        let metadata = region(&table, "8b7ca206-4790-4b9a-b8fe-575f050f886e")?;
+        let item = |id| item(&bytes, metadata, id);
+        let parameters = item("caa16737-fa36-4d43-b3b6-33f0aa44e76b")?;
+        let parent = if number(&bytes, parameters + 4, 4)? & 2 != 0 {
+            let name = locator(&bytes, metadata, "relative_path")?;
             let name = name.trim_start_matches(".\\");
             Some(Box::new(Self::open_below(files, name, parents.checked_sub(1)?)?))
         } else {
             None
         };
         Some(Self {
-            bat: region(&bytes, "2dc27766-f623-4200-9d64-115e9bfd4a08")?,
-            block_size: u32_at(&bytes, parameters)?,
-            size: u64_at(&bytes, item(&bytes, "2fa54224-cd1b-4876-b211-5dbed83bf4b8")?)?,
-            sector_size: u32_at(&bytes, item(&bytes, "8141bf1d-a96f-4709-ba47-f233a8faab5f")?)?,
+            bat: region(&table, "2dc27766-f623-4200-9d64-115e9bfd4a08")?,
+            block_size: number(&bytes, parameters, 4)?,
+            size: number(&bytes, item("2fa54224-cd1b-4876-b211-5dbed83bf4b8")?, 8)?,
+            sector_size: number(&bytes, item("8141bf1d-a96f-4709-ba47-f233a8faab5f")?, 4)?,
             bytes,
             parent,
         })
@@ -291,7 +310,7 @@ impl Image {
     }
 
     fn bat_entry(&self, index: u64) -> Option<u64> {
-        u64_at(&self.bytes, self.bat + index * 8)
+        number(&self.bytes, self.bat + index * 8, 8)
     }
 
     /// What the parent has in a sector: zeroes behind its end.
@@ -312,7 +331,7 @@ impl Image {
         let entry = self.bat_entry(block + block / ratio)?;
         let here = || {
             let offset = entry / MIB * MIB + sector * unit % block_size;
-            part(&self.bytes, offset, unit).map(<[u8]>::to_vec)
+            self.bytes.read(offset, unit)
         };
         let zeroes = || usize::try_from(unit).ok().map(|unit| vec![0; unit]);
         match entry % 8 {
@@ -323,7 +342,7 @@ impl Image {
                 let bitmap = self.bat_entry(block / ratio * (ratio + 1) + ratio)?;
                 (bitmap % 8 == 6).then_some(())?;
                 let bit = sector % (1 << 23);
-                let byte = part(&self.bytes, bitmap / MIB * MIB + bit / 8, 1)?[0];
+                let byte = number(&self.bytes, bitmap / MIB * MIB + bit / 8, 1)?;
                 if byte >> (bit % 8) & 1 == 1 { here() } else { self.parents_sector(sector) }
             }
             _ => None,
