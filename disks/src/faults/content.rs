@@ -36,6 +36,13 @@ pub(super) enum Change {
     Length(u64),
 }
 
+impl Change {
+    /// Whether it is about bytes, and not about length or space.
+    pub(super) fn is_content(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Zero { .. })
+    }
+}
+
 fn size(number: u64) -> usize {
     usize::try_from(number).expect("a test file fits memory")
 }

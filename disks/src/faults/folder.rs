@@ -2,7 +2,7 @@
 
 use super::Seed;
 use super::file::{FaultFile, pause};
-use super::world::{Fault, World};
+use super::world::{Fault, Loss, World};
 use crate::file::{Caching, FileError, FileFuture, FileIo, Folder, OpenMode};
 use parking_lot::Mutex;
 use std::path::{Component, Path, PathBuf};
@@ -23,7 +23,15 @@ impl FaultFolder {
     /// Cuts the power: everything here fails from now on. What the new file system holds is what was found afterwards.
     #[must_use = "what is left is in the returned folder"]
     pub fn crash(&self, seed: &mut Seed) -> Self {
-        let next = self.world.lock().crash(seed);
+        let next = self.world.lock().crash(seed, Loss::Any);
+        Self { world: Arc::new(Mutex::new(next)) }
+    }
+
+    /// The same of a power cut that takes one write alone, as if a drive had begun with all others: what a [crash](Self::crash) is
+    /// unlikely to leave where many writes are on their way, and what shows a missing flush.
+    #[must_use = "what is left is in the returned folder"]
+    pub fn crash_losing_one(&self, seed: &mut Seed) -> Self {
+        let next = self.world.lock().crash(seed, Loss::One);
         Self { world: Arc::new(Mutex::new(next)) }
     }
 

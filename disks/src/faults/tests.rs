@@ -53,6 +53,35 @@ fn flushed_bytes_are_kept_whatever_happens() {
 }
 
 #[test]
+fn a_crash_may_take_one_write_alone() {
+    let found: BTreeSet<Vec<u8>> = (0..100)
+        .map(|number| {
+            let mut seed = Seed::new(number);
+            let folder = FaultFolder::new(seed.fork());
+            run(&mut seed, |_| async {
+                let file = create(&folder).await;
+                for place in 0..3 {
+                    file.write_at(place * 512, filled(512, 1)).await.expect("written");
+                }
+                file.flush().await.expect("flushed");
+                for place in 0..3 {
+                    file.write_at(place * 512, filled(512, 2)).await.expect("written");
+                }
+            });
+            let next = folder.crash_losing_one(&mut seed);
+            run(&mut seed, |_| content(&next))
+        })
+        .collect();
+    let but_for = |lost: usize| {
+        let mut bytes = vec![2; 3 * 512];
+        bytes[lost * 512..(lost + 1) * 512].fill(1);
+        bytes
+    };
+    assert!(found.is_subset(&(0..3).map(but_for).collect()), "more than one, or none");
+    assert_eq!(found.len(), 3);
+}
+
+#[test]
 fn unflushed_sectors_are_kept_dropped_and_torn() {
     let found = after_crash(async |folder| {
         let file = create(folder).await;

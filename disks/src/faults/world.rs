@@ -19,6 +19,15 @@ pub enum Fault {
     Flush,
 }
 
+/// What a power cut takes of that which was not flushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Loss {
+    /// Any of it, by the sector.
+    Any,
+    /// One write.
+    One,
+}
+
 /// A change of a file that is visible but not durable.
 struct Pending {
     number: u64,
@@ -319,7 +328,7 @@ impl World {
     // The end of the world, and the next one
 
     /// Cuts the power and gives what is found when it comes back.
-    pub(super) fn crash(&mut self, seed: &mut Seed) -> Self {
+    pub(super) fn crash(&mut self, seed: &mut Seed, loss: Loss) -> Self {
         self.dead = true;
         let mut next = Self::new(seed.fork());
         next.folders.clone_from(&self.folders);
@@ -327,6 +336,8 @@ impl World {
         next.tears_sectors = self.tears_sectors;
         next.numbers = self.numbers;
         next.names.clone_from(&self.durable_names);
+        let lost = self.lost(seed, loss);
+        let how_much = |seed: &mut Seed| if lost.is_some() { 8 } else { how_much(seed) };
         let kept = how_much(seed);
         for naming in &self.pending_names {
             if seed.chance(kept, 8) {
@@ -338,7 +349,7 @@ impl World {
             let old = self.inodes.get(inode).expect("a name names a file");
             let mut found = old.durable.clone();
             let kept = how_much(seed);
-            for pending in &old.pending {
+            for pending in old.pending.iter().filter(|pending| lost != Some(pending.number)) {
                 found.apply_some(&pending.change, kept, self.tears_sectors, seed);
             }
             found.trim();
@@ -347,6 +358,14 @@ impl World {
             next.inodes.insert(inode, found);
         }
         next
+    }
+
+    /// The write that a power cut takes, if it takes one.
+    fn lost(&self, seed: &mut Seed, loss: Loss) -> Option<u64> {
+        let pending = self.inodes.values().flat_map(|inode| &inode.pending);
+        let pending = pending.filter(|pending| pending.change.is_content());
+        let numbers: Vec<u64> = pending.map(|pending| pending.number).collect();
+        (loss == Loss::One && !numbers.is_empty()).then(|| *seed.pick(&numbers))
     }
 
     /// Damages a file in both copies.

@@ -114,7 +114,10 @@ fn crash_and_look(kind: Kind, child: bool, number: u64) {
                 }
             }
         });
-        folder = folder.crash(&mut seed);
+        folder = match seed.below(3) {
+            0 => folder.crash_losing_one(&mut seed),
+            _ => folder.crash(&mut seed),
+        };
         run(&mut seed, |_| async {
             let parent = if child { Some(open_parent(&folder).await) } else { None };
             let disk = toy::open(&folder, path, kind, Access::Read, parent).await;

@@ -166,7 +166,10 @@ fn crash_and_look(kind: Option<NewKind>, number: u64) -> u32 {
             }
         });
         cuts += u32::from(folder.is_dead());
-        folder = folder.crash(&mut seed);
+        folder = match seed.below(3) {
+            0 => folder.crash_losing_one(&mut seed),
+            _ => folder.crash(&mut seed),
+        };
         let context = format!("{kind:?}, seed {number}, life {life}");
         run(&mut seed, |_| async {
             look(&location(&folder, "image"), &mut model, kind, &context).await;

@@ -115,7 +115,10 @@ fn until_the_crash(sort: (Sort, u32), number: u64, flush: u64) -> bool {
         }
     });
     let reached = folder.is_dead();
-    let next = folder.crash(&mut seed);
+    let next = match number % 2 {
+        0 => folder.crash(&mut seed),
+        _ => folder.crash_losing_one(&mut seed),
+    };
     let what = format!("{sort:?}, seed {number}, flush {flush}");
     run(&mut seed, |_| after_the_crash(&next, &promise, &what));
     reached
@@ -146,7 +149,7 @@ async fn after_the_crash(folder: &FaultFolder, promise: &RefCell<Promise>, what:
 #[test]
 fn what_was_flushed_survives_a_crash_at_any_flush() {
     for sort in super::SORTS {
-        for number in 0..6 {
+        for number in 0..10 {
             let mut flush = 1;
             while until_the_crash(sort, number, flush) {
                 flush += 1;

@@ -125,7 +125,10 @@ fn lives(kind: &CreateType, child: bool, number: u64) {
                 }
             }
         });
-        folder = folder.crash(&mut seed);
+        folder = match seed.below(3) {
+            0 => folder.crash_losing_one(&mut seed),
+            _ => folder.crash(&mut seed),
+        };
         run(&mut seed, |_| async {
             let context = format!("{kind:?}, child {child}, seed {number}, life {life}");
             let location = at(&shared(&folder), "disk.vmdk");
