@@ -85,6 +85,10 @@ pub async fn writable_as(
         parallel::dropped_writes_leave_old_or_new(&disk, &mut model, seed).await;
         random_operations(&*disk, &mut model, seed, 50).await;
         growth(profile, &*disk, &mut model, seed).await;
+        if profile.grows {
+            let sector = profile.sector();
+            parallel::requests_beside_a_growth_are_kept(&disk, &mut model, seed, sector).await;
+        }
         random_operations(&*disk, &mut model, seed, 50).await;
     }
 }

@@ -129,3 +129,50 @@ pub(super) async fn dropped_writes_leave_old_or_new(
         model.compare(&**disk).await;
     }
 }
+
+/// Requests while the disk grows keep what they were told; what is written behind the old end as soon as the growth is done stays,
+/// whatever was asked of the last block before.
+pub(super) async fn requests_beside_a_growth_are_kept(
+    disk: &Arc<dyn Disk>,
+    model: &mut Model,
+    seed: &mut Seed,
+    sector: u64,
+) {
+    for round in 0..8u8 {
+        let old = disk.geometry().size_bytes;
+        let new = old + sector * (1 + seed.below(40));
+        let number = seed.next_u64().to_le_bytes()[0] | 1;
+        let mut requests = Vec::new();
+        let mut at = old.saturating_sub(seed.below(40_000));
+        while at < old {
+            let part = range(at, (1 + seed.below(6000)).min(old - at));
+            at = part.end().bytes();
+            let kind = seed.below(4);
+            let byte = if kind < 2 { number.wrapping_add(round) } else { 0 };
+            model.set(part, &vec![byte; length(part)]);
+            let flush = seed.chance(1, 4);
+            requests.push(async move {
+                match kind {
+                    0..2 => {
+                        disk.write(part.start(), filled(length(part), byte), Durability::Cached)
+                            .await
+                    }
+                    2 => disk.write_zeroes(part, ZeroMode::Unmap, Durability::Cached).await,
+                    _ => disk.write_zeroes(part, ZeroMode::Allocate, Durability::Cached).await,
+                }?;
+                if flush { disk.flush().await } else { Ok(()) }
+            });
+        }
+        let behind = range(old, new - old);
+        let grow = async {
+            disk.resize(new).await?;
+            disk.write(behind.start(), filled(length(behind), number), Durability::Cached).await
+        };
+        let (written, grown) = join(join_all(requests), grow).await;
+        written.into_iter().for_each(|written| written.expect("written"));
+        grown.expect("grown and written");
+        model.grow(new);
+        model.set(behind, &vec![number; length(behind)]);
+        model.compare(&**disk).await;
+    }
+}

@@ -84,6 +84,8 @@ impl MappedDisk {
         Ok(())
     }
 
+    /// Makes the disk larger, durably. Reads and writes go on meanwhile: nothing that has a place is moved, and what is written in
+    /// between is committed afterwards, to wherever the table is then.
     pub(super) async fn change_size(&self, to_bytes: u64) -> Result<(), DiskError> {
         let _alone = self.committing.lock().await;
         let geometry = self.geometry();
@@ -96,10 +98,32 @@ impl MappedDisk {
             return Ok(());
         }
         self.begin().await?;
+        let _nothing_given_up = self.resizing.write().await;
         self.zero_past_the_end(from_bytes).await?;
         self.commit_alone().await?;
+        let last = from_bytes.checked_sub(1).map(|last| self.block_of(ByteOffset::new(last)));
+        // Held, so that nobody loads it while the table changes.
+        let page = match last {
+            Some(last) => Some((last, self.page(self.entry_of(last).0).await?)),
+            None => None,
+        };
         self.table.resize(to_bytes).await?;
+        if let Some((last, page)) = page {
+            self.see_new_blocks(last, &page).await?;
+        }
         self.size_bytes.store(to_bytes, Ordering::Release);
+        Ok(())
+    }
+
+    /// Blocks behind `last`, the one that was the last, may have got places from the table; `page` is from before.
+    async fn see_new_blocks(&self, last: u64, page: &Page) -> Result<(), DiskError> {
+        let (number, index) = self.entry_of(last);
+        let stored = self.table.load(number).await?;
+        for (index, place) in stored.into_iter().enumerate().skip(index + 1) {
+            // No request has reached them yet.
+            let replaced = page.replace(index, page.get(index), place);
+            assert!(replaced, "the entry of a block past the end changed");
+        }
         Ok(())
     }
 

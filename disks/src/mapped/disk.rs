@@ -59,6 +59,9 @@ pub struct MappedDisk {
     pub(super) begun: tokio::sync::OnceCell<()>,
     /// One commit or change of size at a time.
     pub(super) committing: tokio::sync::Mutex<()>,
+    /// Shared by what gives blocks up, exclusive while the size changes: the last block grows with the disk, and what covered all
+    /// of it does so no longer. Taken after `committing`.
+    pub(super) resizing: tokio::sync::RwLock<()>,
     /// Flushes that were asked for, and how many of them the commits so far have covered.
     pub(super) asked: AtomicU64,
     pub(super) covered: AtomicU64,
@@ -87,6 +90,7 @@ impl MappedDisk {
             growth: tokio::sync::Mutex::default(),
             begun: tokio::sync::OnceCell::new(),
             committing: tokio::sync::Mutex::default(),
+            resizing: tokio::sync::RwLock::default(),
             asked: AtomicU64::new(0),
             covered: AtomicU64::new(0),
         }

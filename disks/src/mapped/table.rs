@@ -134,7 +134,8 @@ pub trait Table: Send + Sync {
     /// Makes `changes` durable. What the entries point to is durable already.
     fn commit<'a>(&'a self, changes: &'a Changes) -> IoFuture<'a, ()>;
 
-    /// Makes the disk `size_bytes` large, durably. Everything is committed, and nothing changes meanwhile.
+    /// Makes the disk `size_bytes` large, durably. Pages and presence bits are loaded meanwhile, and blocks get places, which the next
+    /// commit stores.
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()>;
 
     /// Makes `file`, which is too short, at least `end` bytes long; what is new reads as zeroes. Calls do not overlap each other,

@@ -16,6 +16,7 @@ impl MappedDisk {
         range: ByteRange,
         mode: ZeroMode,
     ) -> Result<(), DiskError> {
+        let _no_growth = self.resizing.read().await;
         for (count, chunk) in range.chunks(self.shape.block_bytes).enumerate() {
             if count % 1024 == 1023 {
                 // A discard of a whole disk must not hold up the core.

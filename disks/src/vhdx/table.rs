@@ -154,8 +154,21 @@ impl VhdxTable {
         })
     }
 
-    async fn load_page(&self, page: u64) -> Result<Vec<Place>, LoadError> {
-        let facts = self.facts();
+    /// Reads from the BAT with `read`, again if it moved meanwhile: its old space may hold something else by then.
+    async fn read_table<T>(
+        &self,
+        read: impl AsyncFn(&Facts) -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        loop {
+            let facts = self.facts();
+            let found = read(&facts).await;
+            if self.facts().regions.bat() == facts.regions.bat() {
+                return found;
+            }
+        }
+    }
+
+    async fn load_page(&self, facts: &Facts, page: u64) -> Result<Vec<Place>, LoadError> {
         let first = page * PAGE_BLOCKS;
         let end = (first + PAGE_BLOCKS).min(facts.layout.payload_blocks());
         let mut places = vec![Place::Absent; usize::try_from(PAGE_BLOCKS).expect("small")];
@@ -163,14 +176,14 @@ impl VhdxTable {
             return Ok(places);
         }
         let index = |block| facts.layout.payload_index(block);
-        let entries = self.entries(&facts, index(first), index(end - 1)).await?;
+        let entries = self.entries(facts, index(first), index(end - 1)).await?;
         for (place, block) in places.iter_mut().zip(first..end) {
             let at = facts.place_of(index(block));
             let entry = PayloadEntry::parse(entries(index(block)), self.differencing, at)
                 .map_err(|problem| LoadError::Malformed(problem.into()))?;
             if let Some(offset) = entry.offset() {
                 let extent = Extent { offset, length: facts.layout.block_bytes() };
-                self.check_place(&facts, "VHDX BAT entry", at, extent)?;
+                self.check_place(facts, "VHDX BAT entry", at, extent)?;
             }
             *place = place_of(entry);
         }
@@ -189,19 +202,18 @@ impl VhdxTable {
         problem.map_or(Ok(()), |problem| Err(LoadError::Malformed(problem)))
     }
 
-    async fn read_presence(&self, block: u64) -> Result<Vec<u8>, LoadError> {
-        let facts = self.facts();
+    async fn read_presence(&self, facts: &Facts, block: u64) -> Result<Vec<u8>, LoadError> {
         let chunk = facts.layout.chunk_of(block);
         let index = facts.layout.bitmap_index(chunk);
         let at = facts.place_of(index);
-        let raw = self.entries(&facts, index, index).await?(index);
+        let raw = self.entries(facts, index, index).await?(index);
         let structure = "VHDX BAT entry of a sector bitmap";
         let entry =
             BitmapEntry::parse(raw, at).map_err(|problem| LoadError::Malformed(problem.into()))?;
         let BitmapEntry::Present(offset) = entry else {
             return Err(LoadError::Malformed(no_bitmap(at, block)));
         };
-        self.check_place(&facts, structure, at, Extent { offset, length: BITMAP_BLOCK_BYTES })?;
+        self.check_place(facts, structure, at, Extent { offset, length: BITMAP_BLOCK_BYTES })?;
         let (start, length) = facts.layout.bitmap_bytes(block);
         let range = ByteRange::at(ByteOffset::new(offset + start), length).expect("in the file");
         Ok(self.file.read(range).await?.to_vec())
@@ -402,7 +414,7 @@ impl Table for VhdxTable {
 
     fn load(&self, page: u64) -> IoFuture<'_, Vec<Place>> {
         Box::pin(async move {
-            let loaded = self.load_page(page).await;
+            let loaded = self.read_table(async |facts| self.load_page(facts, page).await).await;
             let bytes = PAGE_BLOCKS * self.shape().block_bytes;
             loaded.map_err(|error| {
                 error.for_disk(ByteRange::at(ByteOffset::new(page * bytes), bytes).expect("small"))
@@ -428,7 +440,8 @@ impl Table for VhdxTable {
 
     fn load_presence(&self, block: u64) -> IoFuture<'_, Vec<u8>> {
         Box::pin(async move {
-            let loaded = self.read_presence(block).await;
+            let loaded =
+                self.read_table(async |facts| self.read_presence(facts, block).await).await;
             let bytes = self.shape().block_bytes;
             loaded.map_err(|error| {
                 error.for_disk(ByteRange::at(ByteOffset::new(block * bytes), bytes).expect("small"))

@@ -1,6 +1,7 @@
 //! The shared part of sparse formats, through a toy format, over files that fail and over files of the kernel.
 
 mod crashes;
+mod resizing;
 mod toy;
 
 use self::toy::Kind;

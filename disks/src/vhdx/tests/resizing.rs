@@ -3,10 +3,12 @@
 use super::{Sort, at, create_at, filled, guids, in_memory, make, open_disk, read_all, write};
 use crate::disk::Disk;
 use crate::faults::{FaultFolder, Seed, run};
+use crate::file::{Caching, OpenMode};
 use crate::image::{Access, Location};
 use crate::vhdx::{CreateOptions, check_with, info};
 use crate::{ByteOffset, Durability};
 use std::cell::Cell;
+use std::task::Poll;
 
 const GIB: u64 = 1 << 30;
 
@@ -90,13 +92,22 @@ fn sixty_four_tebibytes() {
     });
 }
 
+/// What the power takes when it goes.
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    Any,
+    One,
+}
+
 /// A resize is there or not after a crash at each of its flushes, and the content is.
 #[test]
 fn a_crash_leaves_the_old_size_or_the_new_one() {
     for sort in [(Sort::Dynamic, 512), (Sort::Fixed, 512), (Sort::Child, 4096)] {
-        for number in 0..4 {
+        for (number, crash) in
+            (0..4).map(|n| (n, Crash::Any)).chain((0..12).map(|n| (n, Crash::One)))
+        {
             let mut flush = 1;
-            while crash_while_growing(sort, number, flush) {
+            while crash_while_growing(sort, number, flush, crash) {
                 flush += 1;
             }
             assert!(flush > 4, "{sort:?}: only {flush} flushes");
@@ -104,7 +115,7 @@ fn a_crash_leaves_the_old_size_or_the_new_one() {
     }
 }
 
-fn crash_while_growing(sort: (Sort, u32), number: u64, flush: u64) -> bool {
+fn crash_while_growing(sort: (Sort, u32), number: u64, flush: u64, crash: Crash) -> bool {
     // Enough for a larger BAT, but for the fixed one, whose BAT moves anyway.
     let to = if sort.0 == Sort::Fixed { 6 << 20 } else { 200 * GIB };
     let mut seed = Seed::new(number);
@@ -123,8 +134,11 @@ fn crash_while_growing(sort: (Sort, u32), number: u64, flush: u64) -> bool {
         let _ = disk.flush().await;
     });
     let reached = folder.is_dead();
-    let next = folder.crash(&mut seed);
-    let what = format!("{sort:?}, seed {number}, flush {flush}");
+    let next = match crash {
+        Crash::Any => folder.crash(&mut seed),
+        Crash::One => folder.crash_losing_one(&mut seed),
+    };
+    let what = format!("{sort:?}, seed {number}, flush {flush}, {crash:?}");
     run(&mut seed, |_| async {
         let image = at(&next, "image.vhdx");
         let report = check_with(&image, false, &guids()).await.expect(&what);
@@ -141,4 +155,57 @@ fn crash_while_growing(sort: (Sort, u32), number: u64, flush: u64) -> bool {
         }
     });
     reached
+}
+
+/// A page of the BAT that is on its way while the BAT moves, and a guest writes where it was.
+#[test]
+fn a_page_is_not_read_from_where_the_bat_was() {
+    for polls in 1..6 {
+        for number in 0..24 {
+            in_memory(number, async |folder| {
+                let image = make(folder, "image.vhdx", (Sort::Dynamic, 512), 100 * GIB).await;
+                let disk = open_disk(&image, Access::Write).await;
+                write(&*disk, 50 * GIB, filled(4096, 1)).await.expect("written");
+                disk.flush().await.expect("flushed");
+                drop(disk);
+                let disk = open_disk(&image, Access::Write).await;
+                let mut late = disk.read(super::range(50 * GIB, 4096));
+                let mut early = None;
+                for _ in 0..polls {
+                    if let Poll::Ready(found) = futures_util::poll!(late.as_mut()) {
+                        early = Some(found);
+                        break;
+                    }
+                }
+                disk.resize(300 * GIB).await.expect("grown");
+                // All ones are entries that nobody can make sense of.
+                write(&*disk, 0, filled(1 << 20, 0xff)).await.expect("written");
+                let found = match early {
+                    Some(found) => found,
+                    None => late.await,
+                };
+                assert!(found.expect("read").iter().all(|byte| *byte == 1), "{polls}, {number}");
+            });
+        }
+    }
+}
+
+/// What a page in memory does not know of is not taken away with the next commit.
+#[test]
+fn new_blocks_of_a_fixed_disk_keep_their_space() {
+    in_memory(4, async |folder| {
+        let image = make(folder, "fixed.vhdx", (Sort::Fixed, 512), 2 << 20).await;
+        let disk = open_disk(&image, Access::Write).await;
+        write(&*disk, 0, filled(4096, 1)).await.expect("written");
+        disk.resize(6 << 20).await.expect("grown");
+        write(&*disk, 4 << 20, filled(4096, 2)).await.expect("written");
+        disk.flush().await.expect("flushed");
+        drop(disk);
+        let report = check_with(&image, false, &guids()).await.expect("checked");
+        assert!(report.is_clean(), "{:?}", report.findings);
+        assert_eq!((report.blocks, report.placed), (6, 6));
+        let length = image.folder.open(&image.path, OpenMode::Read, Caching::Buffered).await;
+        let length = length.expect("there").length().await.expect("measured");
+        assert!(length < 16 << 20, "{length} bytes: blocks have two places");
+    });
 }
