@@ -21,6 +21,8 @@
 //! - Space that may hold old bytes is zeroed, or wholly overwritten, before an entry points at it.
 //! - A block gets its home by one compare-and-swap of its entry, under an exclusive lock on the block, which is held from
 //!   before its content is merged with a parent's, if it has to be. Blocks that have their homes are written without it.
+//! - While the disk grows, reads and writes go on: no place changes, and requests end at the old size until the new one is durable.
+//!   Only what may give up the last block waits, as that block grows, too.
 //! - One page of the table is in memory at most once, and stays while anybody holds it or it is not committed.
 
 mod commit;
