@@ -24,6 +24,7 @@ mod moment;
 pub mod name;
 mod opening;
 pub mod point;
+pub mod policy;
 mod replica;
 mod retention;
 mod runs;
