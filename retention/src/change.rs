@@ -8,6 +8,7 @@ use crate::index::moment_key;
 use crate::index::tail_key;
 use crate::journal::draft::{AppendError, Draft, DraftOrigin};
 use crate::journal::format::RecordKind;
+use crate::keeping::check_unlocked;
 use crate::line::{Line, LineState};
 use crate::manifest::ManifestError;
 use crate::manifest::record::ManifestRecord;
@@ -18,6 +19,7 @@ use crate::point::{Point, PointKind};
 use crate::replica::{Image, ImageSpec, ReplicaDisk};
 use crate::retention::{Retention, make_image, new_line};
 use crate::status::{BranchStatus, ExportStatus};
+use crate::time::Timestamp;
 use landfall_disks::image::ImageError;
 use landfall_disks::uring::offload;
 use landfall_disks::{Disk, MAX_DISK_SIZE};
@@ -121,6 +123,22 @@ pub enum ChangeError {
         /// Why.
         source: Box<ImageError>,
     },
+    /// It is locked.
+    #[error("{what} is locked until {until}: nobody can remove or unlock it before")]
+    Locked {
+        /// The point, branch or machine.
+        what: String,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A lock that would end at once.
+    #[error("a lock until {until} would hold nothing: it is {now} already")]
+    LockInThePast {
+        /// The date.
+        until: Timestamp,
+        /// What time it is.
+        now: Timestamp,
+    },
     /// The machine is being replicated, or a writable export is open.
     #[error("{what} is in use: {by}")]
     InUse {
@@ -210,7 +228,12 @@ impl Retention {
             let state = self.manifest.state();
             state.lines.values().filter(|line| line.machine == id).map(|line| line.id).collect()
         };
-        self.manifest.append(vec![ManifestRecord::MachineRemoved { machine: id }]).await?;
+        self.manifest
+            .change(|state| {
+                check_unlocked(state, id, |_| true, || format!("a point of {name}"))?;
+                Ok::<_, ChangeError>((vec![ManifestRecord::MachineRemoved { machine: id }], ()))
+            })
+            .await?;
         {
             let mut machines = self.machines.write();
             machines.streams.remove(&id);
@@ -352,6 +375,8 @@ impl Retention {
                     let by = format!("branch {machine}~{name} starts from it");
                     return Err(ChangeError::InUse { what: what(), by });
                 }
+                let point = || format!("a point of {machine}~{branch}");
+                check_unlocked(state, line.machine(), |entry| entry.id == id, point)?;
                 Ok((vec![ManifestRecord::BranchDiscarded { line: id }], ()))
             })
             .await?;

@@ -14,6 +14,7 @@ use crate::line::Line;
 use crate::manifest::history::HistoryStart;
 use crate::manifest::state::{LineEntry, ManifestState};
 use crate::name::Name;
+use crate::time::Timestamp;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +24,13 @@ use std::sync::Arc;
 pub enum Holder {
     /// It is pinned.
     Pin(Sequence),
+    /// It is locked.
+    Lock {
+        /// The moment.
+        sequence: Sequence,
+        /// Until when.
+        until: Timestamp,
+    },
     /// A branch starts there.
     Branch {
         /// Its name.
@@ -47,7 +55,7 @@ impl Holder {
         match self {
             Self::Pin(sequence) | Self::Reader(sequence) => *sequence,
             Self::Branch { origin, .. } => *origin,
-            Self::Export { sequence, .. } => *sequence,
+            Self::Export { sequence, .. } | Self::Lock { sequence, .. } => *sequence,
         }
     }
 }
@@ -56,6 +64,7 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pin(sequence) => write!(f, "seq:{sequence} is pinned"),
+            Self::Lock { sequence, until } => write!(f, "seq:{sequence} is locked until {until}"),
             Self::Branch { name, origin } => write!(f, "branch {name} starts at seq:{origin}"),
             Self::Export { name, .. } => write!(f, "{name} is exported"),
             Self::Reader(sequence) => write!(f, "seq:{sequence} is being read"),
@@ -70,6 +79,8 @@ pub(crate) fn recorded_holders(
     floor: Sequence,
 ) -> Vec<Holder> {
     let pins = entry.pins.range(..floor).copied().map(Holder::Pin);
+    let locks = entry.locks.range(..floor).filter(|(_, until)| **until > state.clock.seen);
+    let locks = locks.map(|(sequence, until)| Holder::Lock { sequence: *sequence, until: *until });
     let branches = state.lines.values().filter_map(|other| {
         let (parent, origin) = other.origin?;
         let name = other.branch.clone()?;
@@ -79,7 +90,16 @@ pub(crate) fn recorded_holders(
         let sequence = export.sequence.filter(|at| export.line == entry.id && *at < floor)?;
         Some(Holder::Export { name: export.name.clone(), sequence })
     });
-    pins.chain(branches).chain(exports).collect()
+    pins.chain(locks).chain(branches).chain(exports).collect()
+}
+
+/// Why a moment cannot be taken hold of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Gone {
+    /// History begins after it.
+    BeforeHistory(HistoryStart),
+    /// The policy did not keep it.
+    Dropped,
 }
 
 /// Keeps a moment of a line readable until it is dropped.
@@ -89,8 +109,8 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes hold of a moment; if history begins after it, says where.
-    pub(crate) fn take(line: &Arc<Line>, sequence: Sequence) -> Result<Self, HistoryStart> {
+    /// Takes hold of a moment, unless it is gone.
+    pub(crate) fn take(line: &Arc<Line>, sequence: Sequence) -> Result<Self, Gone> {
         line.note_reader(sequence)?;
         Ok(Self { line: Arc::clone(line), sequence })
     }

@@ -16,6 +16,7 @@ mod fold;
 pub mod ids;
 pub mod index;
 pub mod journal;
+mod keeping;
 mod leaf;
 mod lease;
 pub mod line;
@@ -30,6 +31,7 @@ mod retention;
 mod runs;
 mod status;
 mod stream;
+mod thinning;
 pub mod time;
 mod view;
 
@@ -38,6 +40,7 @@ pub use fold::{FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus};
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
 pub use lease::Holder;
+pub use keeping::PolicyStatus;
 pub use moment::{Moment, ResolveError};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
@@ -49,3 +52,4 @@ pub use stream::{
     BlockHash, HASH_BLOCK_BYTES, Stream, StreamContent, StreamDisk, StreamError, StreamExtent,
     StreamRequest,
 };
+pub use thinning::{ThinError, ThinReport, ThinnedLine};

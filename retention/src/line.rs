@@ -7,9 +7,11 @@ use crate::fold::FoldProgress;
 use crate::ids::{Generation, GroupId, LaneId, LineId, MachineId, Sequence};
 use crate::index::tail_key::LineTail;
 use crate::leaf::{HeadChange, HeadLeaves, Layer};
-use crate::lease::Holder;
+use crate::lease::{Gone, Holder};
 use crate::manifest::history::HistoryStart;
+use crate::manifest::dropped::Dropped;
 use crate::point::{Catalogue, Point};
+use crate::policy::DropRange;
 use crate::time::Timestamp;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -38,6 +40,8 @@ pub(crate) struct LineState {
     pub(crate) catalogue: Catalogue,
     /// Lost sequences, in order.
     pub(crate) gaps: Vec<Sequence>,
+    /// Moments that cannot be chosen any more: those of the manifest, and what is just being dropped.
+    pub(crate) dropped: Arc<Dropped>,
     /// Generation whose stream may write.
     pub(crate) generation: Generation,
     /// Raised each time the stream is opened: drafts of an earlier opening are refused.
@@ -171,11 +175,14 @@ impl Line {
         self.state.lock().start.clone()
     }
 
-    /// Counts a reader of `sequence`, unless history begins after it.
-    pub(crate) fn note_reader(&self, sequence: Sequence) -> Result<(), HistoryStart> {
+    /// Counts a reader of `sequence`, unless it is gone.
+    pub(crate) fn note_reader(&self, sequence: Sequence) -> Result<(), Gone> {
         let mut state = self.state.lock();
         if let Some(start) = state.start.as_ref().filter(|start| sequence < start.sequence) {
-            return Err(start.clone());
+            return Err(Gone::BeforeHistory(start.clone()));
+        }
+        if state.dropped.contains(sequence) {
+            return Err(Gone::Dropped);
         }
         *state.readers.entry(sequence).or_default() += 1;
         Ok(())
@@ -227,6 +234,56 @@ impl Line {
         if let Some(start) = state.start.clone() {
             state.catalogue.drop_below(start.sequence);
         }
+    }
+
+    /// Whether there are more moments than points: every write of a branch can be returned to.
+    pub(crate) fn has_instants(&self) -> bool {
+        self.is_branch()
+    }
+
+    /// Moments that cannot be chosen any more.
+    pub(crate) fn dropped(&self) -> Arc<Dropped> {
+        Arc::clone(&self.state.lock().dropped)
+    }
+
+    /// Adds points that no record made: instants that are kept.
+    pub(crate) fn add_points(&self, points: Vec<Point>) {
+        let mut state = self.state.lock();
+        let LineState { catalogue, dropped, .. } = &mut *state;
+        let there = points.into_iter().filter(|point| !dropped.contains(point.sequence));
+        there.for_each(|point| catalogue.insert(point));
+    }
+
+    /// The moments that somebody has open.
+    pub(crate) fn readers(&self) -> Vec<Sequence> {
+        self.state.lock().readers.keys().copied().collect()
+    }
+
+    /// Makes moments impossible to choose: from here on nobody can open them. `false`, and nothing done, if somebody
+    /// has one of them open.
+    pub(crate) fn begin_drop(&self, ranges: &[DropRange]) -> bool {
+        let mut state = self.state.lock();
+        let goes = |at: &Sequence| ranges.iter().any(|range| range.drops(*at));
+        if state.readers.keys().any(goes) {
+            return false;
+        }
+        let dropped = Arc::make_mut(&mut state.dropped);
+        ranges.iter().for_each(|range| dropped.drop_all_but(range.first, range.last, &range.kept));
+        true
+    }
+
+    /// Takes dropped points off the catalogue, once it is durable that they are.
+    pub(crate) fn finish_drop(&self, ranges: &[DropRange]) {
+        let mut state = self.state.lock();
+        for range in ranges {
+            let stays = |sequence| range.kept.binary_search(&sequence).is_ok();
+            state.catalogue.retain(range.first..=range.last, stays);
+        }
+    }
+
+    /// Puts what is dropped back to what durably is, should dropping more have failed.
+    pub(crate) fn reset_dropped(&self, dropped: Option<&Arc<Dropped>>) {
+        self.state.lock().dropped = dropped.cloned().unwrap_or_default();
     }
 
     /// What a look from `newest` sees: this line, then the ones it branched from.

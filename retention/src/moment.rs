@@ -1,7 +1,7 @@
 //! Which moment a name means: from a [`MomentName`] to a line and a sequence, or an error that names what exists.
 
 use crate::ids::{LineId, Sequence};
-use crate::index::moment_key::{boundary_at, boundary_at_or_before};
+use crate::index::moment_key::{boundary_at, boundary_at_or_before, boundary_at_or_below};
 use crate::index::{IndexError, IndexStore};
 use crate::line::Line;
 use crate::manifest::history::HistoryStart;
@@ -106,6 +106,18 @@ pub enum ResolveError {
         /// Nearest point above.
         above: Option<Sequence>,
     },
+    /// The policy did not keep it.
+    #[error("{line}@seq:{sequence} was dropped by the policy{}", kept(.below, .above))]
+    Dropped {
+        /// The machine, and branch if any.
+        line: String,
+        /// What was asked for.
+        sequence: Sequence,
+        /// Nearest kept point below, and when it was committed.
+        below: Option<(Sequence, Timestamp)>,
+        /// Nearest kept point above, and when it was committed.
+        above: Option<(Sequence, Timestamp)>,
+    },
     /// The disk had no complete copy at that moment.
     #[error("disk {disk} of {line} had no complete copy at seq:{sequence}")]
     NotSeeded {
@@ -141,6 +153,17 @@ fn nearest(below: &Option<Sequence>, above: &Option<Sequence>) -> String {
         (Some(below), None) => format!("; the nearest is seq:{below}"),
         (None, Some(above)) => format!("; the nearest is seq:{above}"),
         (Some(below), Some(above)) => format!("; the nearest are seq:{below} and seq:{above}"),
+    }
+}
+
+type Near = Option<(Sequence, Timestamp)>;
+
+fn kept(below: &Near, above: &Near) -> String {
+    let near = |(sequence, time): &(Sequence, Timestamp)| format!("seq:{sequence} ({time})");
+    match (below.as_ref().map(near), above.as_ref().map(near)) {
+        (None, None) => "; no point is left".into(),
+        (Some(one), None) | (None, Some(one)) => format!("; the nearest point left is {one}"),
+        (Some(below), Some(above)) => format!("; the nearest points left are {below} and {above}"),
     }
 }
 
@@ -239,6 +262,13 @@ fn within_history(
     Ok(start.kind.is_none_or(PointKind::is_consistent).then(|| Found::from(start)))
 }
 
+/// The error for what a policy did not keep: it says what is left nearest to it.
+pub(crate) fn dropped(name: String, line: &Line, sequence: Sequence) -> ResolveError {
+    let (below, above) = line.points(|points| points.neighbours(sequence));
+    let near = |point: Point| (point.sequence, point.commit_time);
+    ResolveError::Dropped { line: name, sequence, below: below.map(near), above: above.map(near) }
+}
+
 /// The error for what lies before the start of history.
 pub(crate) fn before_history(line: String, when: When, start: &HistoryStart) -> ResolveError {
     let (begins, begins_time) = (start.sequence, start.commit_time);
@@ -276,8 +306,16 @@ fn newest_at(
 ) -> Result<Option<Found>, IndexError> {
     let point = line.points(|points| points.at_or_before(time).map(Found::from));
     let tail = line.tail();
-    let boundary = boundary_at_or_before(index, line.id(), tail.sequence, time)?;
-    let at_origin = line.is_branch() && line.born() <= time;
+    let dropped = line.dropped();
+    let mut boundary = boundary_at_or_before(index, line.id(), tail.sequence, time)?;
+    while let Some(gone) = boundary.filter(|boundary| dropped.contains(boundary.sequence)) {
+        boundary = match dropped.below(gone.sequence) {
+            Some(below) => boundary_at_or_below(index, line.id(), below)?,
+            None => None,
+        };
+    }
+    let origin_left = line.is_branch() && !dropped.contains(Sequence::default());
+    let at_origin = origin_left && line.born() <= time;
     let boundary = boundary.map(|b| (b.sequence, b.commit_time));
     let boundary = boundary.or(at_origin.then(|| (Sequence::default(), line.born())));
     Ok(match (point, boundary) {
@@ -306,6 +344,10 @@ fn exactly(
             let line = line_name(&name.machine, name.branch.as_ref());
             return Err(before_history(line, name.when.clone(), &start));
         }
+    }
+    if line.dropped().contains(sequence) {
+        let text = line_name(&name.machine, name.branch.as_ref());
+        return Err(dropped(text, line, sequence));
     }
     let origin = line.is_branch() && sequence == Sequence::default();
     let boundary = match boundary_at(index, line.id(), sequence)? {

@@ -7,7 +7,7 @@
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
-use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId};
+use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Sequence};
 use crate::index::gap_key::read_gaps;
 use crate::index::moment_key::read_points;
 use crate::index::tail_key::{read_progress, read_tail};
@@ -16,12 +16,16 @@ use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
 use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
 use crate::journal::segment::Segments;
 use crate::line::{Line, LineIdentity, LineState};
+use crate::manifest::dropped::Dropped;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::{DiskEntry, LineEntry, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
+use crate::point::Catalogue;
+use crate::policy::Policy;
 use crate::replica::verdict::{Verdict, judge};
 use crate::replica::{Image, ImageStore, ReplicaDisk, spec};
 use crate::stream::StreamSlot;
+use crate::thinning::{Thinning, instants};
 use crate::time::Clock;
 use crate::view::Reading;
 use landfall_disks::Disk;
@@ -56,8 +60,8 @@ pub struct Surroundings {
     pub random: Arc<dyn Random>,
 }
 
-/// Limits and sizes.
-#[derive(Clone, Copy, Debug)]
+/// Limits, sizes and defaults.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Of the journal.
     pub journal: JournalSettings,
@@ -65,11 +69,18 @@ pub struct Settings {
     pub leaf_cache_bytes: usize,
     /// Lanes that new groups are spread over; one per I/O core.
     pub lanes: u16,
+    /// How long and how densely points of groups are kept that were given no policy.
+    pub default_policy: Policy,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { journal: JournalSettings::default(), leaf_cache_bytes: 64 << 20, lanes: 1 }
+        Self {
+            journal: JournalSettings::default(),
+            leaf_cache_bytes: 64 << 20,
+            lanes: 1,
+            default_policy: Policy::default(),
+        }
     }
 }
 
@@ -136,6 +147,10 @@ pub struct Retention {
     pub(crate) lanes: Vec<LaneHandle>,
     pub(crate) machines: RwLock<Machines>,
     pub(crate) branch_locks: Mutex<BranchLocks>,
+    /// Held by the one pass there may be.
+    pub(crate) thinning: tokio::sync::Mutex<Thinning>,
+    /// Of groups that were given none.
+    pub(crate) default_policy: Policy,
 }
 
 impl Retention {
@@ -184,6 +199,8 @@ impl Retention {
             lanes: handles,
             machines: RwLock::new(Machines { lines, disks, streams }),
             branch_locks: Mutex::default(),
+            thinning: tokio::sync::Mutex::new(Thinning::new(&state)),
+            default_policy: settings.default_policy,
         };
         retention.settle_streams(&report);
         Ok(Opened { retention: Arc::new(retention), lanes, report })
@@ -279,19 +296,17 @@ async fn load_lines(
     let mut lines = BTreeMap::new();
     for entry in state.lines.values() {
         let index = Arc::clone(&surroundings.index);
-        let id = entry.id;
+        let (id, dropped) = (entry.id, Arc::clone(&entry.dropped));
         let (tail, catalogue, gaps) = offload(move || {
-            Ok::<_, IndexError>((
-                read_tail(&*index, id)?,
-                read_points(&*index, id)?,
-                read_gaps(&*index, id)?,
-            ))
+            let points = read_kept_points(&*index, id, &dropped)?;
+            Ok::<_, IndexError>((read_tail(&*index, id)?, points, read_gaps(&*index, id)?))
         })
         .await?;
         let mut line_state = LineState {
             tail,
             catalogue,
             gaps,
+            dropped: Arc::clone(&entry.dropped),
             generation: entry.generation,
             start: entry.start.clone(),
             ..LineState::default()
@@ -307,6 +322,23 @@ async fn load_lines(
         lines.insert(id, Arc::new(new_line(entry, origin, line_state)));
     }
     Ok(lines)
+}
+
+/// The points of a line that were not dropped, with the instants that thinning made points.
+fn read_kept_points(
+    index: &dyn IndexStore,
+    line: LineId,
+    dropped: &Dropped,
+) -> Result<Catalogue, IndexError> {
+    let mut points = read_points(index, line)?;
+    let all = Sequence::default()..=Sequence::new(u64::MAX);
+    points.retain(all, |sequence| !dropped.contains(sequence));
+    let between = dropped.kept_between();
+    let unmarked: Vec<_> = between.filter(|sequence| points.at(*sequence).is_none()).collect();
+    for point in instants(index, line, &unmarked)? {
+        points.insert(point);
+    }
+    Ok(points)
 }
 
 pub(crate) fn new_line(

@@ -2,10 +2,10 @@
 
 use crate::branch::BranchDisk;
 use crate::ids::{DiskIdentity, ExportId, Generation, LineId, MachineId, Position, Sequence};
-use crate::lease::Lease;
+use crate::lease::{Gone, Lease};
 use crate::line::Line;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
-use crate::moment::{Moment, ResolveError, before_history, line_name, resolve_on_line};
+use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
 use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
 use crate::replica::{DiskState, ReplicaDisk};
@@ -37,6 +37,8 @@ pub struct MachineStatus {
     pub points: usize,
     /// The newest consistent one.
     pub newest: Option<Point>,
+    /// The newest app point.
+    pub newest_app: Option<Point>,
     /// The oldest one.
     pub oldest: Option<Point>,
     /// Its branches.
@@ -95,6 +97,8 @@ pub struct PointStatus {
     pub point: Point,
     /// Whether somebody wants it kept.
     pub pinned: bool,
+    /// Until when it is locked, if it is.
+    pub locked_until: Option<Timestamp>,
 }
 
 /// An export that was set up.
@@ -192,8 +196,8 @@ impl Retention {
             let (peer, since) = (holder.peer, holder.since);
             Some(StreamStatus { peer, since, position: slot.applied })
         });
-        let (points, newest, oldest) =
-            line.points(|points| (points.len(), points.latest(), points.oldest()));
+        let (points, newest, newest_app, oldest) = line
+            .points(|points| (points.len(), points.latest(), points.app(), points.oldest()));
         Some(MachineStatus {
             name: machine.name.clone(),
             display_name: machine.display_name.clone(),
@@ -203,6 +207,7 @@ impl Retention {
             stream,
             points,
             newest,
+            newest_app,
             oldest,
             branches: branches.collect(),
         })
@@ -218,10 +223,12 @@ impl Retention {
         let line = self.line_named(machine, branch)?;
         let points = line.points(|points| points.list(query));
         let state = self.manifest.state();
-        let pins = state.lines.get(&line.id()).map(|entry| &entry.pins);
-        let status = |point: Point| {
-            let pinned = pins.is_some_and(|pins| pins.contains(&point.sequence));
-            PointStatus { point, pinned }
+        let entry = state.lines.get(&line.id());
+        let seen = state.clock.seen;
+        let status = |point: Point| PointStatus {
+            pinned: entry.is_some_and(|entry| entry.pins.contains(&point.sequence)),
+            locked_until: entry.and_then(|entry| entry.lock_at(point.sequence, seen)),
+            point,
         };
         Ok(points.into_iter().map(status).collect())
     }
@@ -238,9 +245,14 @@ impl Retention {
     pub fn view(&self, moment: &Moment, disk: &Name) -> Result<Arc<dyn Disk>, ResolveError> {
         let line = self.line_of(moment)?;
         let replica = self.disk_named(&moment.machine, disk)?;
-        let lease = Lease::take(&line, moment.sequence).map_err(|start| {
+        let lease = Lease::take(&line, moment.sequence).map_err(|gone| {
             let name = line_name(&moment.machine, moment.branch.as_ref());
-            before_history(name, When::Sequence(moment.sequence), &start)
+            match gone {
+                Gone::BeforeHistory(start) => {
+                    before_history(name, When::Sequence(moment.sequence), &start)
+                }
+                Gone::Dropped => dropped(name, &line, moment.sequence),
+            }
         })?;
         let on_trunk = trunk_sequence(&line, moment.sequence, self);
         if replica.floor().is_none_or(|floor| floor > on_trunk) {
@@ -314,11 +326,15 @@ impl Retention {
 
     pub(crate) fn machine_id(&self, name: &Name) -> Result<MachineId, ResolveError> {
         let state = self.manifest.state();
-        state.machine_named(name).map(|machine| machine.id).ok_or_else(|| {
-            let mut known: Vec<_> = state.machines.values().map(|m| m.name.clone()).collect();
-            known.sort();
-            ResolveError::UnknownMachine { machine: name.clone(), known }
-        })
+        let found = state.machine_named(name).map(|machine| machine.id);
+        found.ok_or_else(|| Self::unknown_machine(&state, name))
+    }
+
+    /// The error for a machine that is not there.
+    pub(crate) fn unknown_machine(state: &ManifestState, name: &Name) -> ResolveError {
+        let mut known: Vec<_> = state.machines.values().map(|m| m.name.clone()).collect();
+        known.sort();
+        ResolveError::UnknownMachine { machine: name.clone(), known }
     }
 
     pub(crate) fn line_named(

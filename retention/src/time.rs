@@ -4,7 +4,8 @@
 //! same nanosecond.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// Nanoseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -81,6 +82,9 @@ impl fmt::Debug for Timestamp {
 pub trait Clock: Send + Sync {
     /// The present. May step backwards, as wall clocks do.
     fn now(&self) -> Timestamp;
+
+    /// Time since some moment of this run. Grows evenly, whatever is done to the wall clock.
+    fn uptime(&self) -> Duration;
 }
 
 /// The clock of the machine.
@@ -93,6 +97,11 @@ impl Clock for SystemClock {
             .duration_since(std::time::SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn uptime(&self) -> Duration {
+        static FIRST_ASKED: OnceLock<Instant> = OnceLock::new();
+        FIRST_ASKED.get_or_init(Instant::now).elapsed()
     }
 }
 

@@ -16,6 +16,7 @@ use landfall_retention::manifest::record::{GivenIds, ManifestRecord};
 use landfall_retention::manifest::state::{ManifestState, SegmentEntry};
 use landfall_retention::name::{Label, Name};
 use landfall_retention::point::PointKind;
+use landfall_retention::policy::ClockAlarm;
 use landfall_retention::time::Timestamp;
 use std::fmt::Write;
 
@@ -241,9 +242,36 @@ fn frames() -> [Vec<ManifestRecord>; 2] {
     [kept, taken]
 }
 
-fn manifest() -> Vec<u8> {
+/// What came later: policies, locks, dropped points and the clock.
+fn keeping_frames() -> [Vec<ManifestRecord>; 2] {
+    let [mut kept, _] = frames();
+    kept.truncate(1);
+    let (line, policy) = (LineId::new(2), "keep all for 2h, hourly for 7d, quota 1TiB shorten");
+    let policy = policy.parse().expect("a policy");
+    let time = |number: u64| Timestamp::from_nanoseconds(1_795_000_000_000_000_000 + number);
+    let sequence = Sequence::new;
+    kept.extend([
+        ManifestRecord::PolicySet { group: GroupId::new(3), policy },
+        ManifestRecord::PointLocked { line, sequence: sequence(42), until: time(9) },
+        ManifestRecord::ClockSeen { time: time(4) },
+        ManifestRecord::PointsDropped {
+            line,
+            first: sequence(1),
+            last: sequence(1000),
+            kept: [3, 4, 42, 500, 1000].map(sequence).to_vec(),
+        },
+    ]);
+    let alarm = ClockAlarm { expected: time(5), found: time(1_000_000_000_000) };
+    let clock = vec![
+        ManifestRecord::ClockAlarmRaised(alarm),
+        ManifestRecord::ClockAlarmAcknowledged { time: time(8) },
+    ];
+    [kept, clock]
+}
+
+fn manifest(frames: [Vec<ManifestRecord>; 2]) -> Vec<u8> {
     let mut bytes = encode_header(*b"fedcba9876543210").to_vec();
-    for (number, records) in (0..).zip(frames()) {
+    for (number, records) in (0..).zip(frames) {
         encode_frame(number, &records, &mut bytes);
     }
     bytes
@@ -251,6 +279,7 @@ fn manifest() -> Vec<u8> {
 
 const JOURNAL_V1: &str = include_str!("../../tests/fixtures/journal-v1.hex");
 const MANIFEST_V1: &str = include_str!("../../tests/fixtures/manifest-v1.hex");
+const MANIFEST_KEEPING: &str = include_str!("../../tests/fixtures/manifest-v1-keeping.hex");
 
 #[test]
 fn a_segment_of_version_1_is_read() {
@@ -296,26 +325,44 @@ fn chains_are_what_they_were() {
     assert_eq!(chains, CHAINS);
 }
 
-#[test]
-fn a_manifest_of_version_1_is_read() {
-    let bytes = bytes_of(MANIFEST_V1);
+/// What the manifest in this fixture adds up to, which has these frames.
+fn state_of(text: &str, frames: [Vec<ManifestRecord>; 2]) -> ManifestState {
+    let bytes = bytes_of(text);
     assert_eq!(parse_header(&bytes), Ok(*b"fedcba9876543210"));
     let mut rest = &bytes[HEADER_BYTES..];
     let mut state = ManifestState::default();
-    for (number, expected) in (0..).zip(frames()) {
+    for (number, expected) in (0..).zip(frames) {
         let (records, length) = parse_frame(rest, number).expect("a whole frame");
         assert_eq!(records, expected);
         records.iter().for_each(|record| state.apply(record).expect("it fits"));
         rest = &rest[length..];
     }
     assert!(rest.is_empty());
+    state
+}
+
+#[test]
+fn a_manifest_of_version_1_is_read() {
+    let state = state_of(MANIFEST_V1, frames());
     assert!(state.machines.is_empty() && state.lines.is_empty() && state.exports.is_empty());
     assert_eq!(state.given.line, LineId::new(14));
 }
 
 #[test]
+fn policies_locks_and_dropped_points_are_read() {
+    let state = state_of(MANIFEST_KEEPING, keeping_frames());
+    let line = &state.lines[&LineId::new(2)];
+    let kept = (1..=1001).map(Sequence::new).filter(|at| !line.dropped.contains(*at));
+    assert_eq!(kept.collect::<Vec<_>>(), [3, 4, 42, 500, 1000, 1001].map(Sequence::new));
+    assert!(line.lock_at(Sequence::new(42), state.clock.seen).is_some());
+    assert_eq!(state.policies[&GroupId::new(3)].space().map(|quota| quota.bytes), Some(1 << 40));
+    assert_eq!(state.clock.alarm, None);
+}
+
+#[test]
 fn a_manifest_is_written_as_ever() {
-    assert_eq!(text_of(&manifest()), MANIFEST_V1);
+    assert_eq!(text_of(&manifest(frames())), MANIFEST_V1);
+    assert_eq!(text_of(&manifest(keeping_frames())), MANIFEST_KEEPING);
 }
 
 /// The example of `docs/formats/index.md`.

@@ -205,6 +205,7 @@ fn open_retention(
         },
         leaf_cache_bytes: config.leaf_cache_bytes,
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
+        ..Settings::default()
     };
     let opened = engine.cores()[0]
         .block_on(move || async move { Retention::open(surroundings, settings).await })??;

@@ -13,6 +13,7 @@ use landfall_retention::{ImageSpec, ImageStore, JournalSettings, Random, Setting
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What survives a power cut, and what the store is given.
 pub struct World {
@@ -31,7 +32,10 @@ impl World {
         Self {
             folder: FaultFolder::new(seed.fork()),
             index: Arc::new(MemoryIndex::default()),
-            clock: Arc::new(SteppingClock(AtomicU64::new(1_700_000_000_000_000_000))),
+            clock: Arc::new(SteppingClock(
+                AtomicU64::new(1_700_000_000_000_000_000),
+                AtomicU64::new(0),
+            )),
             random: Arc::new(SeededRandom(Mutex::new(seed.fork()))),
         }
     }
@@ -63,12 +67,12 @@ impl World {
     /// Segments so short that a life goes through several.
     pub fn settings() -> Settings {
         let journal = JournalSettings { segment_bytes: 512 << 10, reserve_bytes: 0 };
-        Settings { journal, leaf_cache_bytes: 16 << 20, lanes: 2 }
+        Settings { journal, leaf_cache_bytes: 16 << 20, lanes: 2, ..Settings::default() }
     }
 }
 
-/// A clock that moves a little each time it is asked, and may be set back.
-pub struct SteppingClock(AtomicU64);
+/// A clock that moves a little each time it is asked, and may be set: the time, and how much of it went by.
+pub struct SteppingClock(AtomicU64, AtomicU64);
 
 impl SteppingClock {
     /// Sets it back.
@@ -77,9 +81,29 @@ impl SteppingClock {
     }
 }
 
+impl SteppingClock {
+    /// Time goes by.
+    pub fn pass(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).expect("some years");
+        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.1.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// Somebody sets it forward.
+    pub fn set_forward(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).expect("some years");
+        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+}
+
 impl Clock for SteppingClock {
     fn now(&self) -> Timestamp {
+        self.1.fetch_add(1_000_003, Ordering::Relaxed);
         Timestamp::from_nanoseconds(self.0.fetch_add(1_000_003, Ordering::Relaxed))
+    }
+
+    fn uptime(&self) -> Duration {
+        Duration::from_nanos(self.1.load(Ordering::Relaxed))
     }
 }
 

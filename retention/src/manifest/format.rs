@@ -167,6 +167,15 @@ impl Writer<'_> {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
+    /// Seven bits a byte, the lowest first; the last byte has its high bit clear.
+    pub(super) fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.bytes.push(value.to_le_bytes()[0] | 0x80);
+            value >>= 7;
+        }
+        self.bytes.push(value.to_le_bytes()[0]);
+    }
+
     pub(super) fn array<const N: usize>(&mut self, value: [u8; N]) {
         self.bytes.extend_from_slice(&value);
     }
@@ -193,6 +202,25 @@ impl<'a> Reader<'a> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
+    }
+
+    /// A number in the one form that it is written in.
+    pub(super) fn varint(&mut self) -> Result<u64, FrameError> {
+        let mut value = 0u64;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            let too_large = bits << shift >> shift != bits;
+            let not_shortest = byte == 0 && shift > 0;
+            if too_large || not_shortest {
+                return Err(FrameError::Field("number"));
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(FrameError::Field("number"))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, FrameError> {

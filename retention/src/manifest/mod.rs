@@ -9,8 +9,10 @@
 //! an undamaged one is media damage and refuses to open; only a torn last frame, which nobody was told of, is cut off.
 //! After a failed write the manifest refuses further ones until it is reopened.
 
+pub mod dropped;
 pub mod format;
 pub mod history;
+mod keeping;
 pub mod record;
 pub mod state;
 

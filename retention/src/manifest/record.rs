@@ -10,6 +10,7 @@ use crate::ids::{
     SegmentId, Sequence, StreamId,
 };
 use crate::name::Name;
+use crate::policy::{ClockAlarm, Policy};
 use crate::time::Timestamp;
 use landfall_disks::MAX_DISK_SIZE;
 
@@ -170,6 +171,45 @@ pub enum ManifestRecord {
         disk: DiskId,
         /// Versions at or below it are in the image.
         floor: Sequence,
+    },
+    /// How long and how densely the points of a group are kept.
+    PolicySet {
+        /// Which group.
+        group: GroupId,
+        /// Its policy from now on.
+        policy: Policy,
+    },
+    /// A point cannot be dropped by anybody before a date.
+    PointLocked {
+        /// On which line.
+        line: LineId,
+        /// Which sequence.
+        sequence: Sequence,
+        /// Until when, by trusted time; later than a date that was set before.
+        until: Timestamp,
+    },
+    /// Moments of a line cannot be chosen any more.
+    PointsDropped {
+        /// Of which line.
+        line: LineId,
+        /// The first that may be dropped.
+        first: Sequence,
+        /// The last that may be dropped.
+        last: Sequence,
+        /// Those in between that stay as they are, in order; at most [`super::dropped::MAX_KEPT`].
+        kept: Vec<Sequence>,
+    },
+    /// A time that could be trusted.
+    ClockSeen {
+        /// The time.
+        time: Timestamp,
+    },
+    /// The clock was moved: nothing is dropped and no lock ends until somebody acknowledges it.
+    ClockAlarmRaised(ClockAlarm),
+    /// Somebody says that the clock is right.
+    ClockAlarmAcknowledged {
+        /// What it shows.
+        time: Timestamp,
     },
     /// The highest ids given out when a snapshot was written, so that none is used twice.
     IdsGiven(GivenIds),
@@ -343,7 +383,7 @@ impl ManifestRecord {
                 to.u32(given.segment.number());
                 to.u32(given.export.number());
             }
-            other => unreachable!("{other:?} is encoded elsewhere"),
+            other => assert!(other.encode_keeping(to), "{other:?} is encoded nowhere"),
         }
     }
 
@@ -459,7 +499,7 @@ impl ManifestRecord {
                 segment: SegmentId::new(from.u32()?),
                 export: ExportId::new(from.u32()?),
             })),
-            _ => Err(FrameError::Kind(kind)),
+            _ => Self::decode_keeping(kind, from),
         }
     }
 }
@@ -562,6 +602,26 @@ mod tests {
             },
             ManifestRecord::FoldStarted { line, start: start(None, None) },
             ManifestRecord::FoldDone { disk: DiskId::new(6), floor: sequence },
+            ManifestRecord::PolicySet { group: GroupId::new(4), policy: Policy::default() },
+            ManifestRecord::PointLocked { line, sequence, until: Timestamp::from_nanoseconds(18) },
+            ManifestRecord::PointsDropped {
+                line,
+                first: Sequence::new(4),
+                last: Sequence::new(u64::MAX),
+                kept: [4, 5, 200, 100_000, u64::MAX].map(Sequence::new).to_vec(),
+            },
+            ManifestRecord::PointsDropped {
+                line,
+                first: sequence,
+                last: sequence,
+                kept: Vec::new(),
+            },
+            ManifestRecord::ClockSeen { time: Timestamp::from_nanoseconds(19) },
+            ManifestRecord::ClockAlarmRaised(ClockAlarm {
+                expected: Timestamp::from_nanoseconds(20),
+                found: Timestamp::from_nanoseconds(21),
+            }),
+            ManifestRecord::ClockAlarmAcknowledged { time: Timestamp::from_nanoseconds(22) },
             ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
         ]
     }
@@ -573,6 +633,52 @@ mod tests {
         encode_frame(5, &records, &mut bytes);
         assert_eq!(parse_frame(&bytes, 5), Ok((records, bytes.len())));
         assert_eq!(parse_frame(&bytes, 6), Err(FrameError::Number { found: 5, expected: 6 }));
+    }
+
+    /// What does not read back to the very same bytes is refused, or two snapshots of one state could differ.
+    #[test]
+    fn there_is_one_way_to_write_what_was_dropped() {
+        let record = |last, kept: &[u64]| ManifestRecord::PointsDropped {
+            line: LineId::new(2),
+            first: Sequence::new(10),
+            last: Sequence::new(last),
+            kept: kept.iter().copied().map(Sequence::new).collect(),
+        };
+        let mut bytes = Vec::new();
+        encode_frame(0, &[record(300, &[12, 290])], &mut bytes);
+        // Frame head, kind, line, first; then last 8, count 2, the first varint.
+        let (last, count, first) = (16 + 2 + 4 + 8, 16 + 2 + 4 + 16, 16 + 2 + 4 + 18);
+        let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = bytes.clone();
+            change(&mut bytes);
+            let checksum = {
+                let length = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+                crc32c::crc32c(&bytes[8..16 + length])
+            };
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+            parse_frame(&bytes, 0).map(|_| ())
+        };
+        assert_eq!(changed(&|_| ()), Ok(()));
+        assert_eq!(changed(&|b| b[last] = 9), Err(FrameError::Field("kept")));
+        assert_eq!(changed(&|b| b[last..last + 2].fill(0)), Err(FrameError::Field("last")));
+        assert_eq!(changed(&|b| b[count + 1] = 0xff), Err(FrameError::Field("kept")));
+        // 290 - 13 needs two bytes; with a zero as the second it is not the shortest form.
+        assert_eq!(changed(&|b| b[first + 2] = 0), Err(FrameError::Field("number")));
+        let policy = |text: &str| {
+            let mut bytes = Vec::new();
+            let policy = "keep all for 2h, minutely for 24h".parse().unwrap();
+            let record = ManifestRecord::PolicySet { group: GroupId::new(1), policy };
+            encode_frame(0, &[record], &mut bytes);
+            let at = bytes.windows(4).position(|four| four == b"keep").unwrap();
+            bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
+            let length = u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+            let checksum = crc32c::crc32c(&bytes[8..16 + length]);
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+            parse_frame(&bytes, 0).map(|_| ())
+        };
+        assert_eq!(policy("keep all for 3h,"), Ok(()));
+        assert_eq!(policy("Keep"), Err(FrameError::Field("policy")));
+        assert_eq!(policy("keep all for 2h, minutely for 1d "), Err(FrameError::Field("policy")));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! What the manifest's records add up to. Pure: records in, state out, and back to records for a snapshot.
 
 use super::history::HistoryStart;
+use super::dropped::Dropped;
+use super::keeping::ClockEntry;
 use super::record::{GivenIds, ManifestRecord};
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
 };
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// A protected machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,6 +82,10 @@ pub struct LineEntry {
     pub pins: BTreeSet<Sequence>,
     /// Where its history begins, once something of it was folded; only trunks are.
     pub start: Option<HistoryStart>,
+    /// Locked points, and until when; some of the dates may be past.
+    pub locks: BTreeMap<Sequence, Timestamp>,
+    /// Moments that were dropped. Shared, so that a change elsewhere does not copy it.
+    pub dropped: Arc<Dropped>,
 }
 
 /// A segment of the journal.
@@ -125,6 +133,10 @@ pub struct ManifestState {
     pub segments: BTreeMap<SegmentId, SegmentEntry>,
     /// Exports by id.
     pub exports: BTreeMap<ExportId, ExportEntry>,
+    /// Policies of groups that were given one.
+    pub policies: BTreeMap<GroupId, Policy>,
+    /// The clock.
+    pub clock: ClockEntry,
     /// Ids given out so far: none is used twice, not even after a removal.
     pub given: GivenIds,
 }
@@ -140,7 +152,7 @@ pub struct Misfit {
 }
 
 impl Misfit {
-    fn missing(record: &'static str, id: impl fmt::Debug) -> Self {
+    pub(super) fn missing(record: &'static str, id: impl fmt::Debug) -> Self {
         Self { record, what: format!("{id:?} does not exist") }
     }
 
@@ -221,6 +233,7 @@ impl ManifestState {
             ManifestRecord::BranchAdded { line, name, parent, origin, origin_time } => {
                 let above = self.line_mut(*parent, "BranchAdded")?.clone();
                 above.check_within_history("BranchAdded", *origin)?;
+                above.check_there(*origin, "BranchAdded")?;
                 // A snapshot lists lines by id: what a branch starts from has to come first.
                 let free = !self.lines.contains_key(line) && line > parent;
                 Misfit::unless_new(free, "BranchAdded", line)?;
@@ -234,6 +247,8 @@ impl ManifestState {
                     stream: StreamId::NONE,
                     pins: BTreeSet::new(),
                     start: None,
+                    locks: BTreeMap::new(),
+                    dropped: Arc::default(),
                     ..above
                 };
                 self.given.line = self.given.line.max(*line);
@@ -243,6 +258,7 @@ impl ManifestState {
                 let is_trunk = self.line_mut(*line, "BranchDiscarded")?.origin.is_none();
                 let starts_here =
                     |other: &LineEntry| other.origin.is_some_and(|(parent, _)| parent == *line);
+                self.check_unlocked("BranchDiscarded", |entry| entry.id == *line)?;
                 if is_trunk || self.lines.values().any(starts_here) {
                     let what = format!("{line:?} is a trunk or a branch starts from it");
                     return Err(Misfit { record: "BranchDiscarded", what });
@@ -264,6 +280,7 @@ impl ManifestState {
             ManifestRecord::PointPinned { line, sequence } => {
                 let entry = self.line_mut(*line, "PointPinned")?;
                 entry.check_within_history("PointPinned", *sequence)?;
+                entry.check_there(*sequence, "PointPinned")?;
                 entry.pins.insert(*sequence);
             }
             ManifestRecord::PointUnpinned { line, sequence } => {
@@ -272,6 +289,7 @@ impl ManifestState {
             ManifestRecord::ExportAdded { export, name, line, sequence, writable } => {
                 let entry = self.line_mut(*line, "ExportAdded")?;
                 entry.check_within_history("ExportAdded", sequence.unwrap_or(Sequence::MAX))?;
+                sequence.map_or(Ok(()), |at| entry.check_there(at, "ExportAdded"))?;
                 Misfit::unless_new(!self.exports.contains_key(export), "ExportAdded", export)?;
                 self.given.export = self.given.export.max(*export);
                 let entry = ExportEntry {
@@ -291,7 +309,7 @@ impl ManifestState {
             ManifestRecord::FoldStarted { line, start } => self.begin_history(*line, start)?,
             ManifestRecord::FoldDone { disk, floor } => self.raise_floor(*disk, *floor)?,
             ManifestRecord::IdsGiven(given) => self.given = *given,
-            other => unreachable!("{other:?} is applied elsewhere"),
+            other => self.apply_keeping(other)?,
         }
         Ok(())
     }
@@ -330,12 +348,19 @@ impl ManifestState {
             stream: StreamId::NONE,
             pins: BTreeSet::new(),
             start: None,
+            locks: BTreeMap::new(),
+            dropped: Arc::default(),
         };
         self.lines.insert(trunk, line);
     }
 
     fn remove_machine(&mut self, machine: MachineId) -> Result<(), Misfit> {
-        self.machines.remove(&machine).ok_or_else(|| Misfit::missing("MachineRemoved", machine))?;
+        self.check_unlocked("MachineRemoved", |entry| entry.machine == machine)?;
+        let removed = self.machines.remove(&machine);
+        let removed = removed.ok_or_else(|| Misfit::missing("MachineRemoved", machine))?;
+        if !self.machines.values().any(|other| other.group == removed.group) {
+            self.policies.remove(&removed.group);
+        }
         self.disks.retain(|_, disk| disk.machine != machine);
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
@@ -354,14 +379,17 @@ impl ManifestState {
             .exports
             .values()
             .any(|export| export.line == line && export.sequence.is_some_and(below));
+        let seen = self.clock.seen;
         let entry = self.line_mut(line, "FoldStarted")?;
+        let kept = !entry.may_begin_at(start.sequence, seen);
         let pinned = entry.pins.iter().copied().any(below);
         let back = entry.start.as_ref().is_some_and(|old| old.sequence >= start.sequence);
-        if entry.origin.is_some() || back || branched || exported || pinned {
+        if entry.origin.is_some() || back || branched || exported || pinned || kept {
             let what = format!("{line:?} does not begin at {:?}", start.sequence);
             return Err(Misfit { record: "FoldStarted", what });
         }
         entry.start = Some(start.clone());
+        entry.forget_below(start.sequence);
         Ok(())
     }
 
@@ -383,7 +411,11 @@ impl ManifestState {
         self.disks.get_mut(&disk).ok_or_else(|| Misfit::missing(record, disk))
     }
 
-    fn line_mut(&mut self, line: LineId, record: &'static str) -> Result<&mut LineEntry, Misfit> {
+    pub(super) fn line_mut(
+        &mut self,
+        line: LineId,
+        record: &'static str,
+    ) -> Result<&mut LineEntry, Misfit> {
         self.lines.get_mut(&line).ok_or_else(|| Misfit::missing(record, line))
     }
 
@@ -404,6 +436,7 @@ impl ManifestState {
         }
         // A branch has a higher id than the line it starts from, so parents come first.
         self.lines.values().for_each(|line| line.records(&mut records));
+        self.keeping_records(&mut records);
         for segment in self.segments.values() {
             let SegmentEntry { id, lane, salt, first, size_bytes, ended } = *segment;
             records.push(ManifestRecord::SegmentBorn {
@@ -503,5 +536,6 @@ impl LineEntry {
         }
         let pinned = |sequence| ManifestRecord::PointPinned { line: self.id, sequence };
         into.extend(self.pins.iter().copied().map(pinned));
+        self.keeping_records(into);
     }
 }

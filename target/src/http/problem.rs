@@ -75,10 +75,12 @@ impl From<ChangeError> for Problem {
             ChangeError::Exists { .. }
             | ChangeError::ImageTaken { .. }
             | ChangeError::InUse { .. }
+            | ChangeError::Locked { .. }
             | ChangeError::InPass { .. } => Self::conflict(text),
             ChangeError::DiskCount(_)
             | ChangeError::Size { .. }
             | ChangeError::TooLong { .. }
+            | ChangeError::LockInThePast { .. }
             | ChangeError::NotWritable(_) => Self::bad(text),
             ChangeError::Manifest(ManifestError::Overtaken(_)) => Self::conflict(text),
             ChangeError::UnknownExport(_) => {
