@@ -29,6 +29,7 @@ pub mod policy;
 mod replica;
 mod retention;
 mod runs;
+mod simulate;
 mod status;
 mod stream;
 mod thinning;
@@ -39,11 +40,12 @@ pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
 pub use fold::{FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus};
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
-pub use lease::Holder;
 pub use keeping::PolicyStatus;
+pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
+pub use simulate::{Simulation, SpaceEstimate};
 pub use status::{
     BranchStatus, DiskStatus, ExportStatus, JournalStatus, LaneStatus, MachineStatus, PointStatus,
     StreamStatus,

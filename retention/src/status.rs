@@ -196,8 +196,8 @@ impl Retention {
             let (peer, since) = (holder.peer, holder.since);
             Some(StreamStatus { peer, since, position: slot.applied })
         });
-        let (points, newest, newest_app, oldest) = line
-            .points(|points| (points.len(), points.latest(), points.app(), points.oldest()));
+        let (points, newest, newest_app, oldest) =
+            line.points(|points| (points.len(), points.latest(), points.app(), points.oldest()));
         Some(MachineStatus {
             name: machine.name.clone(),
             display_name: machine.display_name.clone(),

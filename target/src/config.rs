@@ -14,10 +14,12 @@
 //! **Invariant:** no [`Config`] has a plain listener beyond loopback unless the file says `insecure = true`. The delta
 //! stream is never plain.
 
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Period};
+use landfall_retention::policy::{Policy, PolicyError};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where a configuration is looked for when neither `--config` nor a data folder says otherwise.
 const SYSTEM_FILE: &str = "/etc/landfall/landfall.toml";
@@ -55,6 +57,19 @@ pub(crate) struct Config {
     pub(crate) index_cache_bytes: usize,
     /// I/O cores; `None` is one per processor.
     pub(crate) cores: Option<usize>,
+    /// What is kept, and how often there should be something to keep.
+    pub(crate) policy: PolicyDefaults,
+}
+
+/// What applies to machines that were given no policy of their own, and when a point is overdue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PolicyDefaults {
+    /// How long and how densely points are kept.
+    pub(crate) keep: Policy,
+    /// A newest point that is older than this is worth a warning.
+    pub(crate) rpo: Duration,
+    /// So is a newest app point that is older than this.
+    pub(crate) app_every: Duration,
 }
 
 /// Where the target listens; `None` is nowhere.
@@ -161,6 +176,15 @@ struct File {
     journal: JournalSection,
     memory: MemorySection,
     engine: EngineSection,
+    policy: PolicySection,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PolicySection {
+    keep: Option<String>,
+    rpo: Option<String>,
+    app_every: Option<String>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -237,6 +261,11 @@ reserve = "256MiB"                  # free space that streams leave on the journ
 [memory]
 leaf_cache = "256MiB"               # where the blocks of points lie
 index_cache = "256MiB"
+
+[policy]                            # of machines that were given none: landfall policy set
+keep = "keep all for 2h, minutely for 24h"
+rpo = "15m"                         # status warns when the newest point is older
+app_every = "60m"                   # and when the newest app point is, where there are any
 
 [engine]
 # cores = 4                         # I/O threads; default: one per processor
@@ -326,6 +355,7 @@ fn complete(
         leaf_cache_bytes: memory(file.memory.leaf_cache, "memory.leaf_cache")?,
         index_cache_bytes: memory(file.memory.index_cache, "memory.index_cache")?,
         cores: cores(file.engine.cores)?,
+        policy: policy(&file.policy)?,
         data,
     })
 }
@@ -356,6 +386,32 @@ fn journal_sizes(journal: &JournalSection) -> Result<(u64, u64), ConfigError> {
         return Err(ConfigError::Value { key: "journal.segment", what });
     }
     Ok((segment.bytes(), journal.reserve.unwrap_or(ByteSize::new(256 << 20)).bytes()))
+}
+
+fn policy(section: &PolicySection) -> Result<PolicyDefaults, ConfigError> {
+    let keep = match &section.keep {
+        None => Policy::default(),
+        Some(text) => text.parse().map_err(|error: PolicyError| ConfigError::Value {
+            key: "policy.keep",
+            what: error.to_string(),
+        })?,
+    };
+    if keep.space().is_some() {
+        let what = "a quota cannot be set yet".to_owned();
+        return Err(ConfigError::Value { key: "policy.keep", what });
+    }
+    let time = |key, text: &Option<String>, minutes: u64| match text {
+        None => Ok(Duration::from_secs(60 * minutes)),
+        Some(text) => {
+            let period: Result<Period, String> = text.parse();
+            period.map(|period| period.0).map_err(|what| ConfigError::Value { key, what })
+        }
+    };
+    Ok(PolicyDefaults {
+        keep,
+        rpo: time("policy.rpo", &section.rpo, 15)?,
+        app_every: time("policy.app_every", &section.app_every, 60)?,
+    })
 }
 
 fn cores(cores: Option<usize>) -> Result<Option<usize>, ConfigError> {
@@ -455,6 +511,9 @@ mod tests {
         assert!(refused("[journal]\nsegment = '1KiB'").contains("journal.segment"));
         assert!(refused("[journal]\nsegment = '4 parsecs'").contains("not a size"));
         assert!(refused("[engine]\ncores = 0").contains("engine.cores"));
+        assert!(refused("[policy]\nkeep = 'hourly'").contains("policy.keep"));
+        assert!(refused("[policy]\nkeep = 'keep all, quota 1GiB hold'").contains("quota"));
+        assert!(refused("[policy]\nrpo = 'soon'").contains("policy.rpo"));
         assert!(refused("[listen]\nnbd = 'localhost'").contains("not an address"));
     }
 }

@@ -56,6 +56,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     let page = Page::default();
     process(&page, target)?;
     machines(&page, &target.retention.machines())?;
+    policies(&page, target)?;
     journal_numbers(&page, &journal)?;
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
@@ -136,6 +137,11 @@ fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
         "Age of the newest consistent point: what would be lost now (RPO). Absent without one.",
         label,
     )?;
+    let app_age = page.gauges(
+        "landfall_newest_app_point_age_seconds",
+        "Age of the newest app point. Absent without one.",
+        label,
+    )?;
     let branches = page.gauges("landfall_branches", "Branches of a machine.", label)?;
     let streams =
         page.gauges("landfall_stream_open", "1 while a stream feeds a machine.", label)?;
@@ -154,6 +160,9 @@ fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
         if let Some(newest) = &machine.newest {
             age.with_label_values(name).set(now.since(newest.commit_time).as_secs_f64());
         }
+        if let Some(newest) = &machine.newest_app {
+            app_age.with_label_values(name).set(now.since(newest.commit_time).as_secs_f64());
+        }
         for disk in &machine.disks {
             let names = &[machine.name.as_str(), disk.name.as_str()];
             sizes.with_label_values(names).set(float(disk.size_bytes));
@@ -162,6 +171,28 @@ fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
         }
     }
     Ok(())
+}
+
+fn policies(page: &Page, target: &Target) -> Written {
+    let counters = target.thinner.counters();
+    let totals = [
+        ("landfall_thinning_passes_total", "Times policies were applied.", counters.passes),
+        ("landfall_thinning_failures_total", "Times that failed.", counters.failures),
+        ("landfall_points_dropped_total", "Points dropped by policies.", counters.dropped),
+    ];
+    for (name, help, value) in totals {
+        page.counter(name, help, value)?;
+    }
+    page.gauge(
+        "landfall_clock_alarm",
+        "1 while the clock is not trusted: nothing is dropped and no lock ends.",
+        f64::from(u8::from(target.retention.clock_alarm().is_some())),
+    )?;
+    page.gauge(
+        "landfall_rpo_threshold_seconds",
+        "Age of the newest point above which status warns.",
+        target.config.policy.rpo.as_secs_f64(),
+    )
 }
 
 fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {

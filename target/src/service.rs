@@ -11,6 +11,9 @@
 //! - A second signal ends the process at once. What was acknowledged is durable either way.
 
 mod listeners;
+mod thinner;
+
+pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::Config;
 use crate::data_folder::{self, DataFolder, DataFolderError};
@@ -37,6 +40,7 @@ use listeners::Listeners;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use thinner::Thinner;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -70,6 +74,8 @@ pub(crate) struct Target {
     pub(crate) nbd_address: Option<SocketAddr>,
     /// What the start found.
     pub(crate) report: OpenReport,
+    /// What applies policies.
+    pub(crate) thinner: Arc<Thinner>,
     /// When it started.
     pub(crate) started: Instant,
 }
@@ -117,6 +123,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         let (target, listeners) = assemble(config, &engine, found, tls)?;
         let (stop, stopping) = watch::channel(false);
         let running = listeners.start(&target, engine.cores(), stopping);
+        target.thinner.start(&target.core, &target.retention);
         announce(&target, begun);
         signals.next().await;
         tracing::info!("stopping");
@@ -205,7 +212,7 @@ fn open_retention(
         },
         leaf_cache_bytes: config.leaf_cache_bytes,
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
-        ..Settings::default()
+        default_policy: config.policy.keep.clone(),
     };
     let opened = engine.cores()[0]
         .block_on(move || async move { Retention::open(surroundings, settings).await })??;
@@ -265,6 +272,7 @@ fn assemble(
         listening: listeners.in_words(&config.listen),
         nbd_address: listeners.nbd_address(),
         report,
+        thinner: Arc::default(),
         started: Instant::now(),
         config,
     };

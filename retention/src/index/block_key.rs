@@ -98,6 +98,24 @@ pub fn key(
     key
 }
 
+/// What a key says.
+pub(crate) struct VersionKey<'a> {
+    /// Line, disk, class and block: the versions of one place share it, the newest first.
+    pub(crate) place: &'a [u8],
+    /// How much it covers.
+    pub(crate) class: SizeClass,
+    /// When in the line it was written.
+    pub(crate) sequence: Sequence,
+}
+
+/// Reads a key.
+pub(crate) fn parse_key(key: &[u8]) -> Option<VersionKey<'_>> {
+    let whole: &[u8; KEY_BYTES] = key.try_into().ok()?;
+    let class = SizeClass::ALL.into_iter().find(|class| *class as u8 == whole[9])?;
+    let sequence = Sequence::new(!u64::from_be_bytes(whole[15..].try_into().ok()?));
+    Some(VersionKey { place: &key[..15], class, sequence })
+}
+
 /// First key of everything of a line, and the key after the last.
 pub fn line_range(line: LineId) -> ([u8; 5], [u8; 5]) {
     let prefix = |number: u32| {

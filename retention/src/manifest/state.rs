@@ -1,7 +1,7 @@
 //! What the manifest's records add up to. Pure: records in, state out, and back to records for a snapshot.
 
-use super::history::HistoryStart;
 use super::dropped::Dropped;
+use super::history::HistoryStart;
 use super::keeping::ClockEntry;
 use super::record::{GivenIds, ManifestRecord};
 use crate::ids::{

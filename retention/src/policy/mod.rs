@@ -8,7 +8,7 @@
 //!    └ older ones go, but for what somebody holds and the newest ─────┘
 //! ```
 //!
-//! `text` reads and writes a policy, [`decide`] turns points and a time into points to drop, [`relieve`] shortens history
+//! `text` reads and writes a policy, [`decide()`] turns points and a time into points to drop, [`relieve`] shortens history
 //! that has grown beyond its quota, [`TrustedClock`] says what time it is for all of that.
 //!
 //! **Invariants:** slots are cut from the calendar (UTC), not from the present, and the best point of a slot is the same

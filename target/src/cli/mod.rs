@@ -10,6 +10,7 @@ mod image;
 mod machine;
 mod pki;
 mod point;
+mod policy;
 mod progress;
 mod replicate;
 mod replicate_verb;
@@ -79,6 +80,8 @@ enum Verb {
     Replicate(replicate_verb::ReplicateVerb),
     #[command(subcommand)]
     Point(point::PointVerb),
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     Restore(restore::Restore),
     #[command(subcommand)]
     Branch(branch::BranchVerb),
@@ -103,6 +106,7 @@ impl Cli {
             Verb::Machine(verb) => verb.run(place),
             Verb::Replicate(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
+            Verb::Policy(verb) => verb.run(place),
             Verb::Restore(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),
             Verb::Export(verb) => verb.run(place),
@@ -213,6 +217,14 @@ mod tests {
             "point mark web --label before --kind app",
             "point pin web@seq:1",
             "point unpin web@seq:1",
+            "point lock web@seq:1 --for 30d",
+            "point lock web@latest --until 2026-12-24T00:00:00Z --json",
+            "point unlock web@seq:1",
+            "policy show web --json",
+            "policy set web all",
+            "policy simulate web",
+            "policy simulate web all --json",
+            "policy acknowledge-clock",
             "restore web@-15m --disk os --format raw --output /x",
             "branch add web@latest --name b",
             "branch list",

@@ -4,8 +4,8 @@ use super::messages::{
     Branch, Disk, Export, Journal, Machine, Moment, MomentDisk, Point, Status, Stream,
 };
 use crate::exports::{machine_of, with_disk};
-use crate::service::Target;
-use crate::units::ByteSize;
+use crate::service::{Target, alarm_in_words};
+use crate::units::{ByteSize, Span};
 use landfall_retention as retention;
 use landfall_retention::DiskState;
 use landfall_retention::name::Name;
@@ -19,7 +19,9 @@ impl Target {
 
     pub(super) fn machine(&self, status: &retention::MachineStatus) -> Machine {
         let point = |point: &retention::point::Point| {
-            self.point(&status.name, None, &status.disks, point, false)
+            let point = point.clone();
+            let plain = retention::PointStatus { point, pinned: false, locked_until: None };
+            self.point(&status.name, None, &status.disks, &plain)
         };
         Machine {
             name: status.name.to_string(),
@@ -61,9 +63,9 @@ impl Target {
         machine: &Name,
         branch: Option<&Name>,
         disks: &[retention::DiskStatus],
-        point: &retention::point::Point,
-        pinned: bool,
+        status: &retention::PointStatus,
     ) -> Point {
+        let retention::PointStatus { point, pinned, locked_until } = status;
         let line = line_name(machine, branch);
         let name = format!("{line}@seq:{}", point.sequence);
         Point {
@@ -75,7 +77,8 @@ impl Target {
             source_time: point.source_time.to_string(),
             kind: point.kind.to_string(),
             label: point.label.as_ref().map(|label| label.as_str().to_owned()),
-            pinned,
+            pinned: *pinned,
+            locked_until: locked_until.map(|until| until.to_string()),
         }
     }
 
@@ -175,6 +178,8 @@ impl Target {
                 }
             }
         }
+        warnings.extend(self.retention.clock_alarm().map(|alarm| alarm_in_words(&alarm)));
+        self.overdue(&mut warnings);
         warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
         for (number, lane) in journal.lanes.iter().enumerate() {
             if let Some(reason) = &lane.failed {
@@ -195,6 +200,31 @@ impl Target {
             ));
         }
         warnings
+    }
+}
+
+impl Target {
+    /// Machines whose newest point is older than it should be.
+    fn overdue(&self, warnings: &mut Vec<String>) {
+        let limits = &self.config.policy;
+        let now = SystemClock.now();
+        for machine in self.retention.machines() {
+            let newest = [
+                (&machine.newest, limits.rpo, "point"),
+                (&machine.newest_app, limits.app_every, "app point"),
+            ];
+            for (newest, limit, what) in newest {
+                let age = newest.as_ref().map(|newest| now.since(newest.commit_time));
+                if let Some(age) = age.filter(|age| *age > limit) {
+                    warnings.push(format!(
+                        "the newest {what} of {} is {} old; one is due every {}",
+                        machine.name,
+                        Span(age),
+                        Span(limit)
+                    ));
+                }
+            }
+        }
     }
 }
 

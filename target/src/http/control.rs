@@ -43,7 +43,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 /// `?name=`, refused in the API's own words.
-struct Asked(String);
+pub(super) struct Asked(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
     type Rejection = Problem;
@@ -64,6 +64,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .route("/v1/machines/{name}", get(machine).delete(remove_machine))
         .route("/v1/moment", get(moment))
         .merge(super::points::router())
+        .merge(super::policy::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .route("/v1/exports", get(exports).post(add_export))
         .route("/v1/exports/{id}", delete(remove_export))

@@ -6,7 +6,11 @@
 //!   GET    /v1/machines/NAME   DELETE               Machine, Nothing
 //!   GET    /v1/moment?name=                         Moment
 //!   GET    /v1/points?name=…   POST PointMark       Points, Point            (query: PointsAsked)
-//!   POST   /v1/points/pin      /v1/points/unpin     Point                    (body: Named)
+//!   POST   /v1/points/pin      /v1/points/unpin     Moment                   (body: Named)
+//!   POST   /v1/points/lock     /v1/points/unlock    Moment                   (body: PointLock, Named)
+//!   GET    /v1/policy?name=    POST PolicySet       Policy, Thinned
+//!   GET    /v1/policy/simulate?name=&policy=        Simulation
+//!   POST   /v1/clock/acknowledge                    Nothing                  (body: Nothing)
 //!   GET    /v1/branches        POST BranchAdd       Branches, Branch
 //!   DELETE /v1/branches?name=                       Nothing
 //!   GET    /v1/exports         POST ExportAdd       Exports, Export
@@ -180,6 +184,9 @@ pub(crate) struct Point {
     pub(crate) label: Option<String>,
     /// Whether it is pinned.
     pub(crate) pinned: bool,
+    /// Until when it is locked.
+    #[serde(default)]
+    pub(crate) locked_until: Option<String>,
     /// Where each of its disks can be read over NBD.
     pub(crate) uris: Vec<String>,
 }
@@ -195,6 +202,117 @@ pub(crate) struct PointMark {
     /// A name for it.
     #[serde(default)]
     pub(crate) label: Option<String>,
+}
+
+/// A point that nobody can drop before a date.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PointLock {
+    /// `MACHINE@WHEN`.
+    pub(crate) name: String,
+    /// An RFC 3339 time.
+    pub(crate) until: String,
+}
+
+/// How long and how densely points of a machine are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Policy {
+    /// The machine.
+    pub(crate) machine: String,
+    /// The policy, in its one form.
+    pub(crate) policy: String,
+    /// Whether it was set for this machine; otherwise it is the default.
+    pub(crate) own: bool,
+    /// How old the newest point may be.
+    pub(crate) rpo_seconds: u64,
+    /// How old the newest app point may be.
+    pub(crate) app_every_seconds: u64,
+}
+
+/// A policy to be set.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicySet {
+    /// The machine.
+    pub(crate) name: String,
+    /// The policy.
+    pub(crate) policy: String,
+}
+
+/// A policy that was set, and what went by it at once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Thinned {
+    /// The policy.
+    pub(crate) policy: Policy,
+    /// Points of the machine that went, those of its branches among them.
+    pub(crate) dropped: u64,
+    /// Whether nothing may go because of the clock.
+    pub(crate) suspended: bool,
+}
+
+/// A policy to be tried; without one, the one that the machine has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyAsked {
+    /// The machine.
+    pub(crate) name: String,
+    /// The policy.
+    pub(crate) policy: Option<String>,
+}
+
+/// What a policy would keep of the points on record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Simulation {
+    /// The machine.
+    pub(crate) machine: String,
+    /// The policy.
+    pub(crate) policy: String,
+    /// Points on record.
+    pub(crate) recorded: Kept,
+    /// Those that would stay.
+    pub(crate) kept: Kept,
+    /// What keeps them; a point may have several reasons.
+    pub(crate) by: Vec<KeptBy>,
+    /// How many would go.
+    pub(crate) dropped: u64,
+    /// What that would take.
+    pub(crate) space: SimulationSpace,
+    /// How far back the policy reaches; nothing if for ever.
+    pub(crate) reach_seconds: Option<u64>,
+    /// Its quota.
+    pub(crate) quota_bytes: Option<u64>,
+}
+
+/// Some points.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// How many.
+    pub(crate) points: u64,
+    /// When the oldest of them was committed.
+    pub(crate) oldest: Option<String>,
+}
+
+/// What a part of a policy keeps.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct KeptBy {
+    /// The part as text; `held` for what somebody holds whatever the policy says.
+    pub(crate) rule: String,
+    /// What it keeps.
+    #[serde(flatten)]
+    pub(crate) kept: Kept,
+}
+
+/// Bytes of data in the journal, counted from the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SimulationSpace {
+    /// Bytes that kept points and the head would need from it.
+    pub(crate) needed_bytes: u64,
+    /// Bytes of all versions that were looked at.
+    pub(crate) recorded_bytes: u64,
+    /// Entries that were looked at.
+    pub(crate) entries: u64,
+    /// Whether those were all.
+    pub(crate) complete: bool,
 }
 
 /// The moment that a name means now.

@@ -12,6 +12,7 @@ pub(crate) mod client;
 pub(crate) mod control;
 pub(crate) mod messages;
 mod points;
+mod policy;
 mod problem;
 
 use axum::Router;

@@ -2,13 +2,14 @@
 
 use super::answers::line_name;
 use super::control::{Answer, Body, read_line};
-use super::messages::{Moment, Named, Point, PointMark, Points, PointsAsked};
+use super::messages::{Moment, Named, Point, PointLock, PointMark, Points, PointsAsked};
 use super::problem::Problem;
 use crate::service::Target;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use landfall_retention::PointStatus;
 use landfall_retention::ids::Sequence;
 use landfall_retention::name::{Label, MomentName, When};
 use landfall_retention::point::{KindSet, PointKind, PointOrder, PointQuery};
@@ -24,6 +25,8 @@ pub(super) fn router() -> Router<Arc<Target>> {
         .route("/v1/points", get(points).post(mark))
         .route("/v1/points/pin", post(pin))
         .route("/v1/points/unpin", post(unpin))
+        .route("/v1/points/lock", post(lock))
+        .route("/v1/points/unlock", post(unlock))
 }
 
 async fn points(
@@ -37,10 +40,8 @@ async fn points(
     let found = target.retention.points(&machine, branch.as_ref(), &query)?;
     let full = found.len() == query.limit;
     let next = found.last().filter(|_| full).map(|last| last.point.sequence.number());
-    let points = found
-        .iter()
-        .map(|one| target.point(&machine, branch.as_ref(), &disks, &one.point, one.pinned))
-        .collect();
+    let points =
+        found.iter().map(|one| target.point(&machine, branch.as_ref(), &disks, one)).collect();
     let branch = branch.map(|branch| branch.to_string());
     Ok(Json(Points { machine: machine.to_string(), branch, points, next }))
 }
@@ -105,7 +106,8 @@ async fn mark(State(target): State<Arc<Target>>, Body(wanted): Body<PointMark>) 
         .await?;
     let line = line_name(&machine, branch.as_ref());
     tracing::info!(line, sequence = %point.sequence, kind = %point.kind, "point marked");
-    Ok(Json(target.point(&machine, branch.as_ref(), &disks, &point, false)))
+    let status = PointStatus { point, pinned: false, locked_until: None };
+    Ok(Json(target.point(&machine, branch.as_ref(), &disks, &status)))
 }
 
 async fn pin(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> Answer<Moment> {
@@ -116,13 +118,19 @@ async fn unpin(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> A
     set_pin(&target, &named.name, false).await
 }
 
-async fn set_pin(target: &Target, text: &str, pinned: bool) -> Answer<Moment> {
+/// A moment of a whole machine.
+fn read_point(text: &str) -> Result<MomentName, Problem> {
     let name = MomentName::parse(text)?;
     if name.disk.is_some() {
         return Err(Problem::bad(format!(
             "{text:?}: points are of whole machines, leave /DISK out"
         )));
     }
+    Ok(name)
+}
+
+async fn set_pin(target: &Target, text: &str, pinned: bool) -> Answer<Moment> {
+    let name = read_point(text)?;
     let status = target.machine_named(&name.machine)?;
     let moment = target
         .on_core(move |retention| async move {
@@ -130,5 +138,23 @@ async fn set_pin(target: &Target, text: &str, pinned: bool) -> Answer<Moment> {
         })
         .await?;
     tracing::info!(point = moment.absolute_name(None), pinned, "point pinned or unpinned");
+    Ok(Json(target.moment(&moment, &status.disks.iter().collect::<Vec<_>>())))
+}
+
+async fn lock(State(target): State<Arc<Target>>, Body(wanted): Body<PointLock>) -> Answer<Moment> {
+    let name = read_point(&wanted.name)?;
+    let until = Timestamp::parse(&wanted.until).map_err(|error| Problem::bad(error.to_string()))?;
+    let status = target.machine_named(&name.machine)?;
+    let moment =
+        target.on_core(move |retention| async move { retention.lock(&name, until).await }).await?;
+    tracing::info!(point = moment.absolute_name(None), %until, "point locked");
+    Ok(Json(target.moment(&moment, &status.disks.iter().collect::<Vec<_>>())))
+}
+
+async fn unlock(State(target): State<Arc<Target>>, Body(named): Body<Named>) -> Answer<Moment> {
+    let name = read_point(&named.name)?;
+    let status = target.machine_named(&name.machine)?;
+    let moment =
+        target.on_core(move |retention| async move { retention.unlock(&name).await }).await?;
     Ok(Json(target.moment(&moment, &status.disks.iter().collect::<Vec<_>>())))
 }

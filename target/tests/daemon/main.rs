@@ -10,4 +10,5 @@ mod harness;
 mod images;
 mod machines;
 mod points;
+mod policies;
 mod restarts;

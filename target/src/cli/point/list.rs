@@ -119,7 +119,7 @@ struct Printer {
 
 impl Printer {
     fn new(format: Format, narrowed: bool) -> Self {
-        let table = Table::new(&["TIME", "AGE", "KIND", "NAME", "LABEL", "PINNED"]);
+        let table = Table::new(&["TIME", "AGE", "KIND", "NAME", "LABEL", "KEPT"]);
         Self { format, narrowed, table, printed: 0, newest: None }
     }
 
@@ -179,8 +179,14 @@ fn row(point: &Point) -> Vec<String> {
         point.kind.clone(),
         point.name.clone(),
         point.label.clone().unwrap_or_default(),
-        if point.pinned { "pinned".to_owned() } else { String::new() },
+        kept(point),
     ]
+}
+
+fn kept(point: &Point) -> String {
+    let locked = point.locked_until.as_ref().map(|until| format!("locked until {until}"));
+    let pinned = point.pinned.then(|| "pinned".to_owned());
+    [pinned, locked].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
