@@ -9,6 +9,9 @@ use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange, Content, MappedRange};
 /// whole are cheaper than several.
 const WORTHWHILE_HOLE: u64 = 32 << 10;
 
+/// How far a disk is asked at first, in bytes, for the end of a single extent.
+const FIRST_LOOK: u64 = 1 << 20;
+
 /// One piece of the reply to a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Chunk {
@@ -84,7 +87,19 @@ impl StatusList {
         let full = self.descriptors.len() >= MAX_DESCRIPTORS;
         // With one extent, a second descriptor has shown where the first one ends.
         let enough = self.extents == Extents::One && self.descriptors.len() > 1;
-        (!self.left.is_empty() && !full && !enough).then_some(self.left)
+        (!self.left.is_empty() && !full && !enough).then(|| self.look_ahead())
+    }
+
+    /// Whoever wants one extent asks for all of the disk again and again: what lies behind its end is not worth a look. An
+    /// extent that goes on is followed in steps as long as it is so far.
+    fn look_ahead(&self) -> ByteRange {
+        let known = self.descriptors.iter().map(|(length, _)| length).sum();
+        let step = match self.extents {
+            Extents::One => FIRST_LOOK.max(known),
+            Extents::Many => u64::MAX,
+        };
+        let length = self.left.length().min(step);
+        ByteRange::at(self.left.start(), length).expect("not longer than what is left")
     }
 
     /// Adds what the disk said of the start of [`StatusList::next`]. An answer that does not start there, or is empty,
@@ -194,6 +209,23 @@ mod tests {
         list.add(&[mapped(10, 30, Content::Hole), mapped(30, 40, Content::Data)]);
         assert_eq!(list.next(), None);
         let hole = Descriptor { length: 30.into(), status: 3.into() };
+        assert_eq!(list.into_descriptors(), [hole]);
+    }
+
+    #[test]
+    fn one_extent_is_looked_for_no_further_than_it_goes() {
+        let mut list = StatusList::new(range(0, 1 << 30), Extents::One);
+        let mut asked = Vec::new();
+        while let Some(next) = list.next() {
+            asked.push(next);
+            let (hole, data) = next.split_at(ByteOffset::new(5 * FIRST_LOOK).min(next.end()));
+            let parts = [(hole, Content::Hole), (data, Content::Data)];
+            list.add(&parts.map(|(range, content)| MappedRange { range, content }));
+        }
+        // The first step is one look long, each later one as long as all before it.
+        let steps = [(0, 1), (1, 2), (2, 4), (4, 8)];
+        assert_eq!(asked, steps.map(|(from, to)| range(from * FIRST_LOOK, to * FIRST_LOOK)));
+        let hole = Descriptor { length: (5 << 20).into(), status: 3.into() };
         assert_eq!(list.into_descriptors(), [hole]);
     }
 
