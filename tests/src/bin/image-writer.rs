@@ -11,15 +11,14 @@
 
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
-use landfall_disks::image::{Access, BesideTheImage, Location, Opener};
 use landfall_disks::mapped::Layer;
 use landfall_disks::uring::buffer::Buffer;
-use landfall_disks::uring::{Directory, Engine, EngineSettings};
+use landfall_disks::uring::{Engine, EngineSettings};
 use landfall_disks::{ByteOffset, ByteRange, DiskError, Durability, ZeroMode};
 use landfall_tests::churn::{Deed, Operation, SECTOR_BYTES, round, stamped, tag};
+use landfall_tests::writable;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 fn main() -> anyhow::Result<()> {
     let path = PathBuf::from(std::env::args_os().nth(1).context("usage: image-writer FILE")?);
@@ -31,11 +30,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(path: PathBuf) -> anyhow::Result<()> {
-    let folder = Directory::open(path.parent().context("a path with a folder")?)?;
-    let name = path.file_name().context("a file")?.into();
-    let location = Location { folder: Arc::new(folder), path: name };
-    let image = Opener::new(&BesideTheImage).open(&location, None, Access::Write).await?;
-    let disk = image.disk;
+    let disk = writable::open(&path).await?;
     say("open")?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;

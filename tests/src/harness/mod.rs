@@ -4,6 +4,7 @@
 //!   Target    `landfall serve` as a process: started, killed, restarted; its log is watched
 //!   Log       what it says; a warning or an error that nobody expected fails the test
 //!   Said      how a command ended and what it printed
+//!   Mount     a file system of a test's own
 //!   Source    an image file that changes, with independent copies of how it was
 //!   legacy    an NBD client that is not ours
 //! ```
@@ -16,12 +17,14 @@ mod command;
 pub mod legacy;
 mod log;
 mod metrics;
+mod mount;
 mod source;
 mod target;
 
 pub use command::{Said, attempt, run};
 pub use log::Log;
 pub use metrics::Metrics;
+pub use mount::Mount;
 pub use source::Source;
 pub use target::{Settings, Target, binary};
 

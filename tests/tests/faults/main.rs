@@ -1,10 +1,10 @@
 //! What goes wrong around a target: a full disk, flipped bytes, strangers at the door; and what must stay small.
 
-use landfall_tests::harness::{MIB, Settings, Source, Target, attempt, run};
+use landfall_tests::harness::{MIB, Mount, Settings, Source, Target, attempt, run};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,37 +33,12 @@ fn points(target: &Target) -> Vec<String> {
     list.iter().map(|point| point["time"].as_str().expect("a time").to_owned()).collect()
 }
 
-/// A small file system in a file, unmounted when dropped.
-struct SmallDisk {
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(folder: &Path, size: u64) -> Self {
-        let (file, at) = (folder.join("small.ext4"), folder.join("small"));
-        std::fs::File::create(&file).expect("made").set_len(size).expect("sized");
-        std::fs::create_dir(&at).expect("made");
-        run("mkfs.ext4", &["-q", "-m", "0", text(&file)]);
-        run("mount", &["-o", "loop", text(&file), text(&at)]);
-        Self { at }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let said = attempt("umount", &[text(&self.at)]);
-        if !std::thread::panicking() {
-            said.ok();
-        }
-    }
-}
-
 #[test]
 fn a_full_journal_refuses_streams_keeps_points_and_goes_on_when_there_is_space() {
     let folder = tempfile::tempdir().expect("a folder");
-    let small = SmallDisk::mount(folder.path(), 96 * MIB);
+    let small = Mount::ext4(folder.path(), 96 * MIB);
     let settings =
-        Settings { segment: "4MiB", reserve: "4MiB", journal: Some(small.at.join("journal")) };
+        Settings { segment: "4MiB", reserve: "4MiB", journal: Some(small.at().join("journal")) };
     let mut target = Target::with(&settings);
     let mut source = machine(&target, 16 * MIB);
     replicate(&target, &source);
@@ -72,8 +47,8 @@ fn a_full_journal_refuses_streams_keeps_points_and_goes_on_when_there_is_space()
     source.write_noise(0, MIB);
     replicate(&target, &source);
 
-    let filler = small.at.join("filler");
-    let free = run("df", &["--output=avail", "-B1", text(&small.at)]);
+    let filler = small.at().join("filler");
+    let free = run("df", &["--output=avail", "-B1", text(small.at())]);
     let free: u64 = free.lines().last().and_then(|n| n.trim().parse().ok()).expect("a number");
     run("fallocate", &["-l", &(free - 6 * MIB).to_string(), text(&filler)]);
     target.log().expect("journal");

@@ -82,12 +82,18 @@ pub(crate) fn check_behind_qemu(image: &str) {
     check(image);
 }
 
+/// A raw file of what an image holds, made by `landfall image convert`.
+#[track_caller]
+pub(crate) fn as_raw(image: &str) -> String {
+    let copy = format!("{image}.read-by-us.raw");
+    landfall(&["convert", image, &copy]).ok();
+    copy
+}
+
 /// All of an image, read by `landfall image convert`.
 #[track_caller]
 pub(crate) fn read(image: &str) -> Vec<u8> {
-    let copy = format!("{image}.read-by-us.raw");
-    landfall(&["convert", image, &copy]).ok();
-    take(&copy)
+    take(&as_raw(image))
 }
 
 /// What a file holds, which is removed.

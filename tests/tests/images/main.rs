@@ -7,6 +7,8 @@
 //!   libyal     libvmdk and libvhdi: tools, FUSE mounts and, for parents of VHDX and VHD, Debian's Python bindings
 //!   vhd_children   a differencing VHD, made by hand: no tool here makes one
 //!   moments    copies taken between a flush and the next, and processes killed at any moment
+//!   live       copies taken while fio writes over NBD
+//!   guest      copies taken while a guest runs, which booted from the image over NBD
 //!   locks      who may open what while whom else does
 //!   document   docs/formats/images.md names the tools that are used here, and the kinds
 //! ```
@@ -16,12 +18,17 @@
 
 mod chains;
 mod document;
+mod guest;
 mod image;
 mod libyal;
+mod live;
 mod locks;
 mod moments;
 mod ours;
 mod qemu;
+mod server;
+mod stamps;
 mod theirs;
+mod verdict;
 mod vhd_children;
 mod writer;

@@ -12,6 +12,7 @@
 
 use crate::image::{self, Folder, files_of, landfall, same};
 use crate::qemu;
+use crate::verdict::Found;
 use crate::writer::Writer;
 use landfall_disks::faults::Seed;
 use landfall_tests::churn::Model;
@@ -23,16 +24,6 @@ const SIZE: &str = "8MiB";
 const COPIES: u32 = 8;
 const KILLS: u32 = 20;
 
-/// How images were found.
-#[derive(Default, Debug)]
-struct Found {
-    moments: u32,
-    /// Those whose log QEMU has to replay before it reads them.
-    to_replay: u32,
-    /// Those in which our own check repaired something.
-    repaired: u32,
-}
-
 /// An image that holds zeroes.
 fn created(folder: &str, name: &str, options: &[&str]) -> String {
     let image = format!("{folder}/{name}");
@@ -43,44 +34,12 @@ fn created(folder: &str, name: &str, options: &[&str]) -> String {
 /// Whether the image keeps what was promised; `model` says what. Answers what it holds.
 #[track_caller]
 fn judge(image: &str, model: &Model, found: &mut Found) -> Vec<u8> {
-    found.moments += 1;
-    let bytes = image::read(image);
-    model.check(&bytes).unwrap_or_else(|broken| panic!("{image}: {broken}"));
+    let raw = image::as_raw(image);
     let alone = !image.contains("child");
-    if alone || image.ends_with("vmdk") {
-        judge_by_qemu(image, &bytes, found);
-    }
-    let checked = landfall(&["check", "--json", image]);
-    if checked.code != Some(0) {
-        found.repaired += 1;
-        landfall(&["check", "--json", "--repair", image]).ok();
-        image::check(image);
-        same(&image::read(image), &bytes, "what a repair left");
-    }
+    found.judge(image, &raw, alone || image.ends_with("vmdk"));
+    let bytes = image::take(&raw);
+    model.check(&bytes).unwrap_or_else(|broken| panic!("{image}: {broken}"));
     bytes
-}
-
-/// QEMU finds nothing wrong, and reads the same. Of a VHDX whose log is not empty it first replays that, in a copy.
-#[track_caller]
-fn judge_by_qemu(image: &str, bytes: &[u8], found: &mut Found) {
-    if !qemu::has_check(image) {
-        same(&qemu::read(image), bytes, "read by QEMU");
-        return;
-    }
-    let first = qemu::checked(image);
-    if first.code == Some(0) {
-        qemu::check(image);
-        same(&qemu::read(image), bytes, "read by QEMU");
-        return;
-    }
-    assert!(first.err.contains("contains a log that needs to be replayed"), "{first:?}");
-    found.to_replay += 1;
-    let copy = format!("{image}.replayed.vhdx");
-    std::fs::copy(image, &copy).expect("copied");
-    run("qemu-img", &["check", "-q", "-f", "vhdx", "-r", "all", &copy]);
-    qemu::check(&copy);
-    same(&qemu::read(&copy), bytes, "replayed by QEMU");
-    std::fs::remove_file(copy).expect("removed");
 }
 
 fn model(image: &str) -> Model {
