@@ -13,6 +13,7 @@
 
 use crate::block::{ByteOffset, ByteRange, Geometry};
 use crate::file::FileError;
+use crate::image::ImageFile;
 use crate::uring::buffer::Buffer;
 use futures_util::future::LocalBoxFuture;
 
@@ -54,6 +55,11 @@ pub trait Disk: Send + Sync {
 
     /// Grows the disk to `size_bytes`; new bytes read as zeroes. Shrinking is refused.
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()>;
+
+    /// The file that is the disk, byte for byte from the first to the last, if there is one: files can share blocks.
+    fn file(&self) -> Option<&ImageFile> {
+        None
+    }
 }
 
 /// How much must be on stable storage when a write returns.

@@ -6,6 +6,7 @@
 
 use crate::uring::buffer::Buffer;
 use futures_util::future::LocalBoxFuture;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,6 +53,21 @@ pub trait FileIo: Send + Sync {
 
     /// The next stretch of data at or after `offset`, as `(start, end)`; `None` when only holes follow. A device is all data.
     fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>>;
+
+    /// Takes over all bytes of `source`, which becomes no other by that: both have the same blocks, and each gets its own where
+    /// it is written (`FICLONE`). One moment of the source, whoever writes it. What this file has behind the end of the source
+    /// stays.
+    ///
+    /// `false` where the kernel has no way to do that: other file systems, files of two of them, devices. Then nothing changed.
+    fn share<'a>(&'a self, source: &'a dyn FileIo) -> FileFuture<'a, bool> {
+        let _ = source;
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
+    /// The open file, for calls of the kernel that take two; `None` for what is none of the kernel's.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Takes the file for this handle alone, until it is dropped: another handle's attempt, in this process or another,
     /// fails with [`FileError::Locked`]. So does any attempt of QEMU to read or write its content.

@@ -6,6 +6,8 @@
 //!
 //! The target reads as zeroes before. What is known to be zeroes is not read, and what turns out to be is not written, so the
 //! copy is as small as its format can make it.
+//!
+//! Where both are plain files of one file system that can do it, nothing is copied: they share their blocks.
 
 use crate::block::{BLOCK_BYTES, ByteOffset, ByteRange, is_zero};
 use crate::disk::{Content, Disk, DiskError, Durability};
@@ -55,6 +57,17 @@ pub async fn copy(
     copy.run().await?;
     target.flush().await?;
     Ok(Copied { read_bytes: copy.read_bytes.get(), written_bytes: copy.written_bytes.get() })
+}
+
+/// Makes all of `source` the start of `target`, durably, by sharing the blocks of their files; `false`, and nothing is
+/// changed, where that cannot be done. The source may be no larger than the target.
+pub(super) async fn share(source: &dyn Disk, target: &dyn Disk) -> Result<bool, DiskError> {
+    let (Some(from), Some(to)) = (source.file(), target.file()) else { return Ok(false) };
+    let shared = to.share(from).await?;
+    if shared {
+        target.flush().await?;
+    }
+    Ok(shared)
 }
 
 impl Copy<'_> {

@@ -1,10 +1,11 @@
 //! Making an image of any format: one set of wishes, of which each format takes what it knows and refuses the rest.
 
+use super::Access;
+use super::copy::{copy, share};
 use super::error::ImageError;
 use super::format::Format;
 use super::gate::{Gate, Location};
 use super::open::Opener;
-use super::{Access, copy};
 use crate::disk::Disk;
 use crate::vhd::format::{Timestamp, UniqueId};
 use crate::vhdx::Guid;
@@ -31,6 +32,18 @@ pub struct Wishes {
     pub disk_id: Option<[u8; 16]>,
     /// The controller a VMDK is made for.
     pub adapter: Option<Adapter>,
+    /// Whether blocks of a source may become blocks of the image, too, where both are plain files and the file system can do
+    /// that. It takes no time and no space, and zeroes that take space in the source do in the image.
+    pub share: bool,
+}
+
+/// How an image got its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filled {
+    /// It was written.
+    Written,
+    /// It has the blocks of its source until one of the two is written.
+    Shared,
 }
 
 /// What a new image stands on.
@@ -54,6 +67,7 @@ impl Wishes {
             physical_sector: None,
             disk_id: None,
             adapter: None,
+            share: true,
         }
     }
 
@@ -99,20 +113,25 @@ pub async fn create_from(
     wishes: &Wishes,
     gate: &dyn Gate,
     progress: &dyn Fn(u64),
-) -> Result<(), ImageError> {
+) -> Result<Filled, ImageError> {
     if wishes.is_export() {
         let recipe = vmdk_recipe(location, wishes)?;
         let level = vmdk::format::stream::Level::DEFAULT;
         let mut before = 0;
         // An export tells how far it is; here it is told how much was done since.
         let tell = |done: u64| progress(done - std::mem::replace(&mut before, done));
-        return vmdk::export(source, location, &recipe, level, tell).await;
+        vmdk::export(source, location, &recipe, level, tell).await?;
+        return Ok(Filled::Written);
     }
     create(location, wishes, None, gate).await?;
     let mut opener = Opener::new(gate);
     let target = opener.open(location, Some(wishes.format), Access::Write).await?;
+    if wishes.share && share(source, &*target.disk).await? {
+        progress(source.geometry().size_bytes);
+        return Ok(Filled::Shared);
+    }
     copy(source, &*target.disk, progress).await?;
-    Ok(())
+    Ok(Filled::Written)
 }
 
 impl Wishes {

@@ -31,7 +31,7 @@ mod report;
 
 pub use check::check;
 pub use copy::{Copied, copy};
-pub use create::{Parent, Wishes, create, create_from};
+pub use create::{Filled, Parent, Wishes, create, create_from};
 pub use error::{ImageError, Malformed};
 pub use file::{Access, ImageFile};
 pub use format::{Format, UnknownFormat, probe, probe_bytes};

@@ -172,6 +172,10 @@ impl Disk for RawDisk {
             self.file.flush().await
         })
     }
+
+    fn file(&self) -> Option<&ImageFile> {
+        Some(&self.file)
+    }
 }
 
 impl Layer for RawDisk {

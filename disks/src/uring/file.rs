@@ -18,7 +18,7 @@ use crate::file::{
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -183,7 +183,32 @@ impl File {
         .await
         .map_err(|errno| self.error("resizing", errno.into()))
     }
+
+    async fn take_over(&self, source: &dyn FileIo) -> Result<bool, FileError> {
+        let Some(source) = source.descriptor() else { return Ok(false) };
+        let source = source.try_clone_to_owned().map_err(|error| self.error("sharing", error))?;
+        let everything = ByteRange::up_to(u64::MAX);
+        self.abandoned.wait(everything).await;
+        let descriptor = self.descriptor.clone();
+        let token = self.abandoned.token(everything);
+        // It waits for writes to either file, and flushes what the page cache has of them.
+        let shared = offload(move || {
+            let shared = rustix::fs::ioctl_ficlone(&descriptor, &source);
+            drop(token);
+            shared
+        });
+        match shared.await {
+            Ok(()) => Ok(true),
+            Err(errno) if CANNOT_SHARE.contains(&errno) => Ok(false),
+            Err(errno) => Err(self.error("sharing", errno.into())),
+        }
+    }
 }
+
+/// What the kernel says where blocks cannot be shared: two file systems, one that cannot, sizes it cannot do, no files, none
+/// that knows the request, a file that must stay as it is.
+const CANNOT_SHARE: [Errno; 6] =
+    [Errno::XDEV, Errno::OPNOTSUPP, Errno::INVAL, Errno::ISDIR, Errno::NOTTY, Errno::TXTBSY];
 
 /// The bytes an operation touches. The kernel refuses what does not fit a signed offset.
 fn stretch(offset: u64, length: u64) -> ByteRange {
@@ -233,6 +258,14 @@ impl FileIo for File {
             self.check_end(offset.saturating_add(length))?;
             self.reserve("zeroing", libc::FALLOC_FL_ZERO_RANGE, offset, length).await
         })
+    }
+
+    fn share<'a>(&'a self, source: &'a dyn FileIo) -> FileFuture<'a, bool> {
+        Box::pin(self.take_over(source))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.descriptor.as_fd())
     }
 
     fn next_data(&self, offset: u64) -> FileFuture<'_, Option<(u64, u64)>> {

@@ -9,6 +9,7 @@
 //!   moments    copies taken between a flush and the next, and processes killed at any moment
 //!   live       copies taken while fio writes over NBD
 //!   guest      copies taken while a guest runs, which booted from the image over NBD
+//!   sharing    raw files that are made of raw files without a copy
 //!   locks      who may open what while whom else does
 //!   document   docs/formats/images.md names the tools that are used here, and the kinds
 //! ```
@@ -27,6 +28,7 @@ mod moments;
 mod ours;
 mod qemu;
 mod server;
+mod sharing;
 mod stamps;
 mod theirs;
 mod verdict;

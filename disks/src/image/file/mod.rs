@@ -217,6 +217,18 @@ impl ImageFile {
         Ok(())
     }
 
+    /// Takes over all bytes of `source`, and its blocks, where the file system can do that; `false`, and nothing is changed,
+    /// where it cannot. It must not be longer than this file, which keeps what it has behind that.
+    pub(crate) async fn share(&self, source: &Self) -> Result<bool, DiskError> {
+        let all = ByteRange::up_to(source.length());
+        self.check_write(all)?;
+        if self.sectors().is_some() || source.sectors().is_some() {
+            return Ok(false);
+        }
+        let _alone = self.locks.lock_exclusive(ByteRange::up_to(u64::MAX)).await;
+        self.judge(self.direct.share(&*source.direct).await)
+    }
+
     fn check(&self, range: ByteRange) -> Result<(), DiskError> {
         let length = self.length();
         if range.end().bytes() <= length {

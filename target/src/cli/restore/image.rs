@@ -92,7 +92,8 @@ impl Work {
         let progress = |bytes| {
             self.done.fetch_add(bytes, Ordering::Relaxed);
         };
-        image::create_from(&source, &location, &wishes, &BesideTheImage, &progress).await
+        image::create_from(&source, &location, &wishes, &BesideTheImage, &progress).await?;
+        Ok(())
     }
 }
 
