@@ -6,6 +6,7 @@ use super::messages::{
 use crate::exports::{machine_of, with_disk};
 use crate::service::{Target, alarm_in_words};
 use crate::units::{ByteSize, Span};
+use landfall_disks::image::Format;
 use landfall_retention as retention;
 use landfall_retention::DiskState;
 use landfall_retention::name::Name;
@@ -92,6 +93,8 @@ impl Target {
             size_bytes: disk.size_bytes,
             nbd_name: moment.absolute_name(Some(&disk.name)),
             identity: disk.identity.to_string(),
+            image: (disk.format == Format::Raw.name() && matches!(disk.state, DiskState::Ready))
+                .then(|| self.config.images.join(&disk.image).display().to_string()),
         };
         Moment {
             name: moment.absolute_name(None),

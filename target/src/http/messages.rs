@@ -352,6 +352,10 @@ pub(crate) struct MomentDisk {
     /// What guests know the disk by, in images that are made for it: 16 bytes, in hexadecimal digits.
     #[serde(default)]
     pub(crate) identity: String,
+    /// The file that is the image of the disk byte for byte, if it is raw and complete. It holds most of any moment, and what
+    /// it holds of this one only a comparison tells.
+    #[serde(default)]
+    pub(crate) image: Option<String>,
 }
 
 /// A branch to be made.

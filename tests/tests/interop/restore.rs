@@ -1,7 +1,7 @@
 //! `landfall restore` writes what was there, sparse, and never half of it.
 
 use crate::machine::{SIZE, Web, text};
-use landfall_tests::harness::{MIB, Source, Target};
+use landfall_tests::harness::{MIB, Mount, Source, Stretches, Target};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -46,4 +46,55 @@ fn several_disks_go_into_a_folder() {
     target.landfall(&["restore", "db", "--disk", "data", "--output", text(&one)]).ok();
     assert!(std::fs::read(&one).unwrap() == data.content());
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "nothing partial is left");
+}
+
+/// Needs the rights of root, for the file system.
+#[test]
+fn a_restore_beside_the_image_shares_what_is_unchanged() {
+    // Dropped behind the target, which has a file of it open.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = Mount::xfs(folder.path(), 512 * MIB);
+    let mut target = Target::start();
+    let mut source = Source::create(target.folder(), "os.raw", 32 * MIB + 512, 5);
+    let image = mount.at().join("image.raw");
+    let disk = format!("name=os,size={},path={}", source.size(), text(&image));
+    target.landfall(&["machine", "add", "web", "--disk", &disk]).ok();
+    let replicate = |source: &Source| {
+        target.landfall(&["replicate", "web", "--disk", &source.as_disk("os"), "--once"]).ok();
+    };
+    replicate(&source);
+    let before = source.content().to_vec();
+    let at = |name: &str| mount.at().join(name);
+    let restore = |name: &str, output: &Path| -> String {
+        target.landfall(&["restore", name, "--output", text(output)]).ok()
+    };
+
+    let first = at("first.raw");
+    let said = restore("web", &first);
+    assert!(said.contains("0 B of data") && said.contains("shared with the image"), "{said}");
+    assert!(std::fs::read(&first).unwrap() == before);
+    let stretches = Stretches::of(text(&first));
+    assert!(stretches.shared == stretches.all && stretches.all > 0, "{stretches:?}");
+
+    // Bytes that change, that come where nothing was, and that go.
+    source.write_noise(MIB, MIB / 2);
+    source.write_noise(16 * MIB, MIB);
+    source.punch(4 * MIB, 2 * MIB);
+    replicate(&source);
+    let second = at("second.raw");
+    let said = restore("web", &second);
+    assert!(said.contains("1.5 MiB of data") && said.contains("shared with the image"), "{said}");
+    assert!(std::fs::read(&second).unwrap() == source.content());
+    let stretches = Stretches::of(text(&second));
+    assert!(stretches.shared > 0 && stretches.shared < stretches.all, "{stretches:?}");
+    // The one that changed and the one that came, and nothing for what went.
+    assert!(allocated(&second) < allocated(&first), "zeroes take space");
+
+    // Nothing of that reached the image, and on another file system nothing is shared.
+    assert!(std::fs::read(&image).unwrap() == before);
+    let far = target.folder().join("far.raw");
+    let said = restore("web", &far);
+    assert!(!said.contains("shared"), "{said}");
+    assert!(std::fs::read(&far).unwrap() == source.content());
+    target.stop();
 }

@@ -4,6 +4,10 @@
 //!   NAME ─control─▶ one moment, absolute names ─NBD─▶ OUTPUT.partial ─sync, rename─▶ OUTPUT
 //! ```
 //!
+//! A raw file that lies on the file system of the machine's raw image starts as a second name for the image's blocks, where the
+//! file system can do that, and gets blocks of its own where the moment differs. What differs is found by comparing all of it:
+//! the image is a guess that costs nothing when it is wrong, and nothing depends on who writes to it.
+//!
 //! Raw files are written with tokio-uring; images of a format by the I/O engine, which knows formats, on a thread of its own.
 //!
 //! **Invariants:** a file under its final name is complete and durable; what was there is replaced only with `--force`,
@@ -99,8 +103,7 @@ impl Restore {
                 Format::Raw => {
                     let restored = restore(&server, disk, &path, self.force, &progress);
                     let copied = tokio_uring::start(restored)?;
-                    let holes = ByteSize::new(disk.size_bytes - copied.data_bytes);
-                    format!("{} of data, {holes} of holes", ByteSize::new(copied.data_bytes))
+                    copied.in_words(disk.size_bytes)
                 }
                 _ => {
                     let restored =
@@ -157,9 +160,12 @@ async fn restore(
     force: bool,
     progress: &Progress,
 ) -> anyhow::Result<Copied> {
-    let output = Output::create(path, disk.size_bytes)?;
+    let mut output = Output::create(path, disk.size_bytes)?;
     let copied = unless_stopped(async {
         let link = Link::open(server, disk).await?;
+        if let Some(image) = &disk.image {
+            output.take_over(Path::new(image)).await?;
+        }
         let copied = copy::run(link.client(), &output, progress).await?;
         link.close().await?;
         Ok(copied)
@@ -217,6 +223,7 @@ mod tests {
             size_bytes: 1,
             nbd_name: String::new(),
             identity: String::new(),
+            image: None,
         }
     }
 

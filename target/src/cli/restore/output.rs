@@ -1,7 +1,7 @@
 //! A file in the making: under another name until it is complete and durable.
 
 use anyhow::{Context, bail, ensure};
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,10 @@ pub(super) struct Output {
     /// For io_uring.
     file: Rc<tokio_uring::fs::File>,
     /// The same file; holds the lock.
-    _locked: File,
+    locked: File,
+    size_bytes: u64,
+    /// It started with the blocks of another file, and holds what that held.
+    taken_over: bool,
 }
 
 /// That `path` may be written.
@@ -63,6 +66,7 @@ impl Output {
         let partial = PathBuf::from(partial);
         let named = || partial.display().to_string();
         let locked = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -78,7 +82,55 @@ impl Output {
         locked.set_len(0).with_context(named)?;
         locked.set_len(size_bytes).with_context(named)?;
         let file = Rc::new(tokio_uring::fs::File::from_std(locked.try_clone()?));
-        Ok(Self { path: path.to_owned(), partial, file, _locked: locked })
+        Ok(Self { path: path.to_owned(), partial, file, locked, size_bytes, taken_over: false })
+    }
+
+    /// Starts with what `image` holds, by sharing its blocks; with holes, as before, where that cannot be done for whatever
+    /// reason. The image is as long as the file.
+    pub(super) async fn take_over(&mut self, image: &Path) -> anyhow::Result<()> {
+        let named = || self.partial.display().to_string();
+        let target = self.locked.try_clone().with_context(named)?;
+        let (image, size_bytes) = (image.to_owned(), self.size_bytes);
+        // It waits for writes to the image, and takes its time if that lies in many pieces.
+        let shared = tokio::task::spawn_blocking(move || -> std::io::Result<bool> {
+            let source = File::open(image)?;
+            if source.metadata()?.len() != size_bytes {
+                return Ok(false);
+            }
+            rustix::fs::ioctl_ficlone(target, source)?;
+            Ok(true)
+        });
+        self.taken_over = match shared.await.context("sharing blocks")? {
+            Ok(shared) => shared,
+            Err(error) => {
+                tracing::debug!(%error, "no blocks are shared with the image");
+                // Whatever it may have done before it failed.
+                self.locked.set_len(0).with_context(named)?;
+                self.locked.set_len(size_bytes).with_context(named)?;
+                false
+            }
+        };
+        Ok(())
+    }
+
+    /// Whether it may hold something where nothing was written yet.
+    pub(super) fn is_taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    /// What is at `offset` now.
+    pub(super) async fn read(&self, offset: u64, length: usize) -> anyhow::Result<Vec<u8>> {
+        let (read, bytes) = self.file.read_exact_at(vec![0; length], offset).await;
+        read.with_context(|| format!("{}: {length} bytes at {offset}", self.partial.display()))?;
+        Ok(bytes)
+    }
+
+    /// Makes a hole of `length` bytes at `offset`.
+    pub(super) async fn punch(&self, offset: u64, length: u64) -> anyhow::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let flags = i32::try_from(flags.bits()).expect("low bits");
+        let punched = self.file.fallocate(offset, length, flags).await;
+        punched.with_context(|| format!("{}: a hole at {offset}", self.partial.display()))
     }
 
     /// Writes `bytes` at `offset`.
