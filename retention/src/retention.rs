@@ -192,6 +192,9 @@ impl Retention {
         let streams = state.machines.keys().map(|id| (*id, Arc::default())).collect();
         let reading =
             Reading::new(Arc::clone(&surroundings.index), segments, settings.leaf_cache_bytes);
+        let newest_commit = lines.values().map(|line| line.tail().commit_time).max();
+        let newest_commit = newest_commit.unwrap_or_default();
+        let thinning = Thinning::new(&state, newest_commit, &*surroundings.clock);
         let retention = Self {
             surroundings,
             manifest,
@@ -199,7 +202,7 @@ impl Retention {
             lanes: handles,
             machines: RwLock::new(Machines { lines, disks, streams }),
             branch_locks: Mutex::default(),
-            thinning: tokio::sync::Mutex::new(Thinning::new(&state)),
+            thinning: tokio::sync::Mutex::new(thinning),
             default_policy: settings.default_policy,
         };
         retention.settle_streams(&report);

@@ -16,7 +16,7 @@ use crate::moment::ResolveError;
 use crate::name::Name;
 use crate::policy::{Decision, Holds, Policy, Scope, decide};
 use crate::retention::Retention;
-use crate::thinning::holds;
+use crate::thinning::{Shown, holds};
 use crate::time::Timestamp;
 use landfall_disks::uring::offload;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Retention {
         let holds = {
             let state = self.manifest.state();
             let entry = state.lines.get(&line.id());
-            entry.map_or_else(Holds::default, |entry| holds(&state, entry, &line, now))
+            entry.map_or_else(Holds::default, |entry| holds(entry, &Shown::of(&state), &line, now))
         };
         let index = Arc::clone(&self.surroundings.index);
         let simulated = offload(move || {

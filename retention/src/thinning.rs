@@ -25,9 +25,9 @@ use crate::policy::{
     ClockAlarm, ClockStep, Decision, DropRange, Hold, Holds, Policy, Scope, TrustedClock, decide,
 };
 use crate::retention::Retention;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 use landfall_disks::uring::offload;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,8 +88,17 @@ struct Subject {
 }
 
 impl Thinning {
-    pub(crate) fn new(state: &ManifestState) -> Self {
-        let clock = TrustedClock::new(state.clock.seen, state.clock.alarm);
+    /// Looks at the clock at once: the later, the less it says about the pause before the start. `newest_commit` stands in
+    /// for the time on record in a data folder that has none.
+    pub(crate) fn new(
+        state: &ManifestState,
+        newest_commit: Timestamp,
+        present: &dyn Clock,
+    ) -> Self {
+        let recorded = Some(state.clock.seen).filter(|seen| *seen != Timestamp::default());
+        let mut clock = TrustedClock::new(recorded.unwrap_or(newest_commit), state.clock.alarm);
+        // An alarm is put on record by the first pass.
+        clock.look(present.now(), present.uptime());
         Self { clock, lines: HashMap::new() }
     }
 }
@@ -105,7 +114,8 @@ impl Retention {
             }
         };
         let subjects = self.subjects(now);
-        thinning.lines.retain(|id, _| subjects.iter().any(|subject| subject.line.id() == *id));
+        let there: HashSet<LineId> = subjects.iter().map(|subject| subject.line.id()).collect();
+        thinning.lines.retain(|id, _| there.contains(id));
         let mut report = ThinReport::default();
         for subject in subjects {
             let id = subject.line.id();
@@ -177,6 +187,7 @@ impl Retention {
     fn subjects(&self, now: Timestamp) -> Vec<Subject> {
         let state = self.manifest.state();
         let machines = self.machines.read();
+        let shown = Shown::of(&state);
         let name = |id: MachineId| state.machines.get(&id).map(|machine| machine.name.clone());
         let subject = |line: &Arc<Line>| {
             let entry = state.lines.get(&line.id())?;
@@ -184,7 +195,7 @@ impl Retention {
                 machine: name(entry.machine)?,
                 branch: entry.branch.clone(),
                 policy: self.policy_of(&state, entry.group),
-                holds: holds(&state, entry, line, now),
+                holds: holds(entry, &shown, line, now),
                 line: Arc::clone(line),
             })
         };
@@ -245,24 +256,38 @@ impl Retention {
     }
 }
 
+/// Moments that branches start from and that exports show, by line: looked for once for all lines.
+#[derive(Default)]
+pub(crate) struct Shown {
+    held: HashMap<LineId, Vec<(Sequence, Hold)>>,
+}
+
+impl Shown {
+    pub(crate) fn of(state: &ManifestState) -> Self {
+        let origins = state.lines.values().filter_map(|line| line.origin);
+        let origins = origins.map(|(parent, origin)| (parent, origin, Hold::Branch));
+        let exports = state.exports.values();
+        let exports =
+            exports.filter_map(|export| Some((export.line, export.sequence?, Hold::Export)));
+        let mut shown = Self::default();
+        for (line, sequence, why) in origins.chain(exports) {
+            shown.held.entry(line).or_default().push((sequence, why));
+        }
+        shown
+    }
+}
+
 /// What is held of a line: what the manifest says, and what somebody has open.
-pub(crate) fn holds(
-    state: &ManifestState,
-    entry: &LineEntry,
-    line: &Line,
-    now: Timestamp,
-) -> Holds {
+pub(crate) fn holds(entry: &LineEntry, shown: &Shown, line: &Line, now: Timestamp) -> Holds {
     let mut holds = Holds::default();
     line.readers().into_iter().for_each(|reader| holds.add(reader, Hold::Lease));
     let start = entry.start.iter();
     start.for_each(|start| holds.add(start.sequence, Hold::Floor));
     holds.add_locks(&entry.locks, now);
     entry.pins.iter().for_each(|pin| holds.add(*pin, Hold::Pin));
-    let origins = state.lines.values().filter_map(|other| other.origin);
-    let origins = origins.filter(|(parent, _)| *parent == entry.id);
-    origins.for_each(|(_, origin)| holds.add(origin, Hold::Branch));
-    let exports = state.exports.values().filter(|export| export.line == entry.id);
-    exports.filter_map(|export| export.sequence).for_each(|at| holds.add(at, Hold::Export));
+    for (sequence, why) in shown.held.get(&entry.id).into_iter().flatten() {
+        holds.add(*sequence, *why);
+    }
     holds
 }
 

@@ -259,6 +259,60 @@ fn pins_branches_and_exports_keep_their_points() {
     });
 }
 
+/// Whichever comes first: a moment is either held by whoever opened it, or cannot be opened.
+#[test]
+fn a_point_that_somebody_has_open_stays_until_it_is_closed() {
+    let (world, points) = thinnable();
+    let clock = Arc::clone(&world.clock);
+    with_store(&world, |store| {
+        Box::pin(async move {
+            let (open, late, newest) = (points[1].clone(), points[2].clone(), points[9].clone());
+            let at = |point: &Point| moment(&format!("web@seq:{}", point.sequence));
+            let resolved = store.resolve(&at(&open)).await.expect("it is there");
+            let view = store.view(&resolved, &name("os")).expect("it is there");
+            let late = store.resolve(&at(&late)).await.expect("it is there");
+            set_policy(&store, "keep all for 5m").await;
+            clock.pass(HOUR);
+            store.thin().await.expect("it thins");
+            let held = [open.sequence.number(), newest.sequence.number()];
+            assert_eq!(listed(&store, None), held);
+            assert_eq!(view.read(ByteRange::up_to(4096)).await.expect("it is held")[0], 2);
+            // It was found before it was dropped, and is opened after.
+            let error = store.view(&late, &name("os")).err().expect("it was dropped");
+            assert!(matches!(error, ResolveError::Dropped { .. }), "{error}");
+            drop(view);
+            clock.pass(MINUTE);
+            store.thin().await.expect("it thins");
+            assert_eq!(listed(&store, None), [newest.sequence.number()]);
+        })
+    });
+}
+
+#[test]
+fn a_pause_before_the_start_is_believed_if_it_is_short() {
+    for (pause, believed) in [(50 * MINUTE, true), (2 * HOUR, false)] {
+        let (world, points) = thinnable();
+        let all = sequences(&points);
+        let clock = Arc::clone(&world.clock);
+        with_store(&world, |store| {
+            Box::pin(async move {
+                set_policy(&store, "keep all for 24h").await;
+                store.thin().await.expect("it thins");
+            })
+        });
+        clock.pass(pause);
+        with_store(&world, |store| {
+            Box::pin(async move {
+                set_policy(&store, "keep all for 10m").await;
+                let report = store.thin().await.expect("it thins, or says why not");
+                assert_eq!(report.suspended.is_none(), believed, "after {pause:?}");
+                let left = if believed { &all[9..] } else { &all[..] };
+                assert_eq!(listed(&store, None), left);
+            })
+        });
+    }
+}
+
 #[test]
 fn a_locked_point_stays_until_its_date_whoever_asks() {
     let (world, points) = thinnable();

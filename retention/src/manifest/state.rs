@@ -502,7 +502,11 @@ impl DiskEntry {
 }
 
 impl LineEntry {
-    fn check_within_history(&self, record: &'static str, at: Sequence) -> Result<(), Misfit> {
+    pub(super) fn check_within_history(
+        &self,
+        record: &'static str,
+        at: Sequence,
+    ) -> Result<(), Misfit> {
         match &self.start {
             Some(start) if at < start.sequence => {
                 let what = format!("{:?} begins at {:?}, after {at:?}", self.id, start.sequence);

@@ -10,12 +10,16 @@ use landfall_retention::name::{MomentName, Name};
 use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
-    BlockHash, HASH_BLOCK_BYTES, ImageSpec, NewDisk, NewMachine, Opened, Retention, Stream,
-    StreamContent, StreamError, StreamExtent, StreamRequest,
+    BlockHash, HASH_BLOCK_BYTES, ImageSpec, NewDisk, NewMachine, Opened, ResolveError, Retention,
+    Stream, StreamContent, StreamError, StreamExtent, StreamRequest,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+/// What thinning is tried with: slots of about as much time as a few steps take.
+const POLICIES: [&str; 3] =
+    ["keep all for 1s, every 2s for 10s", "keep all for 0s, secondly for 1h", "keep all"];
 /// Steps of a life, if no power cut ends it before.
 const STEPS: u64 = 40;
 
@@ -69,12 +73,13 @@ struct Life<'a> {
 
 impl Life<'_> {
     async fn run(mut self, last: bool) -> Alive<()> {
+        self.settle_thinned().await?;
         self.settle_branches().await?;
         self.add_machine().await?;
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(20) {
+            match self.choices.below(22) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -86,6 +91,8 @@ impl Life<'_> {
                     drop(stream);
                     stream = self.resume().await?;
                 }
+                20 => self.thin().await?,
+                21 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }
         }
@@ -509,6 +516,53 @@ impl Life<'_> {
             self.model.points.insert(sequence, snapshot);
         }
         Ok(())
+    }
+
+    /// Applies a policy of seconds, and takes note of what went.
+    async fn thin(&mut self) -> Alive<()> {
+        if !self.model.added {
+            return Ok(());
+        }
+        let policy = *self.choices.pick(&POLICIES);
+        let set = self.retention.set_policy(&machine(), policy.parse().expect("a policy")).await;
+        self.alive(set, "set policy")?;
+        self.model.thinning = true;
+        let thinned = self.retention.thin().await;
+        let report = self.alive(thinned, "thin")?;
+        assert_eq!(report.suspended, None, "nobody moved the clock");
+        let gone: u64 = report.lines.iter().map(|line| line.decision.dropped.points).sum();
+        self.model.say(format!("{policy}: {gone} points went"));
+        self.settle_thinned().await
+    }
+
+    /// Takes moments off the model that were dropped. It asks by name, so each of them is refused as dropped, and by nothing
+    /// else; while no thinning was under way, none may be missing.
+    async fn settle_thinned(&mut self) -> Alive<()> {
+        if !std::mem::take(&mut self.model.thinning) {
+            return Ok(());
+        }
+        for sequence in self.model.points.keys().copied().collect::<Vec<_>>() {
+            if self.is_dropped(&format!("m@seq:{sequence}")).await? {
+                self.model.points.remove(&sequence);
+            }
+        }
+        for (name, mut branch) in self.model.branches.clone() {
+            for sequence in branch.moments.keys().copied().collect::<Vec<_>>() {
+                if self.is_dropped(&format!("m~{name}@seq:{sequence}")).await? {
+                    branch.moments.remove(&sequence);
+                }
+            }
+            self.model.branches.insert(name, branch);
+        }
+        Ok(())
+    }
+
+    async fn is_dropped(&mut self, text: &str) -> Alive<bool> {
+        match self.retention.resolve(&moment(text)).await {
+            Ok(_) => Ok(false),
+            Err(ResolveError::Dropped { .. }) => Ok(true),
+            Err(error) => self.alive(Err(error), text),
+        }
     }
 
     async fn verify_one(&mut self) -> Alive<()> {

@@ -53,6 +53,8 @@ pub(super) struct Model {
     pub(super) points: BTreeMap<u64, Snapshot>,
     pub(super) branches: BTreeMap<String, Branch>,
     pub(super) branches_made: u32,
+    /// A policy was being applied: any moment may be gone.
+    pub(super) thinning: bool,
     log: Vec<String>,
 }
 
@@ -73,6 +75,7 @@ impl Model {
             points: BTreeMap::new(),
             branches: BTreeMap::new(),
             branches_made: 0,
+            thinning: false,
             log: Vec::new(),
         }
     }
