@@ -42,12 +42,16 @@ struct State {
     entries: BTreeMap<u64, Entry>,
     arrivals: u64,
     waiting: usize,
+    /// Exclusive ones, held or waiting. Without any, whoever shares need not look around.
+    exclusive: usize,
 }
 
 impl State {
     fn arrive(&mut self, range: ByteRange, mode: Mode) -> u64 {
         let mut entry = Entry { range, mode, held: false, waker: None };
-        entry.held = !self.entries.values().any(|earlier| earlier.excludes(&entry));
+        self.exclusive += usize::from(mode == Mode::Exclusive);
+        entry.held =
+            self.exclusive == 0 || !self.entries.values().any(|earlier| earlier.excludes(&entry));
         self.waiting += usize::from(!entry.held);
         self.arrivals += 1;
         self.entries.insert(self.arrivals, entry);
@@ -58,6 +62,7 @@ impl State {
     fn leave(&mut self, number: u64) -> Vec<Waker> {
         let left = self.entries.remove(&number).expect("a guard leaves once");
         self.waiting -= usize::from(!left.held);
+        self.exclusive -= usize::from(left.mode == Mode::Exclusive);
         if self.waiting == 0 {
             return Vec::new();
         }
