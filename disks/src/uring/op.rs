@@ -112,6 +112,22 @@ impl Op {
         })
     }
 
+    /// The same, handed over before the end of the turn.
+    ///
+    /// # Safety
+    /// As for [`Ring::start`](super::ring::Ring::start).
+    unsafe fn start_at_once(
+        what: &str,
+        descriptor: &Descriptor,
+        held: Held,
+        entry: impl FnOnce(types::Fd, &mut Held) -> squeue::Entry,
+    ) -> Self {
+        // SAFETY: the caller's promise is the same.
+        let started = unsafe { Self::start(what, descriptor, held, entry) };
+        local::require(what, |local| local.ring.borrow_mut().hand_over());
+        started
+    }
+
     /// Reads into `window` of `buffer` from `offset` of the file.
     pub(super) fn read(
         file: &Descriptor,
@@ -121,7 +137,7 @@ impl Op {
     ) -> Self {
         // SAFETY: the entry points into the buffer, which `held` owns.
         unsafe {
-            Self::start("reading a file", file, Held::Buffer(buffer), |fd, held| {
+            Self::start_at_once("reading a file", file, Held::Buffer(buffer), |fd, held| {
                 let (start, length) = span(held, window);
                 opcode::Read::new(fd, start, length).offset(offset).build()
             })
@@ -137,7 +153,7 @@ impl Op {
     ) -> Self {
         // SAFETY: the entry points into the buffer, which `held` owns.
         unsafe {
-            Self::start("writing a file", file, Held::Buffer(buffer), |fd, held| {
+            Self::start_at_once("writing a file", file, Held::Buffer(buffer), |fd, held| {
                 let (start, length) = span(held, window);
                 opcode::Write::new(fd, start, length).offset(offset).build()
             })

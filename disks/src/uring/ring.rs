@@ -8,8 +8,8 @@
 //!             Orphaned ──completion──▶ (gone: buffer and descriptor are released here, not earlier)
 //! ```
 //!
-//! Few entries gather before a system call takes them, and the end of a turn takes the rest. When the submission queue is
-//! full, what does not fit waits in order in a backlog.
+//! Entries gather, and one system call at the end of a turn takes them all, but for transfers of files: what a device could do
+//! meanwhile it does at once. When the submission queue is full, what does not fit waits in order in a backlog.
 //!
 //! **Invariant:** memory and descriptor a kernel operation refers to live in its `Flight` until its completion is seen.
 
@@ -68,9 +68,8 @@ pub(super) struct Flight {
 /// Something whose drop says that an operation is over.
 pub(super) type Token = Box<dyn Any + Send>;
 
-/// Entries that are handed over without waiting for the end of the turn. A device that got them all at once would stand still
-/// until then: one system call per operation measured the same, one per turn a quarter less.
-const HAND_OVER_AT: usize = 4;
+/// Most entries that wait for others before the end of a turn, if a device is to have them.
+const MOST_GATHERED: usize = 4;
 
 /// Whether a turn may sleep.
 pub(super) enum Wait {
@@ -90,11 +89,20 @@ pub(super) struct Ring {
     in_kernel: usize,
     backlog: VecDeque<squeue::Entry>,
     count: u32,
+    /// Entries that are handed over together, as things are in this turn.
+    gather: usize,
 }
 
 impl Ring {
     pub(super) fn new(io: IoUring) -> Self {
-        Self { io, flights: Slab::new(), in_kernel: 0, backlog: VecDeque::new(), count: 0 }
+        Self {
+            io,
+            flights: Slab::new(),
+            in_kernel: 0,
+            backlog: VecDeque::new(),
+            count: 0,
+            gather: 1,
+        }
     }
 
     /// Queues the operation that `entry` makes of its descriptor and of what it holds.
@@ -119,6 +127,18 @@ impl Ring {
         self.in_kernel += 1;
         self.push(entry);
         key
+    }
+
+    /// Hands over what is queued, before the end of the turn: the first of a turn at once, later ones in groups. A device that
+    /// gets the transfers of a whole turn together stands still until then: for 4 KiB, 32 under way, that costs a quarter of
+    /// the rate.
+    pub(super) fn hand_over(&mut self) {
+        if self.io.submission().len() < self.gather {
+            return;
+        }
+        self.gather = (self.gather * 2).min(MOST_GATHERED);
+        // What the kernel does not take now goes with the end of the turn, which also acts on errors.
+        let _ = self.submit(&Wait::No);
     }
 
     /// The result and what the operation held, once it has completed; else `waker` is called when it has.
@@ -167,10 +187,6 @@ impl Ring {
     /// Appends to the submission queue, in order.
     fn push(&mut self, entry: squeue::Entry) {
         if self.backlog.is_empty() && self.try_push(&entry) {
-            if self.io.submission().len() >= HAND_OVER_AT {
-                // What the kernel does not take now goes with the next turn, which also acts on errors.
-                let _ = self.io.submit();
-            }
             return;
         }
         self.backlog.push_back(entry);
@@ -198,6 +214,7 @@ impl Ring {
     /// Hands over everything queued, waits if allowed, and collects the wakers of what has completed.
     pub(super) fn turn(&mut self, wait: &Wait, woken: &mut Vec<Waker>, freed: &mut Vec<Flight>) {
         self.refill();
+        self.gather = 1;
         // Completions that are there already make waiting wrong, not merely slow: their tasks may be all there is.
         let wait = if self.io.completion().is_empty() { wait } else { &Wait::No };
         if let Err(error) = self.submit(wait) {
