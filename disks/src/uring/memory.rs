@@ -1,22 +1,24 @@
 //! Blocks of memory behind buffers, kept and used again.
 //!
 //! ```text
-//!              4 … 32 KiB                    64 KiB … 1 MiB                    any other length
-//!   take   shelf of this thread ─┐        shelf of the process ─┐                    │
-//!   give   shelf of this thread  ├─empty─▶ shelf of the process ├─empty─▶ allocator ◀┘
-//!                                └─full──▶ allocator ◀─full─────┘
+//!              4 … 32 KiB                    64 KiB … 1 MiB                any other length
+//!   take   shelf of this thread ─empty─┐     region ─all in use─┐                │
+//!                                      ▼                        ▼                ▼
+//!   give   shelf of this thread ─full─▶ allocator               allocator        allocator
 //! ```
 //!
 //! A fresh mebibyte costs more in page faults than reading it from a fast device does. Short blocks live and die on
 //! one I/O core, so their shelf needs no lock; long ones are often filled on one thread and dropped on another (content
-//! is hashed off the cores), so a shelf per thread would be full on one side and empty on the other.
+//! is hashed off the cores), so a shelf per thread would be full on one side and empty on the other. Their [`Region`] is of the
+//! process.
 //!
 //! **Invariants**
 //! - Memory on a shelf is initialised and belongs to nobody: it is given back by the drop of its only owner.
-//! - No shelf holds more than its limit.
+//! - No shelf holds more than its limit; blocks of a region go back to it, and others never do.
 //! - Bytes of an earlier owner are seen only through [`Memory::unspecified`], and then only if that block is read before it is
 //!   written.
 
+use super::region::Region;
 use parking_lot::Mutex;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
@@ -38,8 +40,6 @@ const SHARED_FROM: usize = 64 << 10;
 
 /// Bytes kept of each length, per thread.
 const KEPT_PER_THREAD: usize = 512 << 10;
-/// Bytes kept of each length, for all threads.
-const KEPT_SHARED: usize = 16 << 20;
 
 /// A length that is kept: a power of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,7 @@ impl Class {
     }
 }
 
-/// Unused blocks of one length.
+/// Unused blocks of one length, of a thread.
 struct Shelf {
     blocks: Vec<Unused>,
 }
@@ -89,7 +89,8 @@ impl Shelf {
     }
 }
 
-static SHARED: [Mutex<Shelf>; Class::SHARED] = [const { Mutex::new(Shelf::EMPTY) }; Class::SHARED];
+static SHARED: [Mutex<Region>; Class::SHARED] =
+    [const { Mutex::new(Region::EMPTY) }; Class::SHARED];
 
 thread_local! {
     static LOCAL: RefCell<Local> = const { RefCell::new(Local([Shelf::EMPTY; Class::THREAD])) };
@@ -109,23 +110,20 @@ impl Drop for Local {
     }
 }
 
-fn take(class: Class) -> Option<NonNull<u8>> {
-    match class.0.checked_sub(Class::THREAD) {
-        Some(shared) => SHARED[shared].lock().take(),
-        // A thread that is ending has no shelf any more.
-        None => LOCAL.try_with(|local| local.borrow_mut().0[class.0].take()).ok().flatten(),
+impl Class {
+    /// The region of blocks that all threads share; none for blocks that stay with their thread.
+    fn region(self) -> Option<&'static Mutex<Region>> {
+        self.0.checked_sub(Self::THREAD).map(|shared| &SHARED[shared])
     }
 }
 
-/// Keeps a block if there is room; whether it did.
-fn keep(class: Class, block: NonNull<u8>) -> bool {
-    match class.0.checked_sub(Class::THREAD) {
-        Some(shared) => SHARED[shared].lock().keep(block, KEPT_SHARED / class.size()),
-        None => {
-            let most = KEPT_PER_THREAD / class.size();
-            LOCAL.try_with(|local| local.borrow_mut().0[class.0].keep(block, most)).unwrap_or(false)
-        }
-    }
+/// Where a block came from, and goes.
+#[derive(Clone, Copy)]
+enum Home {
+    Allocator,
+    /// The allocator, by way of the shelf of a thread.
+    Shelf(Class),
+    Region(&'static Mutex<Region>),
 }
 
 fn layout(size: usize) -> Layout {
@@ -137,7 +135,7 @@ fn layout(size: usize) -> Layout {
 pub(super) struct Memory {
     start: NonNull<u8>,
     size: usize,
-    class: Option<Class>,
+    home: Home,
 }
 
 // SAFETY: plain memory; access to its bytes goes through `Buffer`s, whose windows are disjoint.
@@ -172,14 +170,24 @@ impl Memory {
         let class = Class::of(length);
         let granule = if length < BLOCK_ALIGNMENT { SHORT_ALIGNMENT } else { BLOCK_ALIGNMENT };
         let size = class.map_or_else(|| length.max(1).next_multiple_of(granule), Class::size);
-        if let Some(start) = class.and_then(take) {
-            return (Self { start, size, class }, true);
+        let mut home = Home::Allocator;
+        if let Some(region) = class.and_then(Class::region) {
+            if let Some((start, used)) = region.lock().take(size) {
+                return (Self { start, size, home: Home::Region(region) }, used);
+            }
+        } else if let Some(class) = class {
+            home = Home::Shelf(class);
+            // A thread that is ending has no shelf any more.
+            let kept = LOCAL.try_with(|local| local.borrow_mut().0[class.0].take());
+            if let Ok(Some(start)) = kept {
+                return (Self { start, size, home }, true);
+            }
         }
         let layout = layout(size);
         // SAFETY: the layout has a size above zero.
         let raw = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        (Self { start, size, class }, false)
+        (Self { start, size, home }, false)
     }
 
     /// Its first byte.
@@ -192,11 +200,23 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // From here on nobody else refers to the block: a `Memory` is dropped when its last `Buffer` is, and an operation in
         // flight owns its buffer.
-        if self.class.is_some_and(|class| keep(class, self.start)) {
-            return;
+        let kept = match self.home {
+            Home::Allocator => false,
+            Home::Shelf(class) => {
+                let most = KEPT_PER_THREAD / class.size();
+                let keep =
+                    |local: &RefCell<Local>| local.borrow_mut().0[class.0].keep(self.start, most);
+                LOCAL.try_with(keep).unwrap_or(false)
+            }
+            Home::Region(region) => {
+                region.lock().give_back(self.start);
+                true
+            }
+        };
+        if !kept {
+            // SAFETY: `start` came from `alloc_zeroed` with this very layout, and no shelf has it.
+            unsafe { dealloc(self.start.as_ptr(), layout(self.size)) }
         }
-        // SAFETY: `start` came from `alloc_zeroed` with this very layout, and no shelf has it.
-        unsafe { dealloc(self.start.as_ptr(), layout(self.size)) }
     }
 }
 

@@ -40,6 +40,7 @@ mod memory;
 pub mod net;
 mod op;
 mod probe;
+mod region;
 mod ring;
 mod timer;
 
