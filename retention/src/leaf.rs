@@ -6,7 +6,7 @@
 //!                    block 2 ─▶ zero                       one scan of the index per class and line, then cached
 //! ```
 //!
-//! **Invariant:** a leaf of a fixed moment never changes, so it never goes stale. The head of a line moves; its leaves
+//! **Invariant:** what a leaf of a fixed moment stands for never changes; it is dropped when a segment it names goes. The head of a line moves; its leaves
 //! are patched by every write ([`HeadLeaves`]), after the index has it and before it is acknowledged.
 
 use crate::ids::{DiskId, LineId, SegmentId, Sequence};
@@ -14,7 +14,7 @@ use crate::index::block_key::{Place, SizeClass, Version, newest_versions, next_v
 use crate::index::{IndexError, IndexStore};
 use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Blocks in a leaf.
@@ -64,6 +64,14 @@ impl Leaf {
     /// The place of a block, which must lie in the leaf.
     pub(crate) fn place(&self, block: Block) -> BlockPlace {
         self.places[slot(block)]
+    }
+
+    /// Whether a block of it lies in one of these segments.
+    pub(crate) fn names(&self, segments: &BTreeSet<SegmentId>) -> bool {
+        self.places.iter().any(|place| match place {
+            BlockPlace::Journal { segment, .. } => segments.contains(segment),
+            _ => false,
+        })
     }
 
     fn set(&mut self, block: Block, place: BlockPlace) {
@@ -230,6 +238,15 @@ impl HeadLeaves {
             }
             _ => {}
         }
+    }
+
+    /// Drops leaves that name one of these segments.
+    pub(crate) fn drop_naming(&self, segments: &BTreeSet<SegmentId>) {
+        let stays = |slot: &Slot| match slot {
+            Slot::Ready(leaf) => !leaf.names(segments),
+            Slot::Filling { .. } => true,
+        };
+        self.slots.lock().retain(|_, slot| stays(slot));
     }
 
     /// Takes a write into account: after the index has it, before it is acknowledged.

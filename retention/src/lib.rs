@@ -13,6 +13,7 @@
 mod branch;
 mod change;
 mod fold;
+mod forget;
 pub mod ids;
 pub mod index;
 pub mod journal;
@@ -34,10 +35,12 @@ mod status;
 mod stream;
 mod thinning;
 pub mod time;
+mod turn;
 mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
 pub use fold::{FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus};
+pub use forget::{ForgetError, ForgetReport};
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
 pub use keeping::PolicyStatus;

@@ -207,7 +207,7 @@ pub(crate) fn resolve_on_line(
         When::Sequence(sequence) => Some(exactly(index, line, name, *sequence)?),
     };
     let found = match line.start() {
-        Some(start) => within_history(found, &start, name, now)?,
+        Some(start) => within_history(found, line, &start, (name, now))?,
         None => found,
     };
     let Some(found) = found else { return Err(nothing_found(line, name)) };
@@ -240,12 +240,13 @@ impl From<&HistoryStart> for Found {
     }
 }
 
-/// What was found, if history still reaches there. Its very start can always be opened, whether or not its record is left.
+/// What was found, if history still reaches there. Its very start can be opened unless the policy
+/// dropped it, whether or not its record is left.
 fn within_history(
     found: Option<Found>,
+    line: &Line,
     start: &HistoryStart,
-    name: &MomentName,
-    now: Timestamp,
+    (name, now): (&MomentName, Timestamp),
 ) -> Result<Option<Found>, ResolveError> {
     if found.as_ref().is_some_and(|found| found.sequence >= start.sequence) {
         return Ok(found);
@@ -255,11 +256,12 @@ fn within_history(
         When::Ago(ago) => now.earlier(ago),
         _ => return Ok(None),
     };
-    let line = line_name(&name.machine, name.branch.as_ref());
     if time < start.commit_time {
+        let line = line_name(&name.machine, name.branch.as_ref());
         return Err(before_history(line, name.when.clone(), start));
     }
-    Ok(start.kind.is_none_or(PointKind::is_consistent).then(|| Found::from(start)))
+    let consistent = start.kind.is_none_or(PointKind::is_consistent);
+    Ok((consistent && !line.dropped().contains(start.sequence)).then(|| Found::from(start)))
 }
 
 /// The error for what a policy did not keep: it says what is left nearest to it.
@@ -337,7 +339,7 @@ fn exactly(
         return Ok(point);
     }
     if let Some(start) = line.start() {
-        if sequence == start.sequence {
+        if sequence == start.sequence && !line.dropped().contains(sequence) {
             return Ok(Found::from(&start));
         }
         if sequence < start.sequence {

@@ -7,7 +7,9 @@
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
+use crate::forget::Summaries;
 use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Sequence};
+use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
 use crate::index::moment_key::read_points;
 use crate::index::tail_key::{read_progress, read_tail};
@@ -151,6 +153,8 @@ pub struct Retention {
     pub(crate) thinning: tokio::sync::Mutex<Thinning>,
     /// Of groups that were given none.
     pub(crate) default_policy: Policy,
+    /// Which lines need which segments; held by the one look for free segments there may be.
+    pub(crate) summaries: tokio::sync::Mutex<Summaries>,
 }
 
 impl Retention {
@@ -162,11 +166,13 @@ impl Retention {
         let state = manifest.state().clone();
         let journal = Arc::clone(&surroundings.journal);
         let segments = Arc::new(Segments::new(journal, state.segments.values()));
+        surroundings.index.set_forgotten(Forgotten::of(&state));
         let mut report = OpenReport::default();
         let mut lanes = Vec::new();
         let mut handles = Vec::new();
         for lane in 0..lane_count(&state, settings.lanes) {
             let lane = LaneId::new(lane);
+            segments.remove_unknown(lane, state.given.segment).await.map_err(ReplayError::File)?;
             let replay =
                 replay(lane, &manifest, &segments, &surroundings.index, &mut report).await?;
             let random = Arc::clone(&surroundings.random);
@@ -204,6 +210,7 @@ impl Retention {
             branch_locks: Mutex::default(),
             thinning: tokio::sync::Mutex::new(thinning),
             default_policy: settings.default_policy,
+            summaries: tokio::sync::Mutex::default(),
         };
         retention.settle_streams(&report);
         Ok(Opened { retention: Arc::new(retention), lanes, report })
@@ -264,6 +271,7 @@ impl Retention {
 fn lane_count(state: &ManifestState, wanted: u16) -> u16 {
     let bound = state.lines.values().map(|line| line.lane.number() + 1);
     let written = state.segments.values().map(|segment| segment.lane.number() + 1);
+    let written = written.chain(state.released.lanes().map(|lane| lane.number() + 1));
     bound.chain(written).chain([wanted, 1]).max().unwrap_or(1)
 }
 
@@ -317,7 +325,8 @@ async fn load_lines(
         if let Some(start) = &entry.start {
             line_state.catalogue.drop_below(start.sequence);
             // Its record may lie in a segment that was released.
-            start.point().into_iter().for_each(|point| line_state.catalogue.insert(point));
+            let point = start.point().filter(|point| !entry.dropped.contains(point.sequence));
+            point.into_iter().for_each(|point| line_state.catalogue.insert(point));
         }
         // A branch has a higher id than its parent, so the parent is there.
         let origin =

@@ -15,6 +15,7 @@ use crate::lease::Lease;
 use crate::line::Line;
 use crate::replica::{Image, ReplicaDisk};
 use crate::runs::{Run, add_block};
+use crate::turn::Turns;
 use futures_util::future::try_join_all;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
@@ -23,6 +24,7 @@ use landfall_disks::{
     Durability, Geometry, IoFuture, MappedRange, ZeroMode,
 };
 use quick_cache::sync::Cache;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most runs of a request that are read at the same time.
@@ -32,6 +34,8 @@ const RUNS_AT_ONCE: usize = 64;
 pub(crate) struct Reading {
     pub(crate) index: Arc<dyn IndexStore>,
     pub(crate) segments: Arc<Segments>,
+    /// Reads that are under way.
+    pub(crate) turns: Turns,
     /// Leaves of fixed moments.
     leaves: Cache<(LineId, Sequence, DiskId, LeafIndex), Arc<Leaf>>,
 }
@@ -43,7 +47,12 @@ impl Reading {
         leaf_cache_bytes: usize,
     ) -> Self {
         let leaves = Cache::new((leaf_cache_bytes / size_of::<[BlockPlace; 256]>()).max(16));
-        Self { index, segments, leaves }
+        Self { index, segments, turns: Turns::default(), leaves }
+    }
+
+    /// Drops leaves of fixed moments that name one of these segments.
+    pub(crate) fn drop_leaves_naming(&self, segments: &BTreeSet<SegmentId>) {
+        self.leaves.retain(|_, leaf| !leaf.names(segments));
     }
 
     /// Reads blocks of a segment; what fails its checksum is never returned.
@@ -177,6 +186,7 @@ impl View {
     async fn read_range(&self, range: ByteRange) -> Result<Buffer, DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
         let whole = range.widen(BLOCK_SIZE);
+        let _turn = self.reading.turns.begin();
         self.check_open()?;
         let runs = self.runs(whole).await?;
         let mut buffer = if let [(_, Run::Image)] = runs.as_slice() {
@@ -278,6 +288,7 @@ impl View {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        let _turn = self.reading.turns.begin();
         self.check_open()?;
         let first = LeafIndex::of(range.start());
         let next = {

@@ -5,6 +5,7 @@
 use landfall_disks::{Block, ByteOffset, ByteRange};
 use landfall_retention::ids::*;
 use landfall_retention::index::block_key::{SizeClass, key};
+use landfall_retention::index::tail_key::LineTail;
 use landfall_retention::journal::format::{
     Chain, ExtentContent, Record, RecordExtent, RecordKind, SegmentHeader,
 };
@@ -12,7 +13,9 @@ use landfall_retention::journal::recovery::{FoundRecord, examine};
 use landfall_retention::manifest::format::{
     HEADER_BYTES, encode_frame, encode_header, parse_frame, parse_header,
 };
+use landfall_retention::manifest::history::HistoryStart;
 use landfall_retention::manifest::record::{GivenIds, ManifestRecord};
+use landfall_retention::manifest::released::ReleasedLine;
 use landfall_retention::manifest::state::{ManifestState, SegmentEntry};
 use landfall_retention::name::{Label, Name};
 use landfall_retention::point::PointKind;
@@ -280,6 +283,7 @@ fn manifest(frames: [Vec<ManifestRecord>; 2]) -> Vec<u8> {
 const JOURNAL_V1: &str = include_str!("../../tests/fixtures/journal-v1.hex");
 const MANIFEST_V1: &str = include_str!("../../tests/fixtures/manifest-v1.hex");
 const MANIFEST_KEEPING: &str = include_str!("../../tests/fixtures/manifest-v1-keeping.hex");
+const MANIFEST_V1_HISTORY: &str = include_str!("../../tests/fixtures/manifest-v1-history.hex");
 
 #[test]
 fn a_segment_of_version_1_is_read() {
@@ -363,6 +367,91 @@ fn policies_locks_and_dropped_points_are_read() {
 fn a_manifest_is_written_as_ever() {
     assert_eq!(text_of(&manifest(frames())), MANIFEST_V1);
     assert_eq!(text_of(&manifest(keeping_frames())), MANIFEST_KEEPING);
+}
+
+/// A machine with a segment; then its history begins later, twice; then the segment is released.
+fn history_frames() -> [Vec<ManifestRecord>; 3] {
+    let (line, disk, lane) = (LineId::new(2), DiskId::new(4), LaneId::new(1));
+    let (first, next) = (LaneSequence::new(100), LaneSequence::new(104));
+    let time = |after: u64| Timestamp::from_nanoseconds(1_795_000_000_000_000_000 + after);
+    let [kept, _] = frames();
+    let mut machine: Vec<_> = kept
+        .into_iter()
+        .filter(|record| {
+            matches!(
+                record,
+                ManifestRecord::MachineAdded { .. }
+                    | ManifestRecord::DiskAdded { .. }
+                    | ManifestRecord::SeedFinished { .. }
+                    | ManifestRecord::SegmentBorn { .. }
+                    | ManifestRecord::SegmentEnded { .. }
+            )
+        })
+        .collect();
+    if let ManifestRecord::MachineAdded { display_name, .. } = &mut machine[0] {
+        *display_name = "Web".into();
+    }
+    let boundary = HistoryStart {
+        sequence: Sequence::new(41),
+        commit_time: time(2),
+        source_time: Timestamp::default(),
+        kind: None,
+        label: None,
+    };
+    let point = HistoryStart {
+        sequence: Sequence::new(42),
+        commit_time: time(3),
+        source_time: time(1),
+        kind: Some(PointKind::App),
+        label: Some(Label::parse("before patch 12").expect("a label")),
+    };
+    let folded = vec![
+        ManifestRecord::FoldStarted { line, start: boundary },
+        ManifestRecord::FoldStarted { line, start: point },
+        ManifestRecord::FoldDone { disk, floor: Sequence::new(42) },
+    ];
+    let tail = LineTail {
+        sequence: Sequence::new(42),
+        commit_time: time(3),
+        generation: Generation::new(5),
+        stream: StreamId::new(*b"0123456789abcdef"),
+        position: Position::new(1001),
+        chain: Chain([0xc5; 32]),
+    };
+    let released = ReleasedLine { first: Sequence::new(41), chain_before: Chain([0xc4; 32]), tail };
+    let gone = vec![
+        ManifestRecord::RecordsReleased { lane, first, next },
+        ManifestRecord::LineReleased { lane, at: first, line, released },
+        ManifestRecord::SegmentReleased { segment: SegmentId::new(7) },
+    ];
+    [machine, folded, gone]
+}
+
+#[test]
+fn a_manifest_with_folds_and_released_segments_is_read() {
+    let bytes = bytes_of(MANIFEST_V1_HISTORY);
+    assert_eq!(parse_header(&bytes), Ok(*b"fedcba9876543210"));
+    let mut rest = &bytes[HEADER_BYTES..];
+    let mut state = ManifestState::default();
+    for (number, expected) in (0..).zip(history_frames()) {
+        let (records, length) = parse_frame(rest, number).expect("a whole frame");
+        assert_eq!(records, expected);
+        records.iter().for_each(|record| state.apply(record).expect("it fits"));
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty() && state.segments.is_empty());
+    assert_eq!(state.disks[&DiskId::new(4)].floor, Some(Sequence::new(42)));
+    let (first, run) = state.released.of_lane(LaneId::new(1)).next().expect("one run");
+    assert_eq!((first, run.next), (LaneSequence::new(100), LaneSequence::new(104)));
+}
+
+#[test]
+fn folds_and_released_segments_are_written_as_ever() {
+    let mut bytes = encode_header(*b"fedcba9876543210").to_vec();
+    for (number, records) in (0..).zip(history_frames()) {
+        encode_frame(number, &records, &mut bytes);
+    }
+    assert_eq!(text_of(&bytes), MANIFEST_V1_HISTORY);
 }
 
 /// The example of `docs/formats/index.md`.

@@ -17,6 +17,7 @@ pub use pace::FoldPace;
 
 use crate::ids::{LineId, Sequence};
 use crate::index::IndexError;
+use crate::index::forgotten::Forgotten;
 use crate::index::moment_key::boundary_at;
 use crate::lease::{Holder, recorded_holders};
 use crate::line::Line;
@@ -299,6 +300,9 @@ impl Retention {
         if let Some(start) = marked {
             return Ok(start);
         }
+        if line.dropped().contains(floor) {
+            return Err(FoldError::NotAMoment(floor));
+        }
         let (index, id) = (Arc::clone(&self.surroundings.index), line.id());
         let boundary = offload(move || boundary_at(&*index, id, floor)).await?;
         let boundary = boundary.ok_or(FoldError::NotAMoment(floor))?;
@@ -360,6 +364,9 @@ impl DiskFold<'_> {
         let record = ManifestRecord::FoldDone { disk, floor };
         self.retention.manifest.append(vec![record]).await?;
         self.disk.set_floor(floor);
+        // Only now may the index lose what the image has.
+        let forgotten = Forgotten::of(&self.retention.manifest.state());
+        self.retention.surroundings.index.set_forgotten(forgotten);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ pub struct FoldPace<'a> {
 
 impl FoldPace<'_> {
     /// Pauses before `bytes` are folded, while `waiting` says that writes wait for the lane.
-    pub(super) async fn admit(&self, bytes: u64, waiting: impl Fn() -> usize) {
+    pub(crate) async fn admit(&self, bytes: u64, waiting: impl Fn() -> usize) {
         for _ in 0..BUSY_LOOKS {
             if waiting() == 0 {
                 break;

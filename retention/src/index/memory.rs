@@ -1,5 +1,6 @@
 //! An index in memory, for simulation and fuzzing: it forgets its unflushed tail the way RocksDB without a log does.
 
+use super::forgotten::Forgotten;
 use super::{Cursor, IndexBatch, IndexError, IndexStore};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ struct Inner {
     visible: Arc<Entries>,
     durable: Entries,
     unflushed: Vec<IndexBatch>,
+    forgotten: Forgotten,
 }
 
 impl MemoryIndex {
@@ -30,7 +32,20 @@ impl MemoryIndex {
             apply(&mut durable, batch.clone());
         }
         let visible = Arc::new(durable.clone());
-        Self { inner: Mutex::new(Inner { visible, durable, unflushed: Vec::new() }) }
+        Self { inner: Mutex::new(Inner { visible, durable, ..Inner::default() }) }
+    }
+
+    /// Lets go of what may vanish and `goes` picks; how many entries went.
+    pub fn vanish(&self, mut goes: impl FnMut(&[u8]) -> bool) -> usize {
+        let mut inner = self.inner.lock();
+        let may = |key: &Vec<u8>| inner.forgotten.covers(key);
+        let gone: Vec<_> =
+            inner.visible.keys().filter(|key| may(key) && goes(key)).cloned().collect();
+        for key in &gone {
+            Arc::make_mut(&mut inner.visible).remove(key);
+            inner.durable.remove(key);
+        }
+        gone.len()
     }
 
     /// Batches written since the last flush.
@@ -70,6 +85,15 @@ impl IndexStore for MemoryIndex {
         let mut inner = self.inner.lock();
         inner.durable = (*inner.visible).clone();
         inner.unflushed.clear();
+        Ok(())
+    }
+
+    fn set_forgotten(&self, forgotten: Forgotten) {
+        self.inner.lock().forgotten = forgotten;
+    }
+
+    fn compact(&self) -> Result<(), IndexError> {
+        self.vanish(|_| true);
         Ok(())
     }
 

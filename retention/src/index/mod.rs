@@ -15,12 +15,15 @@
 //! forget any suffix of what was not flushed; the lane's progress, part of each write, says where to go on.
 
 pub mod block_key;
+pub mod forgotten;
 pub mod gap_key;
 pub mod memory;
 pub mod moment_key;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod tail_key;
+
+use self::forgotten::Forgotten;
 
 /// Why the index cannot answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,6 +86,13 @@ pub trait IndexStore: Send + Sync {
 
     /// Makes everything written so far survive a crash.
     fn flush(&self) -> Result<(), IndexError>;
+
+    /// Says what may vanish from now on, each entry at any time and for itself, from what is durable too. It only grows.
+    fn set_forgotten(&self, forgotten: Forgotten);
+
+    /// Lets go of everything that may vanish, and of the space it took. Blocks for as long as it takes to write what is
+    /// left anew; look-ups and writes go on.
+    fn compact(&self) -> Result<(), IndexError>;
 
     /// Bytes on disk, as far as the store knows.
     fn size_bytes(&self) -> u64;

@@ -3,13 +3,22 @@
 //! No write-ahead log: the journal is the log, and one column family makes every flush a prefix of the writes. Index and
 //! filter blocks are partitioned and the top level pinned, in a cache that is not cut into shards smaller than a block
 //! (a sharded LRU cache whose shard is smaller than a filter block makes every look-up read megabytes).
+//!
+//! What is forgotten goes when compaction comes by, without a tombstone: deleting a million old versions of a block one by
+//! one, or by ranges, would leave as many marks in the way of its next look-up. Cursors keep the files they were opened on.
 
+use super::forgotten::Forgotten;
 use super::{Cursor, IndexBatch, IndexError, IndexStore};
+use parking_lot::RwLock;
+use rocksdb::compaction_filter::{CompactionFilter, Decision};
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator,
-    FlushOptions, Options, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, Options, WriteBatch, WriteOptions,
 };
+use std::ffi::CStr;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Memory that RocksDB may use.
 #[derive(Clone, Copy, Debug)]
@@ -29,13 +38,48 @@ impl Default for RocksSettings {
 /// The store.
 pub struct RocksIndex {
     database: DB,
+    forgotten: Shared,
+}
+
+/// What may vanish, as a compaction that begins finds it.
+type Shared = Arc<RwLock<Arc<Forgotten>>>;
+
+/// Gives each compaction its filter.
+struct Forgetting(Shared);
+
+/// Lets go of what was forgotten when the compaction began.
+struct ForgettingFilter(Arc<Forgotten>);
+
+impl CompactionFilterFactory for Forgetting {
+    type Filter = ForgettingFilter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> Self::Filter {
+        ForgettingFilter(Arc::clone(&self.0.read()))
+    }
+
+    fn name(&self) -> &CStr {
+        c"landfall.forgotten"
+    }
+}
+
+impl CompactionFilter for ForgettingFilter {
+    fn filter(&mut self, _: u32, key: &[u8], _: &[u8]) -> Decision {
+        if self.0.covers(key) { Decision::Remove } else { Decision::Keep }
+    }
+
+    fn name(&self) -> &CStr {
+        c"landfall.forgotten"
+    }
 }
 
 impl RocksIndex {
     /// Opens the index in the folder `path`, or makes a new one.
     pub fn open(path: &Path, settings: RocksSettings) -> Result<Self, IndexError> {
-        let database = DB::open(&options(settings), path).map_err(|e| failed("open", &e))?;
-        Ok(Self { database })
+        let forgotten = Shared::default();
+        let mut options = options(settings);
+        options.set_compaction_filter_factory(Forgetting(Arc::clone(&forgotten)));
+        let database = DB::open(&options, path).map_err(|e| failed("open", &e))?;
+        Ok(Self { database, forgotten })
     }
 
     /// Removes the index in the folder `path`; it is rebuilt from the journal.
@@ -103,6 +147,19 @@ impl IndexStore for RocksIndex {
         self.database.flush_opt(&options).map_err(|e| failed("flush", &e))
     }
 
+    fn set_forgotten(&self, forgotten: Forgotten) {
+        *self.forgotten.write() = Arc::new(forgotten);
+    }
+
+    fn compact(&self) -> Result<(), IndexError> {
+        self.flush()?;
+        let mut options = CompactOptions::default();
+        // The last level as well: most of what was forgotten has sunk there.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.database.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        Ok(())
+    }
+
     fn size_bytes(&self) -> u64 {
         let property = |name| self.database.property_int_value(name).ok().flatten().unwrap_or(0);
         property("rocksdb.total-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
@@ -144,7 +201,19 @@ impl Cursor for RocksCursor<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block_key::{put_data, put_zeroes};
+    use super::super::memory::MemoryIndex;
+    use super::super::moment_key::{Boundary, boundary_at_or_before, put_boundary};
     use super::*;
+    use crate::ids::{DiskId, GroupId, LaneId, LineId, MachineId, SegmentId, Sequence};
+    use crate::leaf::{Layer, LeafIndex, resolve};
+    use crate::manifest::history::HistoryStart;
+    use crate::manifest::record::ManifestRecord;
+    use crate::manifest::state::ManifestState;
+    use crate::name::Name;
+    use crate::time::Timestamp;
+    use landfall_disks::faults::Seed;
+    use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
 
     fn batch(keys: &[&[u8]]) -> IndexBatch {
         let mut batch = IndexBatch::default();
@@ -174,5 +243,152 @@ mod tests {
         assert_eq!(cursor.entry().map(|(key, _)| key.to_vec()), Some(b"c".to_vec()));
         cursor.advance().unwrap();
         assert!(cursor.entry().is_none());
+    }
+
+    const LINE: LineId = LineId::new(1);
+    const DISK: DiskId = DiskId::new(2);
+
+    fn open(folder: &Path) -> RocksIndex {
+        // So little memory that what is written goes through files and compactions.
+        let settings = RocksSettings { cache_bytes: 8 << 20, write_buffer_bytes: 64 << 10 };
+        RocksIndex::open(folder, settings).unwrap()
+    }
+
+    fn floor(at: u64) -> Forgotten {
+        let mut state = ManifestState::default();
+        let machine = MachineId::new(1);
+        let name = |text: &str| Name::parse(text).unwrap();
+        let start = HistoryStart {
+            sequence: Sequence::new(at),
+            commit_time: Timestamp::default(),
+            source_time: Timestamp::default(),
+            kind: None,
+            label: None,
+        };
+        let records = [
+            ManifestRecord::MachineAdded {
+                machine,
+                name: name("m"),
+                display_name: String::new(),
+                group: GroupId::new(1),
+                trunk: LINE,
+                lane: LaneId::new(0),
+            },
+            ManifestRecord::DiskAdded {
+                disk: DISK,
+                machine,
+                name: name("d"),
+                size_bytes: 1 << 30,
+                format: "raw".into(),
+                image: "d".into(),
+            },
+            ManifestRecord::SeedFinished { disk: DISK, floor: Sequence::new(0) },
+            ManifestRecord::FoldStarted { line: LINE, start },
+            ManifestRecord::FoldDone { disk: DISK, floor: Sequence::new(at) },
+        ];
+        records.iter().for_each(|record| state.apply(record).unwrap());
+        Forgotten::of(&state)
+    }
+
+    fn layer(newest: u64) -> Layer {
+        Layer { line: LINE, newest: Sequence::new(newest), gap: None }
+    }
+
+    /// The same history in both stores, folded again and again, compacted here and losing entries at random there: every
+    /// leaf at every moment from the floor on is the same.
+    #[test]
+    fn both_stores_find_the_same_whatever_of_the_forgotten_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (rocks, memory) = (open(folder.path()), MemoryIndex::default());
+        let mut random = Seed::new(3);
+        let mut forgotten = 0;
+        for sequence in 1..=600_u64 {
+            let mut batch = IndexBatch::default();
+            let blocks = 1 + random.below(40);
+            let first = random.below(600 - blocks);
+            let range = ByteRange::at(Block::new(first).offset(), blocks * BLOCK_SIZE).unwrap();
+            let version = (LINE, DISK, Sequence::new(sequence));
+            if random.chance(1, 4) {
+                put_zeroes(&mut batch, version, range);
+            } else {
+                let unit = u32::try_from(sequence).unwrap();
+                let sums: Vec<u32> = (0..blocks).map(|_| unit).collect();
+                put_data(&mut batch, version, range, (SegmentId::new(unit / 50), unit), &sums);
+            }
+            put_boundary(
+                &mut batch,
+                LINE,
+                Boundary {
+                    sequence: Sequence::new(sequence),
+                    commit_time: Timestamp::from_nanoseconds(sequence),
+                },
+            );
+            rocks.write(batch.clone()).unwrap();
+            memory.write(batch).unwrap();
+            if sequence % 97 == 0 {
+                forgotten = sequence - 40;
+                rocks.set_forgotten(floor(forgotten));
+                memory.set_forgotten(floor(forgotten));
+                memory.vanish(|_| random.chance(1, 2));
+                rocks.compact().unwrap();
+            }
+            if sequence % 20 != 0 {
+                continue;
+            }
+            let at = forgotten + random.below(sequence - forgotten + 1);
+            let floor = || Sequence::new(forgotten);
+            for leaf in [0, 1, 2].map(|leaf| LeafIndex::of(ByteOffset::new(leaf << 20))) {
+                let of_rocks = resolve(&rocks, &[layer(at)], floor, DISK, leaf).unwrap();
+                let of_memory = resolve(&memory, &[layer(at)], floor, DISK, leaf).unwrap();
+                assert_eq!(of_rocks, of_memory, "at {at} of {sequence}, floor {forgotten}");
+            }
+            let time = Timestamp::from_nanoseconds(at);
+            let boundary = |store: &dyn IndexStore| {
+                boundary_at_or_before(store, LINE, Sequence::new(sequence), time)
+            };
+            let found = boundary(&rocks).unwrap().unwrap();
+            assert_eq!((found.sequence.number(), Some(found)), (at, boundary(&memory).unwrap()));
+        }
+        let left = |store: &dyn IndexStore| {
+            let mut cursor = store.cursor();
+            cursor.seek(&[1]).unwrap();
+            let mut left = 0;
+            while cursor.entry().is_some() {
+                left += 1;
+                cursor.advance().unwrap();
+            }
+            left
+        };
+        rocks.compact().unwrap();
+        memory.compact().unwrap();
+        assert_eq!(left(&rocks), left(&memory));
+    }
+
+    /// A block with a hundred thousand versions, nearly all of them forgotten, costs as many steps as one with none.
+    #[test]
+    fn forgotten_versions_are_not_in_the_way_of_a_look_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let last = 100_000_u64;
+        for sequence in 1..=last {
+            let mut batch = IndexBatch::default();
+            let range = ByteRange::at(Block::new(7).offset(), BLOCK_SIZE).unwrap();
+            let place = (SegmentId::new(1), 1);
+            put_data(&mut batch, (LINE, DISK, Sequence::new(sequence)), range, place, &[1]);
+            store.write(batch).unwrap();
+        }
+        store.flush().unwrap();
+        let before = store.size_bytes();
+        store.set_forgotten(floor(last - 10));
+        store.compact().unwrap();
+        assert!(store.size_bytes() * 20 < before, "{} of {before} bytes left", store.size_bytes());
+        let mut cursor = store.cursor();
+        cursor.seek(&[1]).unwrap();
+        let mut versions = 0;
+        while cursor.entry().is_some() {
+            versions += 1;
+            cursor.advance().unwrap();
+        }
+        assert_eq!(versions, 10);
     }
 }

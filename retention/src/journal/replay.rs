@@ -5,6 +5,9 @@
 //!             open segments: the valid end is logged in the manifest; the lane goes on in a new segment
 //! ```
 //!
+//! Records that were released lie at or below the floors of their lines: the index needs nothing of them but where each
+//! line stood after them, which the manifest keeps.
+//!
 //! Where records are lost to media damage the line they belonged to may not be known. Each line of the lane whose next
 //! record does not follow its last one without a gap has lost something; a line without any later record may have. Both
 //! get a *gap*: what they held before it reads as damaged until it is written again. Nothing is invented.
@@ -18,6 +21,7 @@ use crate::index::gap_key::put_gap;
 use crate::index::tail_key::{LineTail, put_progress, put_tail, read_progress, read_tail};
 use crate::index::{IndexBatch, IndexError, IndexStore};
 use crate::manifest::record::ManifestRecord;
+use crate::manifest::released::ReleasedRun;
 use crate::manifest::state::SegmentEntry;
 use crate::manifest::{Manifest, ManifestError};
 use landfall_disks::file::FileError;
@@ -62,17 +66,26 @@ pub(crate) async fn replay_lane(
     segments: &Segments,
     index: &Arc<dyn IndexStore>,
 ) -> Result<LaneReplay, ReplayError> {
-    let (entries, lines) = {
+    let (entries, lines, released) = {
         let state = manifest.state();
         let entries: Vec<SegmentEntry> =
             state.segments.values().filter(|entry| entry.lane == lane).copied().collect();
         let lines: Vec<LineId> =
             state.lines.values().filter(|line| line.lane == lane).map(|line| line.id).collect();
-        (entries, lines)
+        let released: Vec<_> =
+            state.released.of_lane(lane).map(|(first, run)| (first, run.clone())).collect();
+        (entries, lines, released)
     };
     let mut replay = Replay::new(lane, &lines, Arc::clone(index))?;
     let mut ends = Vec::new();
-    for entry in &entries {
+    for piece in in_order(entries, released) {
+        let entry = match &piece {
+            Piece::Segment(entry) => entry,
+            Piece::Released(run) => {
+                replay.take_released(run);
+                continue;
+            }
+        };
         if let Some((_, next)) = entry.ended
             && next <= replay.progress.next()
         {
@@ -94,6 +107,20 @@ pub(crate) async fn replay_lane(
     index.flush()?;
     manifest.append(ends).await?;
     Ok(replay.into_result())
+}
+
+/// A stretch of a lane.
+enum Piece {
+    Segment(SegmentEntry),
+    Released(ReleasedRun),
+}
+
+/// What is left of a lane and what is gone, in the order in which it was written.
+fn in_order(entries: Vec<SegmentEntry>, released: Vec<(LaneSequence, ReleasedRun)>) -> Vec<Piece> {
+    let mut pieces: Vec<_> = entries.into_iter().map(|e| (e.first, Piece::Segment(e))).collect();
+    pieces.extend(released.into_iter().map(|(first, run)| (first, Piece::Released(run))));
+    pieces.sort_by_key(|(first, _)| *first);
+    pieces.into_iter().map(|(_, piece)| piece).collect()
 }
 
 struct Replay {
@@ -161,6 +188,19 @@ impl Replay {
         self.damage.extend(found.damage.into_iter().map(|damage| (entry.id, damage)));
         self.next = found.next;
         Ok(())
+    }
+
+    /// Takes over where the lines stood after records that are gone, and are not needed.
+    fn take_released(&mut self, run: &ReleasedRun) {
+        for (line, released) in &run.lines {
+            self.suspects.remove(line);
+            if let Some(tail) = self.tails.get_mut(line)
+                && released.tail.sequence > tail.sequence
+            {
+                *tail = released.tail_after(tail);
+            }
+        }
+        self.next = run.next;
     }
 
     fn suspect_all(&mut self) {

@@ -115,6 +115,36 @@ impl Segments {
         Ok(file)
     }
 
+    /// Removes the file of a segment, durably. Whoever still has it open reads on.
+    pub async fn remove(&self, lane: LaneId, segment: SegmentId) -> Result<(), FileError> {
+        self.known.lock().remove(&segment);
+        match self.folder.remove(&path(lane, segment)).await {
+            Ok(()) | Err(FileError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.folder.sync(&PathBuf::from(lane.to_string())).await
+    }
+
+    /// Removes files of segments up to `newest` that nobody knows: they were released, and a crash came before the file
+    /// went. How many there were.
+    pub async fn remove_unknown(
+        &self,
+        lane: LaneId,
+        newest: SegmentId,
+    ) -> Result<usize, FileError> {
+        let names = match self.folder.list(&PathBuf::from(lane.to_string())).await {
+            Err(FileError::NotFound { .. }) => return Ok(0),
+            names => names?,
+        };
+        let unknown =
+            |segment: &SegmentId| *segment <= newest && !self.known.lock().contains_key(segment);
+        let segments: Vec<_> = names.iter().filter_map(|n| segment_of(n)).filter(unknown).collect();
+        for segment in &segments {
+            self.remove(lane, *segment).await?;
+        }
+        Ok(segments.len())
+    }
+
     /// Reads all of a segment up to `end`, or as much of it as its file has.
     pub async fn read_whole(&self, segment: SegmentId, end: u64) -> Result<Buffer, FileError> {
         let file = self.file(segment).await?;
@@ -140,6 +170,12 @@ const READ_BYTES: usize = 1 << 20;
 
 fn path(lane: LaneId, segment: SegmentId) -> PathBuf {
     PathBuf::from(format!("{lane}/{:010}.seg", segment.number()))
+}
+
+/// The segment of a file name.
+fn segment_of(name: &str) -> Option<SegmentId> {
+    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?;
+    digits.parse().ok().map(SegmentId::new)
 }
 
 /// What the manifest will say of a segment that is about to be made.

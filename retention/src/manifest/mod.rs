@@ -14,6 +14,7 @@ pub mod format;
 pub mod history;
 mod keeping;
 pub mod record;
+pub mod released;
 pub mod state;
 
 use crate::manifest::format::{FrameError, HEADER_BYTES};

@@ -5,6 +5,7 @@
 
 use super::format::{FrameError, Reader, Writer};
 use super::history::HistoryStart;
+use super::released::ReleasedLine;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
@@ -211,6 +212,31 @@ pub enum ManifestRecord {
         /// What it shows.
         time: Timestamp,
     },
+    /// A segment is gone: nobody needs a record of it.
+    SegmentReleased {
+        /// Which.
+        segment: SegmentId,
+    },
+    /// Records of a lane that are gone.
+    RecordsReleased {
+        /// The lane.
+        lane: LaneId,
+        /// Lane sequence of the first.
+        first: LaneSequence,
+        /// Lane sequence that follows the last.
+        next: LaneSequence,
+    },
+    /// What is kept of the records of one line that are gone.
+    LineReleased {
+        /// The lane.
+        lane: LaneId,
+        /// Lane sequence of one of the records that are gone.
+        at: LaneSequence,
+        /// The line.
+        line: LineId,
+        /// What is kept.
+        released: ReleasedLine,
+    },
     /// The highest ids given out when a snapshot was written, so that none is used twice.
     IdsGiven(GivenIds),
 }
@@ -251,6 +277,9 @@ mod kind {
     pub(super) const CONTENT_NAMED: u16 = 16;
     pub(super) const FOLD_STARTED: u16 = 32;
     pub(super) const FOLD_DONE: u16 = 33;
+    pub(super) const SEGMENT_RELEASED: u16 = 34;
+    pub(super) const RECORDS_RELEASED: u16 = 35;
+    pub(super) const LINE_RELEASED: u16 = 36;
 }
 
 /// What an export without a fixed moment stores in its sequence field.
@@ -361,6 +390,23 @@ impl ManifestRecord {
                 to.u32(segment.number());
                 to.u64(*end);
                 to.u64(next.number());
+            }
+            Self::SegmentReleased { segment } => {
+                to.u16(kind::SEGMENT_RELEASED);
+                to.u32(segment.number());
+            }
+            Self::RecordsReleased { lane, first, next } => {
+                to.u16(kind::RECORDS_RELEASED);
+                to.u16(lane.number());
+                to.u64(first.number());
+                to.u64(next.number());
+            }
+            Self::LineReleased { lane, at, line, released } => {
+                to.u16(kind::LINE_RELEASED);
+                to.u16(lane.number());
+                to.u64(at.number());
+                to.u32(line.number());
+                released.encode(to);
             }
             Self::ExportAdded { export, name, line, sequence, writable } => {
                 to.u16(kind::EXPORT_ADDED);
@@ -476,6 +522,20 @@ impl ManifestRecord {
                 end: from.u64()?,
                 next: LaneSequence::new(from.u64()?),
             }),
+            kind::SEGMENT_RELEASED => {
+                Ok(Self::SegmentReleased { segment: SegmentId::new(from.u32()?) })
+            }
+            kind::RECORDS_RELEASED => Ok(Self::RecordsReleased {
+                lane: LaneId::new(from.u16()?),
+                first: LaneSequence::new(from.u64()?),
+                next: LaneSequence::new(from.u64()?),
+            }),
+            kind::LINE_RELEASED => Ok(Self::LineReleased {
+                lane: LaneId::new(from.u16()?),
+                at: LaneSequence::new(from.u64()?),
+                line: LineId::new(from.u32()?),
+                released: ReleasedLine::decode(from)?,
+            }),
             kind::EXPORT_ADDED => Ok(Self::ExportAdded {
                 export: ExportId::new(from.u32()?),
                 name: from.text()?.to_owned(),
@@ -517,6 +577,9 @@ fn size(from: &mut Reader<'_>) -> Result<u64, FrameError> {
 mod tests {
     use super::super::format::{encode_frame, parse_frame};
     use super::*;
+    use crate::ids::Position;
+    use crate::index::tail_key::LineTail;
+    use crate::journal::format::Chain;
     use crate::name::Label;
     use crate::point::PointKind;
 
@@ -528,6 +591,18 @@ mod tests {
             kind,
             label: label.map(|text| Label::parse(text).unwrap()),
         }
+    }
+
+    fn released() -> ReleasedLine {
+        let tail = LineTail {
+            sequence: Sequence::new(9),
+            commit_time: Timestamp::from_nanoseconds(18),
+            generation: Generation::new(9),
+            stream: StreamId::new([1; 16]),
+            position: Position::new(20),
+            chain: Chain([2; 32]),
+        };
+        ReleasedLine { first: Sequence::new(3), chain_before: Chain([3; 32]), tail }
     }
 
     fn one_of_each() -> Vec<ManifestRecord> {
@@ -622,6 +697,18 @@ mod tests {
                 found: Timestamp::from_nanoseconds(21),
             }),
             ManifestRecord::ClockAlarmAcknowledged { time: Timestamp::from_nanoseconds(22) },
+            ManifestRecord::SegmentReleased { segment: SegmentId::new(10) },
+            ManifestRecord::RecordsReleased {
+                lane: LaneId::new(5),
+                first: LaneSequence::new(12),
+                next: LaneSequence::new(15),
+            },
+            ManifestRecord::LineReleased {
+                lane: LaneId::new(5),
+                at: LaneSequence::new(12),
+                line,
+                released: released(),
+            },
             ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
         ]
     }

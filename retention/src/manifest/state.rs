@@ -4,6 +4,7 @@ use super::dropped::Dropped;
 use super::history::HistoryStart;
 use super::keeping::ClockEntry;
 use super::record::{GivenIds, ManifestRecord};
+use super::released::Released;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
@@ -131,6 +132,8 @@ pub struct ManifestState {
     pub lines: BTreeMap<LineId, LineEntry>,
     /// Segments by number, oldest first.
     pub segments: BTreeMap<SegmentId, SegmentEntry>,
+    /// What is kept of records that are gone.
+    pub released: Released,
     /// Exports by id.
     pub exports: BTreeMap<ExportId, ExportEntry>,
     /// Policies of groups that were given one.
@@ -223,6 +226,18 @@ impl ManifestState {
                     .ok_or_else(|| Misfit::missing("SegmentEnded", segment))?;
                 entry.ended = Some((*end, *next));
             }
+            ManifestRecord::SegmentReleased { segment } => {
+                let entry = self.segments.get(segment).filter(|entry| entry.ended.is_some());
+                entry.ok_or_else(|| Misfit::missing("SegmentReleased", segment))?;
+                self.segments.remove(segment);
+            }
+            ManifestRecord::RecordsReleased { lane, first, next } => {
+                self.released.add(*lane, *first, *next)?;
+            }
+            ManifestRecord::LineReleased { lane, at, line, released } => {
+                self.line_mut(*line, "LineReleased")?;
+                self.released.note_line(*lane, *at, *line, *released)?;
+            }
             other => self.apply_lines(other)?,
         }
         Ok(())
@@ -264,6 +279,7 @@ impl ManifestState {
                     return Err(Misfit { record: "BranchDiscarded", what });
                 }
                 self.lines.remove(line);
+                self.released.retain_lines(|left| left != *line);
                 self.exports.retain(|_, export| export.line != *line);
             }
             ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream } => {
@@ -365,6 +381,7 @@ impl ManifestState {
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
         self.exports.retain(|_, export| lines.contains_key(&export.line));
+        self.released.retain_lines(|line| lines.contains_key(&line));
         Ok(())
     }
 
@@ -449,6 +466,16 @@ impl ManifestState {
             if let Some((end, next)) = ended {
                 records.push(ManifestRecord::SegmentEnded { segment: id, end, next });
             }
+        }
+        for (lane, first, run) in self.released.iter() {
+            records.push(ManifestRecord::RecordsReleased { lane, first, next: run.next });
+            let of_line = |(line, released): (&LineId, &_)| ManifestRecord::LineReleased {
+                lane,
+                at: first,
+                line: *line,
+                released: *released,
+            };
+            records.extend(run.lines.iter().map(of_line));
         }
         records.extend(self.exports.values().map(|export| ManifestRecord::ExportAdded {
             export: export.id,

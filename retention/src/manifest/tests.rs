@@ -7,7 +7,10 @@ use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
 };
+use crate::index::tail_key::LineTail;
+use crate::journal::format::Chain;
 use crate::manifest::history::HistoryStart;
+use crate::manifest::released::ReleasedLine;
 use crate::name::{Label, Name};
 use crate::point::PointKind;
 use crate::time::Timestamp;
@@ -55,6 +58,33 @@ fn begins(line: u32, sequence: u64) -> ManifestRecord {
     ManifestRecord::FoldStarted { line: LineId::new(line), start }
 }
 
+fn segment(number: u32, first: u64, next: u64) -> Vec<ManifestRecord> {
+    let (segment, first) = (SegmentId::new(number), LaneSequence::new(first));
+    let (lane, size_bytes) = (LaneId::new(0), 1 << 20);
+    let next = LaneSequence::new(next);
+    vec![
+        ManifestRecord::SegmentBorn { segment, lane, salt: 7, first, size_bytes },
+        ManifestRecord::SegmentEnded { segment, end: 8192, next },
+    ]
+}
+
+fn line_released(line: u32, at: u64) -> ManifestRecord {
+    let tail = LineTail { sequence: Sequence::new(at), ..LineTail::default() };
+    let released = ReleasedLine { first: Sequence::new(at), chain_before: Chain::default(), tail };
+    let (lane, at) = (LaneId::new(0), LaneSequence::new(at));
+    ManifestRecord::LineReleased { lane, at, line: LineId::new(line), released }
+}
+
+fn records_released(first: u64, next: u64) -> ManifestRecord {
+    let (first, next) = (LaneSequence::new(first), LaneSequence::new(next));
+    ManifestRecord::RecordsReleased { lane: LaneId::new(0), first, next }
+}
+
+fn released(number: u32, first: u64, next: u64) -> Vec<ManifestRecord> {
+    let gone = ManifestRecord::SegmentReleased { segment: SegmentId::new(number) };
+    vec![records_released(first, next), line_released(1, first), gone]
+}
+
 /// Some of everything, so that snapshots have to carry it, and some that undoes it.
 fn history() -> Vec<Vec<ManifestRecord>> {
     let (line, sequence) = (LineId::new(1), Sequence::new(4));
@@ -77,6 +107,10 @@ fn history() -> Vec<Vec<ManifestRecord>> {
         vec![ManifestRecord::PointUnpinned { line, sequence }],
         vec![begins(1, 6)],
         vec![ManifestRecord::FoldDone { disk: DiskId::new(1), floor: Sequence::new(6) }],
+        segment(1, 1, 10),
+        segment(2, 10, 20),
+        released(2, 10, 20),
+        released(1, 1, 10),
     ];
     for number in 2..8 {
         changes.push(vec![machine(number), disk(number + 1, number)]);
@@ -348,6 +382,7 @@ fn records_that_no_sane_writer_writes_do_not_fit() {
         exported(1, 4),
         machine(3),
         disk(3, 3),
+        records_released(10, 20),
     ];
     sane.iter().for_each(|record| state.apply(record).expect("it fits"));
     for record in [
@@ -374,6 +409,12 @@ fn records_that_no_sane_writer_writes_do_not_fit() {
         folded(9, 1),
         pinned(0),
         exported(2, 0),
+        records_released(19, 21),
+        line_released(1, 20),
+        line_released(9, 12),
+        // Still being written, and not there.
+        ManifestRecord::SegmentReleased { segment: SegmentId::new(1) },
+        ManifestRecord::SegmentReleased { segment: SegmentId::new(9) },
     ] {
         let before = state.clone();
         let refused = state.apply(&record);

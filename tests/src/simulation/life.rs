@@ -24,9 +24,9 @@ const POLICIES: [&str; 3] =
 const STEPS: u64 = 40;
 
 /// The power was cut; what was under way is for the next life to find out.
-struct PowerCut;
+pub(super) struct PowerCut;
 
-type Alive<T> = Result<T, PowerCut>;
+pub(super) type Alive<T> = Result<T, PowerCut>;
 
 /// Lives once. The last life ends without a power cut and verifies everything.
 pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: bool) -> World {
@@ -64,35 +64,40 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
     if random.chance(1, 6) { world.without_index() } else { world }
 }
 
-struct Life<'a> {
-    retention: Arc<Retention>,
-    world: &'a World,
-    model: &'a mut Model,
-    choices: &'a mut Seed,
+pub(super) struct Life<'a> {
+    pub(super) retention: Arc<Retention>,
+    pub(super) world: &'a World,
+    pub(super) model: &'a mut Model,
+    pub(super) choices: &'a mut Seed,
 }
 
 impl Life<'_> {
     async fn run(mut self, last: bool) -> Alive<()> {
+        self.settle_start().await?;
         self.settle_thinned().await?;
         self.settle_branches().await?;
         self.add_machine().await?;
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(22) {
+            match self.choices.below(28) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
                 15 => self.add_branch().await?,
                 16 => self.retention.tick().await,
                 17 => self.verify_one().await?,
+                20 | 21 => stream = self.fold(stream).await?,
+                22 => stream = self.forget(stream).await?,
+                23 => self.vanish(),
+                24 => self.discard_branch().await?,
                 18 if self.choices.chance(1, 2) => stream = self.send_while_full(stream).await?,
                 18 => {
                     drop(stream);
                     stream = self.resume().await?;
                 }
-                20 => self.thin().await?,
-                21 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
+                25 => self.thin().await?,
+                26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }
         }
@@ -104,7 +109,11 @@ impl Life<'_> {
     }
 
     /// A failure is expected once the power is cut, and at no other time.
-    fn alive<T, E: std::fmt::Display>(&self, result: Result<T, E>, what: &str) -> Alive<T> {
+    pub(super) fn alive<T, E: std::fmt::Display>(
+        &self,
+        result: Result<T, E>,
+        what: &str,
+    ) -> Alive<T> {
         match result {
             Ok(value) => Ok(value),
             Err(_) if self.world.folder.is_dead() => Err(PowerCut),
@@ -263,7 +272,7 @@ impl Life<'_> {
     }
 
     /// Several batches at once, acknowledged in any order.
-    async fn send_batches(&mut self, stream: Stream) -> Alive<Stream> {
+    pub(super) async fn send_batches(&mut self, stream: Stream) -> Alive<Stream> {
         let first = self.next_position(&stream);
         let mut sent = BTreeMap::new();
         let mut position = first;
@@ -565,7 +574,7 @@ impl Life<'_> {
         }
     }
 
-    async fn verify_one(&mut self) -> Alive<()> {
+    pub(super) async fn verify_one(&mut self) -> Alive<()> {
         if let Some((sequence, snapshot)) = pick(&self.model.points, self.choices) {
             self.verify_moment(&format!("m@seq:{sequence}"), &snapshot).await?;
             self.model.say(format!("verified seq:{sequence}"));
@@ -603,7 +612,7 @@ fn lay(disks: &mut [Vec<u8>], disk: usize, at: ByteOffset, data: &[u8]) {
     disks[disk][range].copy_from_slice(data);
 }
 
-fn pick<K: Clone, V: Clone>(map: &BTreeMap<K, V>, choices: &mut Seed) -> Option<(K, V)> {
+pub(super) fn pick<K: Clone, V: Clone>(map: &BTreeMap<K, V>, choices: &mut Seed) -> Option<(K, V)> {
     let chosen = (!map.is_empty()).then(|| choices.index(map.len()))?;
     map.iter().nth(chosen).map(|(key, value)| (key.clone(), value.clone()))
 }
@@ -622,7 +631,7 @@ fn extents(sent: &Sent) -> Vec<StreamExtent> {
     sent.changes.iter().map(extent).collect()
 }
 
-fn machine() -> Name {
+pub(super) fn machine() -> Name {
     Name::parse("m").expect("a name")
 }
 
@@ -630,7 +639,7 @@ fn disk_name(index: usize) -> Name {
     Name::parse(&format!("d{index}")).expect("a name")
 }
 
-fn moment(text: &str) -> MomentName {
+pub(super) fn moment(text: &str) -> MomentName {
     MomentName::parse(text).expect("a moment")
 }
 

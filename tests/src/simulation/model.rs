@@ -51,6 +51,9 @@ pub(super) struct Model {
     /// The last mark of an earlier generation: it became a point or did not.
     pub(super) maybe_point: Option<(Position, Snapshot)>,
     pub(super) points: BTreeMap<u64, Snapshot>,
+    /// Where history begins, and where a fold that was not answered wanted it.
+    pub(super) start: u64,
+    pub(super) maybe_start: Option<u64>,
     pub(super) branches: BTreeMap<String, Branch>,
     pub(super) branches_made: u32,
     /// A policy was being applied: any moment may be gone.
@@ -73,6 +76,8 @@ impl Model {
             pending_mark: None,
             maybe_point: None,
             points: BTreeMap::new(),
+            start: 0,
+            maybe_start: None,
             branches: BTreeMap::new(),
             branches_made: 0,
             thinning: false,
@@ -86,6 +91,12 @@ impl Model {
 
     pub(super) fn into_log(self) -> Vec<String> {
         self.log
+    }
+
+    /// History begins at `start`: the points below are gone.
+    pub(super) fn begin_at(&mut self, start: u64) {
+        self.start = start;
+        self.points = self.points.split_off(&start);
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

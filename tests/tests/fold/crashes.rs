@@ -12,6 +12,8 @@ const KEPT: usize = 3;
 fn check_after(world: &World, points: &Points) -> bool {
     let start = points[KEPT].0;
     let begun = with_store(world, async |store, _| {
+        // Whatever may be forgotten is.
+        let gone = world.index.vanish(|_| true);
         let begun = store.history(&name("web")).expect("it is there").start.is_some();
         check(&store, points, if begun { start } else { 0 }).await;
         for (line, floor) in store.unfinished_folds() {
@@ -20,6 +22,8 @@ fn check_after(world: &World, points: &Points) -> bool {
         fold(&store, start).await.expect("nothing fails any more");
         check(&store, points, start).await;
         check_images(&world.folder, &points[KEPT].1).await;
+        assert!(gone + world.index.vanish(|_| true) > 0, "nothing was forgotten");
+        check(&store, points, start).await;
         begun
     });
     begun.expect("no second power cut")

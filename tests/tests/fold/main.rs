@@ -1,6 +1,7 @@
 //! Fold against a model of every point: what stays, what goes, who holds what, and power cuts at every flush.
 
 mod crashes;
+mod forget;
 mod past;
 
 use futures_util::FutureExt;

@@ -75,7 +75,7 @@ pub(crate) fn past(seed: u64, count: usize) -> (World, Points) {
         let mut points = Vec::new();
         for number in 0..=count {
             if number > 0 {
-                for _ in 0..4 {
+                for _ in 0..10 {
                     position += 1;
                     change(&stream, position, &mut content, &mut random).await;
                 }
