@@ -356,7 +356,9 @@ pub(super) mod tests {
             let sector = sector % (bytes.len() / 512) * 512;
             let mut torn = bytes.clone();
             torn[sector..sector + 512].copy_from_slice(&before[sector..sector + 512]);
-            prop_assert!(torn == bytes || LogEntry::parse(&torn, 0, LIMIT).is_err());
+            // An entry may differ from the other in one sector only; then one of the two is there, and whole.
+            let whole = torn == bytes || torn == before;
+            prop_assert!(whole || LogEntry::parse(&torn, 0, LIMIT).is_err());
         }
 
         #[test]
