@@ -8,6 +8,7 @@ use landfall_disks::raw::RawDisk;
 use landfall_retention::ids::DiskIdentity;
 use landfall_retention::index::IndexStore;
 use landfall_retention::index::memory::MemoryIndex;
+use landfall_retention::name::{MomentName, Name};
 use landfall_retention::time::{Clock, Timestamp};
 use landfall_retention::{ImageSpec, ImageStore, JournalSettings, Random, Settings, Surroundings};
 use std::path::Path;
@@ -139,4 +140,14 @@ impl ImageStore for Images {
             Ok(Arc::new(RawDisk::open(&self.0, path, size, false).await?) as Arc<dyn Disk>)
         })
     }
+}
+
+/// The name that `text` is.
+pub fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
+}
+
+/// The moment that `text` names.
+pub fn moment(text: &str) -> MomentName {
+    MomentName::parse(text).expect("a moment")
 }

@@ -5,7 +5,7 @@ use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::Folder as _;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
 use landfall_retention::ids::{ContentId, Generation, Position, Sequence, StreamId};
-use landfall_retention::name::{Label, MomentName, Name};
+use landfall_retention::name::Label;
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
@@ -13,20 +13,12 @@ use landfall_retention::{
     OpenReport, Opened, ResolveError, Retention, Stream, StreamContent, StreamError, StreamExtent,
     StreamRequest,
 };
-use landfall_tests::world::World;
+use landfall_tests::world::{World, moment, name};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const SIZE: u64 = 256 << 10;
 const IMAGE: &str = "web-os.raw";
-
-fn name(text: &str) -> Name {
-    Name::parse(text).expect("a name")
-}
-
-fn moment(text: &str) -> MomentName {
-    MomentName::parse(text).expect("a moment")
-}
 
 /// Opens the store in `world` and hands it to `test`.
 fn with_store<T>(

@@ -4,28 +4,19 @@ use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
 use landfall_retention::ids::{Generation, Position, StreamId};
-use landfall_retention::name::{MomentName, Name};
 use landfall_retention::point::{Point, PointKind, PointQuery};
 use landfall_retention::time::{Clock, Timestamp};
 use landfall_retention::{
     ChangeError, ImageSpec, Moment, NewDisk, NewExport, NewMachine, Opened, ResolveError,
     Retention, Stream, StreamContent, StreamExtent, StreamRequest,
 };
-use landfall_tests::world::World;
+use landfall_tests::world::{World, moment, name};
 use std::sync::Arc;
 use std::time::Duration;
 
 const SIZE: u64 = 64 << 10;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn name(text: &str) -> Name {
-    Name::parse(text).expect("a name")
-}
-
-fn moment(text: &str) -> MomentName {
-    MomentName::parse(text).expect("a moment")
-}
 
 /// Opens the store in `world` and hands it to `test`.
 fn with_store<T>(

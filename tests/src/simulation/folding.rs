@@ -1,6 +1,7 @@
 //! Steps that let history go: folds beside writes, segments released, index entries that vanish, branches thrown away.
 
-use super::life::{Alive, Life, PowerCut, machine, moment, pick};
+use super::life::{Alive, Life, PowerCut, machine, pick};
+use crate::world::moment;
 use futures_util::future::{LocalBoxFuture, join};
 use landfall_retention::ids::Sequence;
 use landfall_retention::name::Name;

@@ -1,12 +1,12 @@
 //! One life of the store: from opening it to the next power cut.
 
 use super::model::{Branch, Change, Model, SIZES, Sent, Snapshot, bytes};
-use crate::world::World;
+use crate::world::{World, moment};
 use futures_util::future::{join, join_all};
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability, ZeroMode};
 use landfall_retention::ids::{ContentId, Generation, Position, Sequence};
-use landfall_retention::name::{MomentName, Name};
+use landfall_retention::name::Name;
 use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
@@ -637,10 +637,6 @@ pub(super) fn machine() -> Name {
 
 fn disk_name(index: usize) -> Name {
     Name::parse(&format!("d{index}")).expect("a name")
-}
-
-pub(super) fn moment(text: &str) -> MomentName {
-    MomentName::parse(text).expect("a moment")
 }
 
 /// What the simulated source calls a content.

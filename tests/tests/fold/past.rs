@@ -5,7 +5,7 @@ use landfall_disks::faults::{FaultFolder, Seed, Spawner, run};
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
 use landfall_disks::{BLOCK_SIZE, Buffer, ByteOffset, ByteRange, DiskError};
 use landfall_retention::ids::{Generation, LineId, Position, Sequence, StreamId};
-use landfall_retention::name::{Label, MomentName, Name};
+use landfall_retention::name::{Label, Name};
 use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
@@ -13,6 +13,7 @@ use landfall_retention::{
     Retention, Stream, StreamContent, StreamExtent, StreamRequest,
 };
 use landfall_tests::world::World;
+pub(crate) use landfall_tests::world::{moment, name};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +27,6 @@ pub(crate) type Content = Vec<Vec<u8>>;
 
 /// Points by sequence, oldest first, and what they hold.
 pub(crate) type Points = Vec<(u64, Content)>;
-
-pub(crate) fn name(text: &str) -> Name {
-    Name::parse(text).expect("a name")
-}
-
-pub(crate) fn moment(text: &str) -> MomentName {
-    MomentName::parse(text).expect("a moment")
-}
 
 fn disk_name(index: usize) -> Name {
     name(&format!("d{index}"))
