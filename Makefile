@@ -16,13 +16,15 @@ BUILD := $(or $(CARGO_TARGET_DIR),$(CURDIR)/build)
 export LANDFALL_BIN := $(BUILD)/release/landfall
 
 ALL := --release --workspace --locked
+# The models are a workspace of their own, with a folder of their own in every build folder.
+MODELS := --release --locked --manifest-path docs/models/Cargo.toml --target-dir $(BUILD)/models
 PACKAGES := landfall landfall-disks landfall-retention landfall-protocols landfall-perf landfall-tests
 
 # Test programs long enough to be gates of their own, so that the closing table shows their cost.
 SUITES := $(filter simulation crash interop images faults,$(patsubst tests/tests/%.rs,%,\
             $(patsubst %/main.rs,%.rs,$(wildcard tests/tests/*.rs tests/tests/*/main.rs))))
 # What `make test` runs, in this order; the first to fail ends it. Each is a target of this file.
-GATES := packages format clippy docs build unit doctest deny \
+GATES := packages format clippy docs build unit doctest deny model \
            $(filter simulation crash,$(SUITES)) fuzz-smoke $(filter interop images faults,$(SUITES)) demo
 NOT_A_SUITE := not (none() $(foreach suite,$(SUITES),+ binary(=$(suite))))
 
@@ -47,24 +49,31 @@ build: ## build everything, optimised
 fmt: ## format the source
 	cargo fmt --all
 	cd tests/fuzz && cargo fmt
+	cd docs/models && cargo fmt
 clean: ## remove what was built from this workspace, but not RocksDB
 	cargo clean --release --locked $(foreach package,$(PACKAGES),-p $(package))
-	rm -rf tests/fuzz/build
+	rm -rf tests/fuzz/build $(BUILD)/models
 
 ##@ Gates, one at a time
-.PHONY: packages format clippy docs deny unit doctest simulation crash interop images faults fuzz-smoke
+.PHONY: packages format clippy docs deny model unit doctest simulation crash interop images faults fuzz-smoke
 packages: ## Debian packages and cargo tools, installed if missing
 	scripts/install-packages
 	scripts/install-tools
-format: ## formatting of the workspace and of the fuzz crate
+format: ## formatting of the workspace, of the fuzz crate and of the models
 	cargo fmt --all -- --check
 	cd tests/fuzz && cargo fmt -- --check
+	cd docs/models && cargo fmt -- --check
 clippy: ## lints, warnings are errors
 	cargo clippy $(ALL) --all-targets -- -D warnings
 docs: ## API documentation, warnings are errors
 	RUSTDOCFLAGS='-D warnings' cargo doc $(ALL) --no-deps --document-private-items
 deny: ## licences, sources and banned crates
 	cargo deny --locked check bans licenses sources
+	cargo deny --locked --manifest-path docs/models/Cargo.toml --config .cargo/deny.toml \
+	  check bans licenses sources
+model: ## what must be durable before what, in every state a power cut can leave
+	cargo clippy $(MODELS) --all-targets -- -D warnings
+	cargo test $(MODELS) --tests
 unit: ## tests of every package but for the long suites; TEST=expression picks some
 	cargo nextest run $(ALL) -E '$(or $(TEST),$(NOT_A_SUITE))'
 doctest: ## examples in the documentation

@@ -150,6 +150,15 @@ fn fuzz_targets_never_reach_rocksdb() {
 }
 
 #[test]
+fn models_run_none_of_the_code_and_never_reach_rocksdb() {
+    let lock = read("docs/models/Cargo.lock");
+    assert!(lock.contains("name = \"stateright\""), "this is not the lock file of the models");
+    for package in ["rocksdb", "landfall-retention", "landfall-disks"] {
+        assert!(!lock.contains(&format!("name = \"{package}\"")), "the models use {package}");
+    }
+}
+
+#[test]
 fn the_source_folder_named_target_is_no_build_folder() {
     let files = tracked_files();
     assert!(
