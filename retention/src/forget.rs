@@ -11,7 +11,7 @@
 //! between leaves a file that nobody asks for, removed at the next start. A segment with damage is kept: what it held is
 //! not known.
 
-use crate::fold::FoldPace;
+use crate::fold::Pace;
 use crate::ids::{LaneId, LineId, SegmentId, Sequence};
 use crate::index::IndexError;
 use crate::index::tail_key::LineTail;
@@ -137,7 +137,7 @@ fn journal_floor(disk: &ReplicaDisk) -> Option<Sequence> {
 
 impl Retention {
     /// Gives back the segments that nobody needs any more. Goes on while streams and readers do.
-    pub async fn forget(&self, pace: &FoldPace<'_>) -> Result<ForgetReport, ForgetError> {
+    pub async fn forget(&self, pace: &dyn Pace) -> Result<ForgetReport, ForgetError> {
         let mut summaries = self.summaries.lock().await;
         let mut report = ForgetReport::default();
         for lane in 0..self.lanes.len() {
@@ -150,7 +150,7 @@ impl Retention {
     async fn forget_lane(
         &self,
         lane: LaneId,
-        pace: &FoldPace<'_>,
+        pace: &dyn Pace,
         summaries: &mut Summaries,
         report: &mut ForgetReport,
     ) -> Result<(), ForgetError> {
@@ -165,7 +165,7 @@ impl Retention {
                 }
                 None => {
                     report.examined += 1;
-                    pace.admit(entry.size_bytes, || self.lane(lane).waiting()).await;
+                    pace.admit(entry.size_bytes, &|| self.lane(lane).waiting()).await;
                     let summary = Arc::new(self.summarize(entry).await?);
                     summaries.insert(entry.id, Arc::clone(&summary));
                     summary

@@ -39,7 +39,10 @@ mod turn;
 mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
-pub use fold::{FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus};
+pub use fold::{
+    FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus, HistoryWanted, Pace, StartMoment,
+    WantedStart,
+};
 pub use forget::{ForgetError, ForgetReport};
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
@@ -50,8 +53,8 @@ pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
 pub use simulate::{Simulation, SpaceEstimate};
 pub use status::{
-    BranchStatus, DiskStatus, ExportStatus, JournalStatus, LaneStatus, MachineStatus, PointStatus,
-    StreamStatus,
+    BranchStatus, DiskStatus, ExportStatus, JournalStatus, LaneLoad, LaneStatus, MachineStatus,
+    PointStatus, StreamStatus,
 };
 pub use stream::{
     BlockHash, HASH_BLOCK_BYTES, Stream, StreamContent, StreamDisk, StreamError, StreamExtent,

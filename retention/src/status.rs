@@ -2,6 +2,7 @@
 
 use crate::branch::BranchDisk;
 use crate::ids::{DiskIdentity, ExportId, Generation, LineId, MachineId, Position, Sequence};
+use crate::journal::lane::LaneHandle;
 use crate::lease::{Gone, Lease};
 use crate::line::Line;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
@@ -15,8 +16,10 @@ use crate::view::{Showing, View};
 use landfall_disks::Disk;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// A machine.
 #[derive(Clone, Debug)]
@@ -144,6 +147,15 @@ pub struct LaneStatus {
     pub refused_full: u64,
     /// Why it refuses all writes until the service is restarted, if it does.
     pub failed: Option<String>,
+}
+
+/// What all lanes together have done since the start, for whoever paces work beside them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LaneLoad {
+    /// Groups of records that were written, flushed and indexed.
+    pub groups: u64,
+    /// The time that took.
+    pub busy: Duration,
 }
 
 impl BranchStatus {
@@ -297,6 +309,28 @@ impl Retention {
     /// Exports that were set up.
     pub fn exports(&self) -> Vec<ExportStatus> {
         self.manifest.state().exports.values().map(ExportStatus::new).collect()
+    }
+
+    /// What the lanes have done since the start.
+    pub fn lane_load(&self) -> LaneLoad {
+        self.lanes.iter().map(LaneHandle::counters).fold(LaneLoad::default(), |load, lane| {
+            let busy = lane.busy_nanoseconds.load(Ordering::Relaxed);
+            LaneLoad {
+                groups: load.groups + lane.flushes.load(Ordering::Relaxed),
+                busy: load.busy + Duration::from_nanos(busy),
+            }
+        })
+    }
+
+    /// All lines there are: trunks and branches.
+    pub fn line_ids(&self) -> BTreeSet<LineId> {
+        self.machines.read().lines.keys().copied().collect()
+    }
+
+    /// How many lines there ever were that are gone: discarded branches, trunks of removed machines.
+    pub fn lines_gone(&self) -> u64 {
+        let state = self.manifest.state();
+        u64::from(state.given.line.number()).saturating_sub(state.lines.len() as u64)
     }
 
     /// The journal and the index as they are.

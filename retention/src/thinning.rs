@@ -140,7 +140,7 @@ impl Retention {
     }
 
     /// The trusted time, or the alarm that stands. Both are put on record.
-    async fn look_at_clock(
+    pub(crate) async fn look_at_clock(
         &self,
         thinning: &mut Thinning,
     ) -> Result<Result<Timestamp, ClockAlarm>, ManifestError> {

@@ -12,8 +12,10 @@
 
 mod pace;
 mod plan;
+mod wanted;
 
-pub use pace::FoldPace;
+pub use pace::{FoldPace, Pace};
+pub use wanted::{HistoryWanted, StartMoment, WantedStart};
 
 use crate::ids::{LineId, Sequence};
 use crate::index::IndexError;
@@ -214,7 +216,7 @@ impl Retention {
         &self,
         line: LineId,
         floor: Sequence,
-        pace: &FoldPace<'_>,
+        pace: &dyn Pace,
     ) -> Result<FoldReport, FoldError> {
         let found = self.line(line).filter(|line| !line.is_branch());
         let line = found.ok_or(FoldError::NotATrunk(line))?;
@@ -238,7 +240,7 @@ impl Retention {
         Ok(report)
     }
 
-    fn disks_of(&self, line: &Line) -> Vec<Arc<ReplicaDisk>> {
+    pub(super) fn disks_of(&self, line: &Line) -> Vec<Arc<ReplicaDisk>> {
         let machines = self.machines.read();
         machines.disks.values().filter(|disk| disk.machine() == line.machine()).cloned().collect()
     }
@@ -340,14 +342,14 @@ struct DiskFold<'a> {
 }
 
 impl DiskFold<'_> {
-    async fn run(&self, pace: &FoldPace<'_>, report: &mut FoldReport) -> Result<(), FoldError> {
+    async fn run(&self, pace: &dyn Pace, report: &mut FoldReport) -> Result<(), FoldError> {
         let source = Arc::new(self.source());
         let mut next = Some(ByteOffset::new(0));
         while let Some(from) = next {
             let window = self.window(&source, from).await?;
             let data = plan::data_bytes(&window.writes);
             let lane = self.retention.lane(self.line.lane());
-            pace.admit(data, || lane.waiting()).await;
+            pace.admit(data, &|| lane.waiting()).await;
             if self.line.is_closed() {
                 return Err(FoldError::Gone);
             }

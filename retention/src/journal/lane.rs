@@ -66,6 +66,8 @@ pub struct LaneCounters {
     pub records: AtomicU64,
     /// Groups flushed.
     pub flushes: AtomicU64,
+    /// Nanoseconds from taking groups up to acknowledging them, of all groups that were.
+    pub busy_nanoseconds: AtomicU64,
     /// Bytes written.
     pub bytes: AtomicU64,
     /// Drafts refused because the journal is full.
@@ -244,10 +246,14 @@ impl LaneTask {
             return;
         }
         let layout = plan.lay_out(self.durable.next(), self.durable);
+        let begun = self.parts.clock.uptime();
         match self.write_layout(&layout).await {
             Ok(offset) => self.complete(layout, offset).await,
-            Err(error) => layout.refuse(&error),
+            Err(error) => return layout.refuse(&error),
         }
+        let took = self.parts.clock.uptime().saturating_sub(begun);
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.counters.busy_nanoseconds.fetch_add(took, Ordering::Relaxed);
     }
 
     fn refuse_pending(&mut self, error: &AppendError) {
