@@ -14,6 +14,7 @@
 //! **Invariant:** no [`Config`] has a plain listener beyond loopback unless the file says `insecure = true`. The delta
 //! stream is never plain.
 
+use crate::service::{FoldingSettings, PaceLimits};
 use crate::units::{ByteSize, Period};
 use landfall_retention::policy::{Policy, PolicyError};
 use serde::Deserialize;
@@ -59,6 +60,28 @@ pub(crate) struct Config {
     pub(crate) cores: Option<usize>,
     /// What is kept, and how often there should be something to keep.
     pub(crate) policy: PolicyDefaults,
+    /// How histories are folded.
+    pub(crate) fold: FoldConfig,
+}
+
+/// When and how fast what policies let go is moved into images.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FoldConfig {
+    /// A history is folded when its start can move by so much.
+    pub(crate) every: Duration,
+    /// Most bytes a second.
+    pub(crate) bytes_per_second: Option<u64>,
+    /// By how many percent acknowledgements may get slower.
+    pub(crate) slower_percent: u32,
+}
+
+impl FoldConfig {
+    /// As the task takes it.
+    pub(crate) fn settings(&self) -> FoldingSettings {
+        let slowdown = f64::from(self.slower_percent) / 100.0;
+        let pace = PaceLimits { bytes_per_second: self.bytes_per_second, slowdown };
+        FoldingSettings { every: self.every, pace }
+    }
 }
 
 /// What applies to machines that were given no policy of their own, and when a point is overdue.
@@ -177,6 +200,15 @@ struct File {
     memory: MemorySection,
     engine: EngineSection,
     policy: PolicySection,
+    fold: FoldSection,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FoldSection {
+    every: Option<String>,
+    rate: Option<ByteSize>,
+    slower_percent: Option<u32>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -267,6 +299,11 @@ keep = "keep all for 2h, minutely for 24h"
 rpo = "15m"                         # status warns when the newest point is older
 app_every = "60m"                   # and when the newest app point is, where there are any
 
+[fold]                              # what policies let go moves from the journal into images
+every = "1h"                        # when the start of a history can move by so much
+slower_percent = 10                 # by which acknowledgements may get slower meanwhile, on average
+# rate = "200MiB"                   # most bytes a second; default: what that leaves
+
 [engine]
 # cores = 4                         # I/O threads; default: one per processor
 "#;
@@ -356,6 +393,7 @@ fn complete(
         index_cache_bytes: memory(file.memory.index_cache, "memory.index_cache")?,
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,
+        fold: fold(&file.fold)?,
         data,
     })
 }
@@ -400,18 +438,36 @@ fn policy(section: &PolicySection) -> Result<PolicyDefaults, ConfigError> {
         let what = "a quota cannot be set yet".to_owned();
         return Err(ConfigError::Value { key: "policy.keep", what });
     }
-    let time = |key, text: &Option<String>, minutes: u64| match text {
-        None => Ok(Duration::from_secs(60 * minutes)),
-        Some(text) => {
-            let period: Result<Period, String> = text.parse();
-            period.map(|period| period.0).map_err(|what| ConfigError::Value { key, what })
-        }
-    };
     Ok(PolicyDefaults {
         keep,
-        rpo: time("policy.rpo", &section.rpo, 15)?,
-        app_every: time("policy.app_every", &section.app_every, 60)?,
+        rpo: period("policy.rpo", section.rpo.as_ref(), 15)?,
+        app_every: period("policy.app_every", section.app_every.as_ref(), 60)?,
     })
+}
+
+fn period(
+    key: &'static str,
+    text: Option<&String>,
+    default_minutes: u64,
+) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(Duration::from_secs(60 * default_minutes)) };
+    let period: Result<Period, String> = text.parse();
+    period.map(|period| period.0).map_err(|what| ConfigError::Value { key, what })
+}
+
+fn fold(section: &FoldSection) -> Result<FoldConfig, ConfigError> {
+    let slower_percent = section.slower_percent.unwrap_or(10);
+    if !(1..=1000).contains(&slower_percent) {
+        let what = format!("{slower_percent} is not 1 to 1000");
+        return Err(ConfigError::Value { key: "fold.slower_percent", what });
+    }
+    let bytes_per_second = section.rate.map(ByteSize::bytes);
+    if bytes_per_second.is_some_and(|rate| rate < 1 << 20) {
+        let what = "less than 1 MiB a second; to keep more history, set a policy".to_owned();
+        return Err(ConfigError::Value { key: "fold.rate", what });
+    }
+    let every = period("fold.every", section.every.as_ref(), 60)?;
+    Ok(FoldConfig { every, bytes_per_second, slower_percent })
 }
 
 fn cores(cores: Option<usize>) -> Result<Option<usize>, ConfigError> {
@@ -515,5 +571,8 @@ mod tests {
         assert!(refused("[policy]\nkeep = 'keep all, quota 1GiB hold'").contains("quota"));
         assert!(refused("[policy]\nrpo = 'soon'").contains("policy.rpo"));
         assert!(refused("[listen]\nnbd = 'localhost'").contains("not an address"));
+        assert!(refused("[fold]\nslower_percent = 0").contains("fold.slower_percent"));
+        assert!(refused("[fold]\nrate = '1KiB'").contains("fold.rate"));
+        assert!(refused("[fold]\nevery = 'never'").contains("fold.every"));
     }
 }

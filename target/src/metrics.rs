@@ -4,7 +4,7 @@
 //! themselves and know nothing of Prometheus: a scrape reads them into a fresh registry, so nothing can go stale.
 //! Labels are names of machines and fixed words, never what a peer sent.
 
-use crate::service::Target;
+use crate::service::{FoldingCounters, Target, TrunkFolding};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use landfall_protocols::delta;
 use landfall_protocols::nbd;
-use landfall_retention::time::{Clock, SystemClock};
-use landfall_retention::{DiskState, JournalStatus, MachineStatus};
+use landfall_retention::time::{Clock, SystemClock, Timestamp};
+use landfall_retention::{DiskState, Holder, JournalStatus, MachineStatus};
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -57,6 +57,8 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     process(&page, target)?;
     machines(&page, &target.retention.machines())?;
     policies(&page, target)?;
+    folding(&page, &target.folding.counters(), target.folding.share())?;
+    histories(&page, &machine_histories(target))?;
     journal_numbers(&page, &journal)?;
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
@@ -195,6 +197,92 @@ fn policies(page: &Page, target: &Target) -> Written {
     )
 }
 
+fn folding(page: &Page, counters: &FoldingCounters, share: f64) -> Written {
+    let totals = [
+        ("landfall_folds_total", "Folds that ended well.", counters.folds),
+        ("landfall_fold_failures_total", "Folds that failed.", counters.failures),
+        ("landfall_folded_bytes_total", "Bytes of data moved into images.", counters.data_bytes),
+        ("landfall_folded_zero_bytes_total", "Bytes of images made zero.", counters.zero_bytes),
+        (
+            "landfall_released_segments_total",
+            "Files of the journal that are gone because nobody needs them.",
+            counters.released_segments,
+        ),
+        ("landfall_released_bytes_total", "Bytes of those.", counters.released_bytes),
+        (
+            "landfall_release_failures_total",
+            "Looks for files that nobody needs that failed.",
+            counters.forget_failures,
+        ),
+    ];
+    for (name, help, value) in totals {
+        page.counter(name, help, value)?;
+    }
+    let help = "Share of the time that folds may work, by what they cost acknowledgements.";
+    page.gauge("landfall_fold_share", help, share)
+}
+
+/// Of each machine: its oldest point, where history begins, and what is known of its folds.
+type Histories = Vec<(String, Option<Timestamp>, TrunkFolding)>;
+
+fn machine_histories(target: &Target) -> Histories {
+    let machines = target.retention.machines().into_iter();
+    let of = |machine: MachineStatus| {
+        let trunk = target.retention.trunk(&machine.name).ok()?;
+        let oldest = machine.oldest.map(|oldest| oldest.commit_time);
+        Some((machine.name.to_string(), oldest, target.folding.of(trunk)))
+    };
+    machines.filter_map(of).collect()
+}
+
+fn histories(page: &Page, histories: &Histories) -> Written {
+    let label = &["machine"];
+    let gauge = |name, help| page.gauges(name, help, label);
+    let oldest = gauge(
+        "landfall_oldest_point_timestamp_seconds",
+        "When the oldest point was committed, Unix time. Absent without one.",
+    )?;
+    let held_for = gauge(
+        "landfall_history_held_seconds",
+        "How much longer history is kept than its policy wants, because somebody holds it.",
+    )?;
+    let failing = gauge("landfall_fold_failing", "1 while the last fold of a machine failed.")?;
+    let took = gauge(
+        "landfall_fold_last_duration_seconds",
+        "How long the last fold took, rests included. Absent before the first one since the start.",
+    )?;
+    let help = "Who holds moments that the policy of a machine does not keep, by reason.";
+    let holders = page.gauges("landfall_history_holders", help, &["machine", "reason"])?;
+    for (machine, first, known) in histories {
+        let name = &[machine.as_str()];
+        if let Some(first) = first {
+            let since_epoch = first.since(Timestamp::default()).as_secs_f64();
+            oldest.with_label_values(name).set(since_epoch);
+        }
+        held_for.with_label_values(name).set(known.held_for.as_secs_f64());
+        let fails = known.failure.is_some() || known.stalled;
+        failing.with_label_values(name).set(f64::from(u8::from(fails)));
+        if let Some(last) = known.last_took {
+            took.with_label_values(name).set(last.as_secs_f64());
+        }
+        for holder in &known.held_by {
+            holders.with_label_values(&[machine.as_str(), reason(holder)]).inc();
+        }
+    }
+    Ok(())
+}
+
+fn reason(holder: &Holder) -> &'static str {
+    match holder {
+        Holder::Pin(_) => "pin",
+        Holder::Lock { .. } => "lock",
+        Holder::Branch { .. } => "branch",
+        Holder::Export { .. } => "export",
+        Holder::Reader(_) => "reader",
+        _ => "other",
+    }
+}
+
 fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {
     let gauges = [
         ("landfall_journal_segments", "Files of the journal.", journal.segments as u64),
@@ -308,6 +396,7 @@ fn nbd_numbers(page: &Page, counters: &nbd::Counters) -> Written {
 mod tests {
     use super::*;
     use landfall_retention::LaneStatus;
+    use landfall_retention::ids::Sequence;
 
     #[test]
     fn every_number_has_a_name_and_a_unit() {
@@ -321,6 +410,11 @@ mod tests {
             lanes: vec![lane],
         };
         journal_numbers(&page, &journal).unwrap();
+        folding(&page, &FoldingCounters { folds: 2, ..FoldingCounters::default() }, 0.5).unwrap();
+        let held_by = vec![Holder::Pin(Sequence::new(3)), Holder::Pin(Sequence::new(4))];
+        let held = TrunkFolding { held_by, ..TrunkFolding::default() };
+        histories(&page, &vec![("web".into(), Some(Timestamp::from_nanoseconds(0)), held)])
+            .unwrap();
         delta_numbers(&page, &delta::Counters::default().read()).unwrap();
         nbd_numbers(&page, &nbd::Counters::default()).unwrap();
         let text = TextEncoder::new().encode_to_string(&page.registry.gather()).unwrap();
@@ -328,6 +422,10 @@ mod tests {
             "landfall_journal_free_bytes 1073741824",
             "landfall_lane_records_total{lane=\"0\"} 3",
             "landfall_lane_failed{lane=\"0\"} 0",
+            "landfall_folds_total 2",
+            "landfall_fold_share 0.5",
+            "landfall_oldest_point_timestamp_seconds{machine=\"web\"} 0",
+            "landfall_history_holders{machine=\"web\",reason=\"pin\"} 2",
             "landfall_delta_refused_total{code=\"wrong_hash\"} 0",
             "landfall_nbd_requests_total{command=\"read\",outcome=\"failed\"} 0",
         ] {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   start   data folder ─▶ engine ─▶ index ─▶ retention (replay) ─▶ lanes ─▶ listeners ─▶ ready
-//!   stop    HTTP, NBD, delta: nothing new, what runs is finished ─▶ retention closed ─▶ engine stopped
+//!   stop    folds cut off ─▶ HTTP, NBD, delta: nothing new, what runs is finished ─▶ retention closed ─▶ engine stopped
 //! ```
 //!
 //! **Invariants**
@@ -10,13 +10,15 @@
 //! - Retention is closed after everything that could still change it, and the engine stops last.
 //! - A second signal ends the process at once. What was acknowledged is durable either way.
 
+mod folding;
 mod listeners;
 mod thinner;
 
+pub(crate) use folding::{FoldingCounters, FoldingSettings, PaceLimits, TrunkFolding};
 pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::Config;
-use crate::data_folder::{self, DataFolder, DataFolderError};
+use crate::data_folder::{self, DataFolder};
 use crate::exports::RetentionExports;
 use crate::http;
 use crate::http::messages::Listening;
@@ -25,6 +27,7 @@ use crate::metrics;
 use crate::replicas::RetentionReplicas;
 use crate::units::counted;
 use anyhow::Context;
+use folding::Folding;
 use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
 use landfall_protocols::delta;
 use landfall_protocols::delta::tls;
@@ -76,6 +79,8 @@ pub(crate) struct Target {
     pub(crate) report: OpenReport,
     /// What applies policies.
     pub(crate) thinner: Arc<Thinner>,
+    /// What gives back the space of what they let go.
+    pub(crate) folding: Arc<Folding>,
     /// When it started.
     pub(crate) started: Instant,
 }
@@ -124,6 +129,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         let (stop, stopping) = watch::channel(false);
         let running = listeners.start(&target, engine.cores(), stopping);
         target.thinner.start(&target.core, &target.retention);
+        target.folding.start();
         announce(&target, begun);
         signals.next().await;
         tracing::info!("stopping");
@@ -133,6 +139,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
             std::process::exit(1);
         });
         stop.send_replace(true);
+        target.folding.stop().await;
         if tokio::time::timeout(DRAIN_TIME, running.finished(&target)).await.is_err() {
             tracing::warn!("some clients were still connected when the time for draining was over");
         }
@@ -158,8 +165,8 @@ fn raise_open_files() {
 }
 
 /// Takes the data folder, and the journal if it is elsewhere: two configurations may name one by mistake. The index has a
-/// lock of its own, and so has each image.
-fn take_folders(config: &Config) -> Result<Vec<DataFolder>, DataFolderError> {
+/// lock of its own, and so has each image. Then the volumes below them are looked at.
+fn take_folders(config: &Config) -> anyhow::Result<Vec<DataFolder>> {
     let mut held = vec![DataFolder::take(&config.data)?];
     for folder in [&config.journal, &config.index, &config.images] {
         data_folder::make(folder)?;
@@ -263,6 +270,9 @@ fn assemble(
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);
+    let thinner: Arc<Thinner> = Arc::default();
+    let passed = Arc::clone(&thinner.passed);
+    let folding = Folding::new(config.fold.settings(), &retention, engine.cores(), passed);
     let target = Target {
         retention,
         images,
@@ -272,7 +282,8 @@ fn assemble(
         listening: listeners.in_words(&config.listen),
         nbd_address: listeners.nbd_address(),
         report,
-        thinner: Arc::default(),
+        thinner,
+        folding: Arc::new(folding),
         started: Instant::now(),
         config,
     };

@@ -3,12 +3,15 @@
 use super::table::Table;
 use super::{Format, Place, say};
 use crate::http::client::escaped;
-use crate::http::messages::{Disk, DiskAdd, Machine, MachineAdd, Machines, Nothing};
+use crate::http::messages::{Disk, DiskAdd, History, Machine, MachineAdd, Machines, Nothing};
 use crate::units::{ByteSize, Span, counted};
 use landfall_disks::image;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Holders of history that are named; the others are counted.
+const HOLDERS_NAMED: usize = 4;
 
 /// Add, list, show and remove machines
 #[derive(clap::Subcommand)]
@@ -50,7 +53,7 @@ Examples:
     },
     /// Protect a machine no longer: its points and branches are gone at once
     ///
-    /// Its image files stay where they are. Its part of the journal is not given back by this version.
+    /// Its image files stay where they are. Its part of the journal is given back in the background.
     Remove {
         /// Its name
         name: String,
@@ -211,6 +214,10 @@ fn show(machine: &Machine) -> String {
         ),
         _ => "\npoints    none yet: the first copy must end first".to_owned(),
     });
+    if let Some(begins) = &machine.history.begins {
+        text.push_str(&format!("\nhistory   begins at {} (seq:{})", begins.time, begins.sequence));
+    }
+    text.push_str(&held(machine).map_or_else(String::new, |held| format!("\nheld      {held}")));
     for branch in &machine.branches {
         text.push_str(&format!(
             "\nbranch    {} from seq:{} ({})",
@@ -223,6 +230,22 @@ fn show(machine: &Machine) -> String {
         }
     }
     text
+}
+
+/// Who keeps the history of a machine from beginning where its policy wants.
+pub(super) fn held(machine: &Machine) -> Option<String> {
+    let History { held_by, held_seconds, .. } = &machine.history;
+    (!held_by.is_empty()).then(|| {
+        let more = match held_by.len().saturating_sub(HOLDERS_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!(
+            "{} longer than its policy keeps it: {}{more}",
+            Span(Duration::from_secs(*held_seconds)),
+            held_by[..held_by.len().min(HOLDERS_NAMED)].join(", ")
+        )
+    })
 }
 
 fn disks(disks: &[Disk]) -> String {

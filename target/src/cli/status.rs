@@ -39,6 +39,15 @@ fn show(status: &Answer) -> String {
                 ByteSize::new(journal.index_bytes)
             ),
         ),
+        (
+            "folded",
+            format!(
+                "{} into images by {}, {} of the journal released",
+                ByteSize::new(status.folding.folded_bytes),
+                counted(status.folding.folds, "fold"),
+                ByteSize::new(status.folding.released_bytes)
+            ),
+        ),
         ("delta", listen.delta.clone().unwrap_or_else(off)),
         ("nbd", if nbd.is_empty() { off() } else { nbd.join(", ") }),
         ("metrics", listen.http.clone().map_or_else(off, |a| format!("http://{a}/metrics"))),
@@ -54,6 +63,21 @@ fn show(status: &Answer) -> String {
         text.push_str(&format!("  {what:<8} {value}\n"));
     }
     text.push_str(&format!("\n{}", machine::list(&status.machines)));
+    for machine in &status.machines {
+        if let Some(held) = machine::held(machine) {
+            text.push_str(&format!("\nheld: history of {} reaches {held}", machine.name));
+        }
+        if let Some(fold) = &machine.history.folding {
+            text.push_str(&format!(
+                "\nfolding: {}/{} to seq:{}, {} of {} looked at",
+                machine.name,
+                fold.disk,
+                fold.floor,
+                ByteSize::new(fold.done_bytes),
+                ByteSize::new(fold.size_bytes)
+            ));
+        }
+    }
     for warning in &status.warnings {
         text.push_str(&format!("\nwarning: {warning}"));
     }

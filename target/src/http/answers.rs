@@ -1,7 +1,8 @@
 //! Retention's words turned into those of the control API.
 
 use super::messages::{
-    Branch, Disk, Export, Journal, Machine, Moment, MomentDisk, Point, Status, Stream,
+    Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, Journal, Machine, Moment,
+    MomentDisk, Point, Status, Stream,
 };
 use crate::exports::{machine_of, with_disk};
 use crate::service::{Target, alarm_in_words};
@@ -9,8 +10,9 @@ use crate::units::{ByteSize, Span};
 use landfall_disks::image::Format;
 use landfall_retention as retention;
 use landfall_retention::DiskState;
+use landfall_retention::ids::Sequence;
 use landfall_retention::name::Name;
-use landfall_retention::time::{Clock, SystemClock};
+use landfall_retention::time::{Clock, SystemClock, Timestamp};
 
 impl Target {
     /// Every machine, for listings.
@@ -39,6 +41,36 @@ impl Target {
             oldest: status.oldest.as_ref().map(point),
             newest: status.newest.as_ref().map(point),
             branches: status.branches.iter().map(|one| branch(&status.name, one)).collect(),
+            history: self.history(&status.name),
+        }
+    }
+
+    fn history(&self, machine: &Name) -> History {
+        let of = (self.retention.history(machine), self.retention.trunk(machine));
+        // Removed in between.
+        let (Ok(status), Ok(trunk)) = of else { return History::default() };
+        let known = self.folding.of(trunk);
+        let moment = |sequence: Sequence, time: Timestamp| HistoryMoment {
+            sequence: sequence.number(),
+            time: time.to_string(),
+        };
+        History {
+            begins: status.start.map(|start| moment(start.sequence, start.commit_time)),
+            wanted: known.wanted.map(|wanted| moment(wanted.sequence, wanted.commit_time)),
+            held_by: known.held_by.iter().map(ToString::to_string).collect(),
+            held_seconds: known.held_for.as_secs(),
+            folding: status.folding.map(|progress| FoldUnderWay {
+                floor: progress.floor.number(),
+                disk: progress.disk.to_string(),
+                done_bytes: progress.done_bytes,
+                size_bytes: progress.size_bytes,
+                stalled: known.stalled,
+            }),
+            failure: known.failure,
+            last_fold_milliseconds: known
+                .last_took
+                .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+            last_fold_bytes: known.last_bytes,
         }
     }
 
@@ -160,6 +192,16 @@ impl Target {
             warnings: self.warnings(&machines, journal),
             machines,
             exports: self.all_exports(),
+            folding: {
+                let counters = self.folding.counters();
+                Folding {
+                    folds: counters.folds,
+                    failures: counters.failures,
+                    folded_bytes: counters.data_bytes + counters.zero_bytes,
+                    released_segments: counters.released_segments,
+                    released_bytes: counters.released_bytes,
+                }
+            },
             journal: Journal {
                 segments: journal.segments as u64,
                 bytes: journal.segment_bytes,
@@ -181,6 +223,7 @@ impl Target {
                 }
             }
         }
+        self.not_given_back(machines, &mut warnings);
         warnings.extend(self.retention.clock_alarm().map(|alarm| alarm_in_words(&alarm)));
         self.overdue(&mut warnings);
         warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
@@ -207,6 +250,28 @@ impl Target {
 }
 
 impl Target {
+    /// What cannot be folded or released.
+    fn not_given_back(&self, machines: &[Machine], warnings: &mut Vec<String>) {
+        for machine in machines {
+            let name = &machine.name;
+            if let Some(failure) = &machine.history.failure {
+                warnings.push(format!(
+                    "the history of {name} cannot be folded, and its space is not given back: {failure}"
+                ));
+            }
+            if let Some(stalled) = machine.history.folding.as_ref().filter(|fold| fold.stalled) {
+                warnings.push(format!(
+                    "folding {name}/{} waits for a disk that does not answer",
+                    stalled.disk
+                ));
+            }
+        }
+        let failure = self.folding.forget_failure();
+        warnings.extend(failure.map(|failure| {
+            format!("segments of the journal that nobody needs cannot be released: {failure}")
+        }));
+    }
+
     /// Machines whose newest point is older than it should be.
     fn overdue(&self, warnings: &mut Vec<String>) {
         let limits = &self.config.policy;

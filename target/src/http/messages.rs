@@ -101,6 +101,54 @@ pub(crate) struct Machine {
     pub(crate) newest: Option<Point>,
     /// Its branches.
     pub(crate) branches: Vec<Branch>,
+    /// Where its history begins, and who holds it back.
+    #[serde(default)]
+    pub(crate) history: History,
+}
+
+/// Where the history of a machine begins, and whether that moves.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct History {
+    /// The oldest moment that can be opened, once anything older was folded.
+    pub(crate) begins: Option<HistoryMoment>,
+    /// The oldest moment that its policy keeps; nothing before the first look.
+    pub(crate) wanted: Option<HistoryMoment>,
+    /// Who holds something older, one line each.
+    pub(crate) held_by: Vec<String>,
+    /// By how much history reaches further back because of them.
+    pub(crate) held_seconds: u64,
+    /// A fold that is under way.
+    pub(crate) folding: Option<FoldUnderWay>,
+    /// Why the last fold failed; it is tried again.
+    pub(crate) failure: Option<String>,
+    /// How long the last fold since the start took, rests included.
+    pub(crate) last_fold_milliseconds: Option<u64>,
+    /// Bytes it wrote to images.
+    pub(crate) last_fold_bytes: Option<u64>,
+}
+
+/// A moment of a trunk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HistoryMoment {
+    /// Its sequence.
+    pub(crate) sequence: u64,
+    /// When it was committed.
+    pub(crate) time: String,
+}
+
+/// How far a fold is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct FoldUnderWay {
+    /// Where history begins.
+    pub(crate) floor: u64,
+    /// The disk it is at.
+    pub(crate) disk: String,
+    /// Up to where that is done.
+    pub(crate) done_bytes: u64,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// It waits for a disk that does not answer.
+    pub(crate) stalled: bool,
 }
 
 /// A disk of a machine.
@@ -447,8 +495,26 @@ pub(crate) struct Status {
     pub(crate) machines: Vec<Machine>,
     /// Exports that were set up.
     pub(crate) exports: Vec<Export>,
+    /// What was folded and given back since the start.
+    #[serde(default)]
+    pub(crate) folding: Folding,
     /// What needs attention.
     pub(crate) warnings: Vec<String>,
+}
+
+/// What was folded and given back since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Folding {
+    /// Folds that ended well.
+    pub(crate) folds: u64,
+    /// Folds that failed.
+    pub(crate) failures: u64,
+    /// Bytes moved into images.
+    pub(crate) folded_bytes: u64,
+    /// Segments of the journal that are gone.
+    pub(crate) released_segments: u64,
+    /// Their bytes.
+    pub(crate) released_bytes: u64,
 }
 
 /// Where a target listens; nothing where it does not.

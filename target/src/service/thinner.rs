@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// How often policies are applied.
 const THIN_EVERY: Duration = Duration::from_secs(60);
@@ -21,6 +22,8 @@ pub(crate) struct Thinner {
     dropped: AtomicU64,
     /// The alarm that was logged last: each is logged once.
     logged: Mutex<Option<ClockAlarm>>,
+    /// Raised after each pass: history may begin later now.
+    pub(super) passed: Arc<Notify>,
 }
 
 /// What a thinner has counted since the start.
@@ -51,7 +54,9 @@ impl Thinner {
 
     /// Applies all policies once; what went.
     pub(crate) async fn pass(&self, retention: &Retention) -> ThinReport {
-        match retention.thin().await {
+        let thinned = retention.thin().await;
+        self.passed.notify_one();
+        match thinned {
             Ok(report) => {
                 self.passes.fetch_add(1, Relaxed);
                 self.log(&report);

@@ -5,6 +5,7 @@
 mod chains;
 mod errors;
 mod exports;
+mod folding;
 mod formats;
 mod harness;
 mod images;
