@@ -62,6 +62,22 @@ pub(crate) struct Config {
     pub(crate) policy: PolicyDefaults,
     /// How histories are folded.
     pub(crate) fold: FoldConfig,
+    /// What volumes may be that are refused otherwise.
+    pub(crate) allowed: Vec<Allowed>,
+}
+
+/// What a volume or a folder may be although history is not safe on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Allowed {
+    /// FAT, or a file system in memory.
+    AnyFileSystem,
+    /// One without O_DIRECT.
+    PageCache,
+    /// A journal that was given a place of its own, on the volume of the images.
+    JournalBesideImages,
+    /// Folders that others may write to.
+    OthersMayWrite,
 }
 
 /// When and how fast what policies let go is moved into images.
@@ -201,6 +217,13 @@ struct File {
     engine: EngineSection,
     policy: PolicySection,
     fold: FoldSection,
+    volumes: VolumesSection,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct VolumesSection {
+    allow: Vec<Allowed>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -304,6 +327,11 @@ every = "1h"                        # when the start of a history can move by so
 slower_percent = 10                 # by which acknowledgements may get slower meanwhile, on average
 # rate = "200MiB"                   # most bytes a second; default: what that leaves
 
+[volumes]
+allow = []                          # what is refused otherwise: "any-file-system" (FAT, tmpfs), "page-cache"
+                                    # (no O_DIRECT), "journal-beside-images" (where [paths] puts it elsewhere),
+                                    # "others-may-write"
+
 [engine]
 # cores = 4                         # I/O threads; default: one per processor
 "#;
@@ -394,6 +422,7 @@ fn complete(
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,
         fold: fold(&file.fold)?,
+        allowed: file.volumes.allow,
         data,
     })
 }
@@ -571,6 +600,7 @@ mod tests {
         assert!(refused("[policy]\nkeep = 'keep all, quota 1GiB hold'").contains("quota"));
         assert!(refused("[policy]\nrpo = 'soon'").contains("policy.rpo"));
         assert!(refused("[listen]\nnbd = 'localhost'").contains("not an address"));
+        assert!(refused("[volumes]\nallow = ['tmpfs']").contains("any-file-system"));
         assert!(refused("[fold]\nslower_percent = 0").contains("fold.slower_percent"));
         assert!(refused("[fold]\nrate = '1KiB'").contains("fold.rate"));
         assert!(refused("[fold]\nevery = 'never'").contains("fold.every"));

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Name of the lock inside the data folder.
-const LOCK_FILE: &str = "landfall.lock";
+pub(crate) const LOCK_FILE: &str = "landfall.lock";
 
 /// A data folder that is ours until this is dropped.
 pub(crate) struct DataFolder {

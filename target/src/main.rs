@@ -19,6 +19,7 @@ mod replicas;
 mod service;
 mod units;
 mod uri;
+mod volumes;
 
 use clap::Parser;
 use std::process::ExitCode;

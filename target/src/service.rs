@@ -26,6 +26,7 @@ use crate::images::Images;
 use crate::metrics;
 use crate::replicas::RetentionReplicas;
 use crate::units::counted;
+use crate::volumes;
 use anyhow::Context;
 use folding::Folding;
 use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
@@ -174,6 +175,7 @@ fn take_folders(config: &Config) -> anyhow::Result<Vec<DataFolder>> {
     if !config.journal.starts_with(&config.data) {
         held.push(DataFolder::take(&config.journal)?);
     }
+    volumes::check(config)?;
     Ok(held)
 }
 

@@ -89,7 +89,10 @@ fn a_data_folder_has_one_target() {
 #[test]
 fn a_journal_has_one_target_too() {
     let folder = tempfile::tempdir().unwrap();
-    let config = format!("[paths]\njournal = {:?}\n", folder.path());
+    let config = format!(
+        "[paths]\njournal = {:?}\n[volumes]\nallow = ['journal-beside-images']\n",
+        folder.path()
+    );
     let target = Target::with_config(&config).with_machine(&noise(1, MIB));
     assert!(folder.path().read_dir().unwrap().count() > 1, "the journal is elsewhere");
     let other = target.path("other");
@@ -97,6 +100,37 @@ fn a_journal_has_one_target_too() {
     std::fs::write(other.join("landfall.toml"), config).unwrap();
     let refused = target.refused(&["serve", "--data", "other", "--delta", "off", "--nbd", "off"]);
     assert!(refused.contains("in use by process"), "{refused}");
+}
+
+#[test]
+fn a_volume_that_history_is_not_safe_on_is_refused_with_a_way_out() {
+    let serve = ["serve", "--delta", "off", "--nbd", "off", "--http", "off"];
+    let folder = tempfile::tempdir().unwrap();
+    let mut target = Target::start();
+    target.stop();
+    let set_mode = |mode: u32| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(target.data(), permissions).unwrap();
+    };
+    set_mode(0o777);
+    let refused = target.refused(&serve);
+    assert!(refused.contains("may be written by others") && refused.contains("chmod go-w"));
+    set_mode(0o700);
+    let config = target.data().join("landfall.toml");
+    std::fs::write(&config, format!("[paths]\njournal = {:?}\n", folder.path())).unwrap();
+    let refused = target.refused(&serve);
+    assert!(refused.contains("same volume as the images"), "{refused}");
+    // What is in memory is gone after a restart of the host; every Linux has this one.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let text = format!("[paths]\njournal = {:?}\n", memory.path());
+    std::fs::write(&config, &text).unwrap();
+    let refused = target.refused(&serve);
+    assert!(refused.contains("lies on tmpfs, which is gone after a restart"), "{refused}");
+    std::fs::write(&config, text + "[volumes]\nallow = ['any-file-system']\n").unwrap();
+    target.resume();
+    target.stop();
+    std::fs::write(&config, "").unwrap();
+    target.resume();
 }
 
 #[test]
