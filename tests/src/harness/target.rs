@@ -36,12 +36,22 @@ pub struct Settings {
     pub reserve: &'static str,
     /// Folder of the journal, if it is not in the data folder.
     pub journal: Option<PathBuf>,
+    /// How long points are kept.
+    pub keep: &'static str,
+    /// Section `[fold]`.
+    pub fold: &'static str,
 }
 
 impl Default for Settings {
     /// Segments so small that every test fills some.
     fn default() -> Self {
-        Self { segment: "4MiB", reserve: "64MiB", journal: None }
+        Self {
+            segment: "4MiB",
+            reserve: "64MiB",
+            journal: None,
+            keep: "keep all for 2h, minutely for 24h",
+            fold: "",
+        }
     }
 }
 
@@ -82,10 +92,13 @@ impl Target {
         let text = format!(
             "data = {:?}\n[listen]\ndelta = \"127.0.0.1:0\"\nnbd = \"127.0.0.1:0\"\n\
              http = \"127.0.0.1:0\"\n[paths]\njournal = {journal:?}\n[journal]\nsegment = {:?}\n\
-             reserve = {:?}\n[memory]\nleaf_cache = \"16MiB\"\nindex_cache = \"16MiB\"\n",
+             reserve = {:?}\n[memory]\nleaf_cache = \"16MiB\"\nindex_cache = \"16MiB\"\n\
+             [policy]\nkeep = {:?}\n[fold]\n{}\n",
             folder.path().join("data"),
             settings.segment,
             settings.reserve,
+            settings.keep,
+            settings.fold,
         );
         std::fs::write(folder.path().join("landfall.toml"), text).expect("written");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -29,6 +29,10 @@ pub(crate) struct Deeds {
     pub(crate) begun_again: usize,
     pub(crate) points: usize,
     pub(crate) writes: usize,
+    /// Lives whose history begins later than it did.
+    pub(crate) folded: usize,
+    /// Folds that a kill cut off.
+    pub(crate) folds_cut_off: usize,
 }
 
 impl Deeds {
@@ -39,6 +43,8 @@ impl Deeds {
         self.begun_again += other.begun_again;
         self.points += other.points;
         self.writes += other.writes;
+        self.folded += other.folded;
+        self.folds_cut_off += other.folds_cut_off;
     }
 }
 
@@ -46,6 +52,12 @@ impl Deeds {
 pub(crate) fn live(seed: u64) -> Deeds {
     let mut life = Life::begin(seed);
     life.pass();
+    // A branch holds history back, so a life with folds has none before its last pass.
+    let alone = if life.folds { PASSES - 1 } else { 1 };
+    for _ in 1..alone {
+        life.change();
+        life.pass();
+    }
     let origin = life.source.content().to_vec();
     life.target.landfall(&["export", "add", "web", "--writable", "--branch", "b"]).ok();
     let socket = life.target.socket();
@@ -54,7 +66,7 @@ pub(crate) fn live(seed: u64) -> Deeds {
     thread::scope(|scope| {
         let writing = scope.spawn(|| writer.run(&done, &writes));
         let passes = std::panic::AssertUnwindSafe(|| {
-            for _ in 1..PASSES {
+            for _ in alone..PASSES {
                 life.change();
                 life.pass();
             }
@@ -77,6 +89,9 @@ pub(crate) fn live(seed: u64) -> Deeds {
         life.target.kill();
         life.target.start_again();
     }
+    let shown = life.target.json(&["machine", "show", "web", "--json"]);
+    life.deeds.folded += usize::from(!shown["history"]["begins"].is_null());
+    life.deeds.folds_cut_off = life.target.log().count(&["that was cut off"]);
     life.deeds
 }
 
@@ -86,6 +101,8 @@ struct Life {
     random: Seed,
     /// Content of every point, by sequence.
     points: BTreeMap<u64, Vec<u8>>,
+    /// Whether points are let go, and what lies below folded and released.
+    folds: bool,
     deeds: Deeds,
 }
 
@@ -93,13 +110,21 @@ impl Life {
     fn begin(seed: u64) -> Self {
         let mut random = Seed::new(seed);
         let segment = *random.pick(&["2MiB", "4MiB", "16MiB"]);
-        let target = Target::with(&Settings { segment, ..Settings::default() });
+        let folds = random.chance(1, 2);
+        let mut settings = Settings { segment, ..Settings::default() };
+        if folds {
+            // Slow enough to be hit by a kill. Policies are applied at every start.
+            settings.keep = "keep all for 0s";
+            settings.fold = "every = '1s'\nrate = '4MiB'";
+        }
+        let target = Target::with(&settings);
         // A first copy that was cut short, or a stream whose first batch did not arrive, compares anew.
         target.log().expect("code=\"old_generation\"");
         let size = MIB * (6 + random.below(8)) + 4096 * random.below(3);
         let source = Source::create(target.folder(), "web.raw", size, random.next_u64());
         target.landfall(&["machine", "add", "web", "--disk", &format!("name=os,size={size}")]).ok();
-        Self { target, source, random, points: BTreeMap::new(), deeds: Deeds::default() }
+        let (points, deeds) = (BTreeMap::new(), Deeds::default());
+        Self { target, source, random, points, folds, deeds }
     }
 
     fn change(&mut self) {
@@ -183,12 +208,22 @@ impl Life {
 
     fn compare(&self, sequence: u64) {
         let name = format!("web/os@seq:{sequence}");
-        let read = legacy::read_all(&self.target.socket(), &name).expect("a point can be read");
-        assert!(read == self.points[&sequence], "{name} differs");
+        match legacy::read_all(&self.target.socket(), &name) {
+            Ok(read) => assert!(read == self.points[&sequence], "{name} differs"),
+            Err(_) if self.folds && !self.listed().contains(&sequence) => {}
+            Err(error) => panic!("{name} cannot be read: {error}"),
+        }
     }
 
     fn compare_all(&self) {
-        assert_eq!(self.listed(), self.points.keys().copied().collect::<Vec<_>>());
-        self.points.keys().for_each(|sequence| self.compare(*sequence));
+        let listed = self.listed();
+        if self.folds {
+            assert_eq!(listed.last(), self.points.keys().last(), "the newest always stays");
+            let unknown = listed.iter().find(|sequence| !self.points.contains_key(sequence));
+            assert_eq!(unknown, None, "nobody made it");
+        } else {
+            assert_eq!(listed, self.points.keys().copied().collect::<Vec<_>>());
+        }
+        listed.iter().for_each(|sequence| self.compare(*sequence));
     }
 }

@@ -4,6 +4,7 @@
 //!   seed ─▶ passes of `landfall replicate --once`, the source changes between them
 //!           killer   the target, when a stream is at work, or while it recovers; several times a pass
 //!           writer   a legacy NBD client that writes to a branch and remembers what was acknowledged
+//!           folds    in half of the lives points are let go at every start, and folded and released meanwhile
 //!        ─▶ after every pass: the points made since equal the source
 //!        ─▶ at the end: every point again, the branch, one more kill, and all of it once more
 //! ```
@@ -62,5 +63,6 @@ fn nothing_acknowledged_is_lost() {
         assert!(per_seed(deeds.kills) && per_seed(deeds.points), "{deeds:?}");
         assert!(per_seed(deeds.writes) && per_seed(deeds.resumed * 4), "{deeds:?}");
         assert!(deeds.begun_again > 0 && deeds.killed_recovering > 0, "{deeds:?}");
+        assert!(deeds.folded * 5 >= seeds.len() && deeds.folds_cut_off > 0, "{deeds:?}");
     }
 }

@@ -37,8 +37,12 @@ fn points(target: &Target) -> Vec<String> {
 fn a_full_journal_refuses_streams_keeps_points_and_goes_on_when_there_is_space() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = Mount::ext4(folder.path(), 96 * MIB);
-    let settings =
-        Settings { segment: "4MiB", reserve: "4MiB", journal: Some(small.at().join("journal")) };
+    let settings = Settings {
+        segment: "4MiB",
+        reserve: "4MiB",
+        journal: Some(small.at().join("journal")),
+        ..Settings::default()
+    };
     let mut target = Target::with(&settings);
     let mut source = machine(&target, 16 * MIB);
     replicate(&target, &source);
