@@ -67,6 +67,8 @@ pub(crate) enum Unit {
     Seconds,
     /// More is better.
     RequestsPerSecond,
+    /// More is better.
+    MebibytesPerSecond,
     /// Less is better.
     Bytes,
 }

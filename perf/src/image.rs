@@ -55,6 +55,20 @@ impl Image {
         file.sync_all().with_context(named)
     }
 
+    /// Changes all of it, durably; different content for every `round`.
+    pub(crate) fn rewrite(&self, round: u64) -> anyhow::Result<()> {
+        let named = || self.path.display().to_string();
+        let mut file = OpenOptions::new().write(true).open(&self.path).with_context(named)?;
+        let mut random =
+            blake3::Hasher::new().update(b"rewrite").update(&round.to_le_bytes()).finalize_xof();
+        let mut piece = vec![0; usize::try_from(MIB).expect("small")];
+        for _ in 0..self.size_bytes / MIB {
+            random.fill(&mut piece);
+            file.write_all(&piece).with_context(named)?;
+        }
+        file.sync_all().with_context(named)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

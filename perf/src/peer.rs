@@ -3,6 +3,7 @@
 use crate::process::{Server, output, timed};
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -92,10 +93,32 @@ struct Job {
 #[derive(Deserialize)]
 struct Direction {
     iops: f64,
+    clat_ns: Latency,
+}
+
+#[derive(Deserialize)]
+struct Latency {
+    #[serde(default)]
+    percentile: BTreeMap<String, f64>,
 }
 
 /// 4 KiB at random, 32 at a time over one connection; requests per second.
 pub(crate) fn fio(uri: &str, size_bytes: u64, access: Access, seconds: u32) -> anyhow::Result<f64> {
+    let job = fio_job(uri, size_bytes, access, seconds)?;
+    Ok(match access {
+        Access::Read => job.read.iops,
+        Access::Write => job.write.iops,
+    })
+}
+
+/// The same writes; the median of the seconds from sending one to its answer.
+pub(crate) fn fio_write_latency(uri: &str, size_bytes: u64, seconds: u32) -> anyhow::Result<f64> {
+    let job = fio_job(uri, size_bytes, Access::Write, seconds)?;
+    let median = job.write.clat_ns.percentile.get("50.000000").context("fio gave no median")?;
+    Ok(median / 1e9)
+}
+
+fn fio_job(uri: &str, size_bytes: u64, access: Access, seconds: u32) -> anyhow::Result<Job> {
     let rw = match access {
         Access::Read => "randread",
         Access::Write => "randwrite",
@@ -109,12 +132,11 @@ pub(crate) fn fio(uri: &str, size_bytes: u64, access: Access, seconds: u32) -> a
     // Its nbd engine prints a line before the answer.
     let json = text.find('{').map_or("", |start| &text[start..]);
     let answer: Answer = serde_json::from_str(json).context("what fio printed")?;
-    let [job] = answer.jobs.as_slice() else { bail!("fio ran {} jobs", answer.jobs.len()) };
+    let count = answer.jobs.len();
+    let job = answer.jobs.into_iter().next().filter(|_| count == 1);
+    let job = job.with_context(|| format!("fio ran {count} jobs"))?;
     if job.error != 0 {
         bail!("fio on {uri} ended with error {}", job.error);
     }
-    Ok(match access {
-        Access::Read => job.read.iops,
-        Access::Write => job.write.iops,
-    })
+    Ok(job)
 }

@@ -59,7 +59,7 @@ fn line(name: &str, series: &Series, unit: Unit) -> String {
 pub(crate) fn ratio_words(ratio: f64, unit: Unit) -> String {
     let of = match unit {
         Unit::Seconds => "the time",
-        Unit::RequestsPerSecond => "the rate",
+        Unit::RequestsPerSecond | Unit::MebibytesPerSecond => "the rate",
         Unit::Bytes => "the bytes",
     };
     format!("{ratio:.2} × {of}")
@@ -72,6 +72,7 @@ pub(crate) fn value(value: f64, unit: Unit) -> String {
         Unit::Seconds if value < 0.1 => format!("{bare} ms"),
         Unit::Seconds => format!("{bare} s"),
         Unit::RequestsPerSecond => format!("{bare}/s"),
+        Unit::MebibytesPerSecond => format!("{bare} MiB/s"),
         Unit::Bytes => format!("{bare} B"),
     }
 }
@@ -81,7 +82,7 @@ fn bare(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Seconds if value < 0.1 => format!("{:.2}", value * 1000.0),
         Unit::Seconds => format!("{value:.2}"),
-        Unit::RequestsPerSecond | Unit::Bytes => format!("{value:.0}"),
+        Unit::RequestsPerSecond | Unit::MebibytesPerSecond | Unit::Bytes => format!("{value:.0}"),
     }
 }
 

@@ -20,6 +20,12 @@ pub(crate) struct Target {
 #[derive(Deserialize)]
 struct Status {
     listen: Listen,
+    folding: Folding,
+}
+
+#[derive(Deserialize)]
+struct Folding {
+    folds: u64,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +49,20 @@ pub(crate) struct Point {
 }
 
 #[derive(Deserialize)]
+struct Machine {
+    history: LastFold,
+}
+
+/// What `machine show --json` says of a history that matters here.
+#[derive(Deserialize)]
+pub(crate) struct LastFold {
+    #[serde(rename = "last_fold_milliseconds")]
+    pub(crate) milliseconds: Option<u64>,
+    #[serde(rename = "last_fold_bytes")]
+    pub(crate) bytes: Option<u64>,
+}
+
+#[derive(Deserialize)]
 struct Export {
     uris: Vec<String>,
 }
@@ -50,7 +70,18 @@ struct Export {
 impl Target {
     /// Starts one that keeps everything in `folder`.
     pub(crate) fn start(landfall: &Path, folder: &Path) -> anyhow::Result<Self> {
+        Self::with_config(landfall, folder, "")
+    }
+
+    /// Starts one with this text in its configuration.
+    pub(crate) fn with_config(
+        landfall: &Path,
+        folder: &Path,
+        config: &str,
+    ) -> anyhow::Result<Self> {
         let data = folder.join("data");
+        std::fs::create_dir_all(&data).context("the data folder")?;
+        std::fs::write(data.join("landfall.toml"), config).context("the configuration")?;
         let mut serve = landfall_command(landfall, &data);
         serve.args(["serve", "--delta", "127.0.0.1:0", "--nbd", "off", "--http", "off"]);
         let log = folder.join("serve.log");
@@ -104,6 +135,21 @@ impl Target {
         let mut points = self.ask::<Points>(&["point", "list", machine, "--json"])?.points;
         points.sort_by(|a, b| a.time.cmp(&b.time));
         Ok(points)
+    }
+
+    /// Folds that have ended since it was started.
+    pub(crate) fn folds(&self) -> anyhow::Result<u64> {
+        Ok(self.ask::<Status>(&["status", "--json"])?.folding.folds)
+    }
+
+    /// What is known of the last fold of a machine.
+    pub(crate) fn last_fold(&self, machine: &str) -> anyhow::Result<LastFold> {
+        Ok(self.ask::<Machine>(&["machine", "show", machine, "--json"])?.history)
+    }
+
+    /// Lets go of every point of a machine but the newest, and has a fold begin.
+    pub(crate) fn let_go(&self, machine: &str) -> anyhow::Result<()> {
+        output(&mut self.command(&["policy", "set", machine, "keep all for 0s"])).map(drop)
     }
 
     /// Makes a branch at the newest point of `machine`; the URI of its disk.

@@ -5,6 +5,7 @@
 //!   unchanged  a pass in which nothing changed           beside  reading and hashing the file
 //!   open       connect ─▶ first block of a named point   beside  the same of a raw file in qemu-nbd
 //!   nbd        4 KiB at random, 32 at a time             beside  the same of a raw file in qemu-nbd
+//!   fold       history moves into an image           beside  the same writes while no fold is under way
 //!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
 //!   convert    every pair of them                        beside  qemu-img convert
 //! ```
@@ -13,6 +14,7 @@
 
 mod convert;
 mod copy;
+mod fold;
 mod images;
 mod nbd;
 mod open;
@@ -41,6 +43,8 @@ pub(crate) enum Workload {
     Open,
     /// Random reads of a point, random writes of a branch
     Nbd,
+    /// Folding history into an image, and writes meanwhile
+    Fold,
     /// Raw, VHDX and VMDK images as disks
     Images,
     /// Conversions between them
@@ -48,8 +52,15 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Copy, Self::Unchanged, Self::Open, Self::Nbd, Self::Images, Self::Convert];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Copy,
+        Self::Unchanged,
+        Self::Open,
+        Self::Nbd,
+        Self::Fold,
+        Self::Images,
+        Self::Convert,
+    ];
 }
 
 /// What to measure with.
@@ -106,6 +117,9 @@ pub(crate) fn run(
     }
     if has(Workload::Nbd) {
         figures.extend(nbd::measure(&stage).context("nbd")?);
+    }
+    if has(Workload::Fold) {
+        figures.extend(fold::measure(&stage).context("fold")?);
     }
     if has(Workload::Images) {
         figures.extend(images::measure(&stage).context("images")?);
