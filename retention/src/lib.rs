@@ -12,6 +12,7 @@
 
 mod branch;
 mod change;
+mod changes;
 mod fold;
 mod forget;
 pub mod ids;
@@ -39,6 +40,7 @@ mod turn;
 mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
+pub use changes::{ChangedRange, Changes, ChangesError, ChangesPage};
 pub use fold::{
     FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus, HistoryWanted, Pace, StartMoment,
     WantedStart,

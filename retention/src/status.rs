@@ -255,6 +255,18 @@ impl Retention {
 
     /// A disk at a moment, read-only.
     pub fn view(&self, moment: &Moment, disk: &Name) -> Result<Arc<dyn Disk>, ResolveError> {
+        let (line, replica, lease) = self.hold(moment, disk)?;
+        let showing = Showing::Fixed(moment.sequence);
+        let view = View::new(Arc::clone(&self.reading), replica, line, showing);
+        Ok(Arc::new(view.holding(lease)))
+    }
+
+    /// Takes hold of a disk at a moment: line and disk, if it can be read there.
+    pub(crate) fn hold(
+        &self,
+        moment: &Moment,
+        disk: &Name,
+    ) -> Result<(Arc<Line>, Arc<ReplicaDisk>, Lease), ResolveError> {
         let line = self.line_of(moment)?;
         let replica = self.disk_named(&moment.machine, disk)?;
         let lease = Lease::take(&line, moment.sequence).map_err(|gone| {
@@ -274,9 +286,7 @@ impl Retention {
                 sequence: moment.sequence,
             });
         }
-        let showing = Showing::Fixed(moment.sequence);
-        let view = View::new(Arc::clone(&self.reading), replica, line, showing);
-        Ok(Arc::new(view.holding(lease)))
+        Ok((line, replica, lease))
     }
 
     /// The writable head of a disk of a branch.

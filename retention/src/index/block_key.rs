@@ -104,6 +104,8 @@ pub(crate) struct VersionKey<'a> {
     pub(crate) place: &'a [u8],
     /// How much it covers.
     pub(crate) class: SizeClass,
+    /// First block it covers.
+    pub(crate) block: Block,
     /// When in the line it was written.
     pub(crate) sequence: Sequence,
 }
@@ -112,8 +114,11 @@ pub(crate) struct VersionKey<'a> {
 pub(crate) fn parse_key(key: &[u8]) -> Option<VersionKey<'_>> {
     let whole: &[u8; KEY_BYTES] = key.try_into().ok()?;
     let class = SizeClass::ALL.into_iter().find(|class| *class as u8 == whole[9])?;
+    let mut block = [0; 8];
+    block[3..].copy_from_slice(&whole[10..15]);
+    let block = Block::new(u64::from_be_bytes(block));
     let sequence = Sequence::new(!u64::from_be_bytes(whole[15..].try_into().ok()?));
-    Some(VersionKey { place: &key[..15], class, sequence })
+    Some(VersionKey { place: &key[..15], class, block, sequence })
 }
 
 /// First key of everything of a line, and the key after the last.

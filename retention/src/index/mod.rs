@@ -22,6 +22,7 @@ pub mod moment_key;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod tail_key;
+pub(crate) mod written;
 
 use self::forgotten::Forgotten;
 

@@ -80,7 +80,7 @@ impl Life<'_> {
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(28) {
+            match self.choices.below(30) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -97,6 +97,7 @@ impl Life<'_> {
                     stream = self.resume().await?;
                 }
                 25 => self.thin().await?,
+                28 | 29 => self.verify_changes().await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }
@@ -635,7 +636,7 @@ pub(super) fn machine() -> Name {
     Name::parse("m").expect("a name")
 }
 
-fn disk_name(index: usize) -> Name {
+pub(super) fn disk_name(index: usize) -> Name {
     Name::parse(&format!("d{index}")).expect("a name")
 }
 

@@ -1,0 +1,71 @@
+//! Changes between any two moments that the model knows: nothing that differs is left out, whichever way one looks.
+
+use super::life::{Alive, Life, disk_name};
+use super::model::{SIZES, Snapshot, bytes};
+use crate::world::moment;
+use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
+use landfall_retention::Changes;
+
+impl Life<'_> {
+    /// All moments that can be opened, with what they hold.
+    fn moments(&self) -> Vec<(String, Snapshot)> {
+        let trunk = self.model.points.iter().map(|(at, held)| (format!("m@seq:{at}"), held));
+        let branches = self.model.branches.iter().flat_map(|(name, branch)| {
+            branch.moments.iter().map(move |(at, held)| (format!("m~{name}@seq:{at}"), held))
+        });
+        trunk.chain(branches).map(|(name, held)| (name, held.clone())).collect()
+    }
+
+    /// Compares what is said to have changed between two moments with what differs in the model.
+    pub(super) async fn verify_changes(&mut self) -> Alive<()> {
+        let moments = self.moments();
+        if moments.is_empty() {
+            return Ok(());
+        }
+        let (from, old) = moments[self.choices.index(moments.len())].clone();
+        let (to, new) = moments[self.choices.index(moments.len())].clone();
+        let index = self.choices.index(SIZES.len());
+        let there = self.changes(&from, &to, index).await?;
+        let back = self.changes(&to, &from, index).await?;
+        let most = *self.choices.pick(&[1, 3, 1000]);
+        let changed = self.all(&there, most).await?;
+        assert_eq!(changed, self.all(&back, 1000).await?, "{from} to {to}, and back");
+        if from == to {
+            assert_eq!(changed, Vec::new(), "{from}");
+        }
+        let whole = ByteRange::up_to(SIZES[index]);
+        for block in whole.chunks(BLOCK_SIZE) {
+            let differs = old[index][bytes(block)] != new[index][bytes(block)];
+            let told = changed.iter().any(|range| range.contains(block));
+            assert!(told || !differs, "{block:?} of disk {index} between {from} and {to}");
+        }
+        let sum: u64 = changed.iter().map(|range| range.length()).sum();
+        self.model.say(format!("{sum} bytes of disk {index} between {from} and {to}"));
+        Ok(())
+    }
+
+    async fn changes(&self, from: &str, to: &str, index: usize) -> Alive<Changes> {
+        let from = self.alive(self.retention.resolve(&moment(from)).await, "resolve")?;
+        let to = self.alive(self.retention.resolve(&moment(to)).await, "resolve")?;
+        self.alive(self.retention.changes(from, to, &disk_name(index)), "changes")
+    }
+
+    async fn all(&self, changes: &Changes, most: usize) -> Alive<Vec<ByteRange>> {
+        let (mut all, mut next): (Vec<ByteRange>, _) = (Vec::new(), Some(ByteOffset::new(0)));
+        while let Some(from) = next {
+            let page = self.alive(changes.page(from, most).await, "a page of changes")?;
+            for changed in page.ranges {
+                assert!(changed.written, "nothing was lost");
+                match all.last_mut() {
+                    Some(last) if last.end() == changed.range.start() => {
+                        let joined = ByteRange::new(last.start(), changed.range.end());
+                        *last = joined.expect("in order");
+                    }
+                    _ => all.push(changed.range),
+                }
+            }
+            next = page.next;
+        }
+        Ok(all)
+    }
+}
