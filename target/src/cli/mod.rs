@@ -4,6 +4,7 @@
 //! ends well only when the target has said that it is done and durable.
 
 mod branch;
+mod changes;
 mod completions;
 mod export;
 mod image;
@@ -82,6 +83,7 @@ enum Verb {
     Point(point::PointVerb),
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    Changes(changes::Changes),
     Restore(restore::Restore),
     #[command(subcommand)]
     Branch(branch::BranchVerb),
@@ -107,6 +109,7 @@ impl Cli {
             Verb::Replicate(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
             Verb::Policy(verb) => verb.run(place),
+            Verb::Changes(verb) => verb.run(place),
             Verb::Restore(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),
             Verb::Export(verb) => verb.run(place),
@@ -225,6 +228,8 @@ mod tests {
             "policy simulate web",
             "policy simulate web all --json",
             "policy acknowledge-clock",
+            "changes web/os --from -1h --to latest --summary --json",
+            "changes web~test/os --from web@seq:7 --to latest",
             "restore web@-15m --disk os --format raw --output /x",
             "branch add web@latest --name b",
             "branch list",

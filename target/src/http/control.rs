@@ -64,6 +64,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .route("/v1/machines/{name}", get(machine).delete(remove_machine))
         .route("/v1/moment", get(moment))
         .merge(super::points::router())
+        .merge(super::changes::router())
         .merge(super::policy::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .route("/v1/exports", get(exports).post(add_export))

@@ -8,6 +8,7 @@
 //! Runs on ordinary tokio threads; what reaches disks or the journal is handed to an I/O core.
 
 mod answers;
+mod changes;
 pub(crate) mod client;
 pub(crate) mod control;
 pub(crate) mod messages;

@@ -3,6 +3,7 @@
 //! Sockets are Unix sockets or free ports, so tests run beside each other and beside a real target.
 
 mod chains;
+mod changes;
 mod errors;
 mod exports;
 mod folding;
