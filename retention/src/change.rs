@@ -1,6 +1,7 @@
 //! Changes of what is protected: machines, branches, marks, pins and exports; each durable when its call returns.
 
 use crate::ids::{DiskId, DiskIdentity, ExportId, GroupId, LaneId, LineId, MachineId, Sequence};
+use crate::image_hashes::{self, Described, ImageHashes};
 use crate::index::IndexBatch;
 use crate::index::block_key;
 use crate::index::gap_key;
@@ -199,19 +200,33 @@ impl Retention {
                 }
             }
         }
-        self.show_machine(id, images, &machine.disks);
+        let mut made = Vec::with_capacity(images.len());
+        let ids = self.manifest.state().machines[&id].disks.clone();
+        for ((disk, image), new) in ids.into_iter().zip(images).zip(&machine.disks) {
+            let of = Described { disk, folder: self.manifest.folder_id() };
+            let data = &*self.surroundings.data;
+            let hashes = ImageHashes::create(data, of, !new.adopt, &self.hash_cache).await;
+            made.push((image, hashes));
+        }
+        self.show_machine(id, made, &machine.disks);
         Ok(())
     }
 
-    fn show_machine(&self, id: MachineId, images: Vec<Arc<dyn Disk>>, new: &[NewDisk]) {
+    fn show_machine(
+        &self,
+        id: MachineId,
+        images: Vec<(Arc<dyn Disk>, ImageHashes)>,
+        new: &[NewDisk],
+    ) {
         let state = self.manifest.state();
         let entry = &state.machines[&id];
         let mut machines = self.machines.write();
         let line = new_line(&state.lines[&entry.trunk], None, LineState::default());
         machines.lines.insert(entry.trunk, Arc::new(line));
         machines.streams.insert(id, Arc::default());
-        for ((disk, image), new) in entry.disks.iter().zip(images).zip(new) {
-            let replica = ReplicaDisk::new(&state.disks[disk], Image::Present(image), !new.adopt);
+        for ((disk, (image, hashes)), new) in entry.disks.iter().zip(images).zip(new) {
+            let image = Image::Present(image);
+            let replica = ReplicaDisk::new(&state.disks[disk], image, !new.adopt, hashes);
             machines.disks.insert(*disk, Arc::new(replica));
         }
     }
@@ -234,9 +249,11 @@ impl Retention {
                 Ok::<_, ChangeError>((vec![ManifestRecord::MachineRemoved { machine: id }], ()))
             })
             .await?;
-        {
+        let disks: Vec<DiskId> = {
             let mut machines = self.machines.write();
             machines.streams.remove(&id);
+            let disks = machines.disks.values().filter(|disk| disk.machine() == id);
+            let disks = disks.map(|disk| disk.id()).collect();
             machines.disks.retain(|_, disk| disk.machine() != id);
             machines.lines.retain(|_, line| {
                 let stays = line.machine() != id;
@@ -245,6 +262,12 @@ impl Retention {
                 }
                 stays
             });
+            disks
+        };
+        for disk in disks {
+            if let Err(error) = image_hashes::remove(&*self.surroundings.data, disk).await {
+                tracing::warn!(?disk, %error, "its block hashes stay until the next start");
+            }
         }
         self.forget_lines(lines).await?;
         Ok(())

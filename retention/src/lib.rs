@@ -16,6 +16,7 @@ mod changes;
 mod fold;
 mod forget;
 pub mod ids;
+pub mod image_hashes;
 pub mod index;
 pub mod journal;
 mod keeping;

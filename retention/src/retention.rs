@@ -9,6 +9,7 @@
 
 use crate::forget::Summaries;
 use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Sequence};
+use crate::image_hashes::{self, Described, ImageHashes, PageCache};
 use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
 use crate::index::moment_key::read_points;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub journal: JournalSettings,
     /// Memory for the leaves of views, in bytes.
     pub leaf_cache_bytes: usize,
+    /// Memory for the block hashes of images, in bytes: 1 MiB checks reads of about a gigabyte of images.
+    pub hash_cache_bytes: usize,
     /// Lanes that new groups are spread over; one per I/O core.
     pub lanes: u16,
     /// How long and how densely points of groups are kept that were given no policy.
@@ -80,6 +83,7 @@ impl Default for Settings {
         Self {
             journal: JournalSettings::default(),
             leaf_cache_bytes: 64 << 20,
+            hash_cache_bytes: 64 << 20,
             lanes: 1,
             default_policy: Policy::default(),
         }
@@ -153,6 +157,8 @@ pub struct Retention {
     pub(crate) thinning: tokio::sync::Mutex<Thinning>,
     /// Of groups that were given none.
     pub(crate) default_policy: Policy,
+    /// Block hashes of images that were asked for.
+    pub(crate) hash_cache: Arc<PageCache>,
     /// Which lines need which segments; held by the one look for free segments there may be.
     pub(crate) summaries: tokio::sync::Mutex<Summaries>,
 }
@@ -194,7 +200,8 @@ impl Retention {
             handles.push(handle);
         }
         let lines = load_lines(&state, &surroundings).await?;
-        let disks = open_disks(&manifest, &*surroundings.images, &mut report).await?;
+        let hash_cache = Arc::new(PageCache::new(settings.hash_cache_bytes));
+        let disks = open_disks(&manifest, &surroundings, &hash_cache, &mut report).await?;
         let streams = state.machines.keys().map(|id| (*id, Arc::default())).collect();
         let reading =
             Reading::new(Arc::clone(&surroundings.index), segments, settings.leaf_cache_bytes);
@@ -210,6 +217,7 @@ impl Retention {
             branch_locks: Mutex::default(),
             thinning: tokio::sync::Mutex::new(thinning),
             default_policy: settings.default_policy,
+            hash_cache,
             summaries: tokio::sync::Mutex::default(),
         };
         retention.settle_streams(&report);
@@ -371,14 +379,28 @@ pub(crate) fn new_line(
 
 async fn open_disks(
     manifest: &Manifest,
-    images: &dyn ImageStore,
+    surroundings: &Surroundings,
+    hash_cache: &Arc<PageCache>,
     report: &mut OpenReport,
 ) -> Result<BTreeMap<DiskId, Arc<ReplicaDisk>>, OpenError> {
     let entries: Vec<_> = manifest.state().disks.values().cloned().collect();
+    let there = |disk: DiskId| entries.iter().any(|entry| entry.id == disk);
+    if let Err(error) = image_hashes::remove_unknown(&*surroundings.data, there).await {
+        tracing::warn!(%error, "block hashes of disks that are gone cannot be removed");
+    }
     let mut disks = BTreeMap::new();
-    for entry in entries {
-        let (image, untouched) = open_disk(manifest, images, &entry, report).await?;
-        disks.insert(entry.id, Arc::new(ReplicaDisk::new(&entry, image, untouched)));
+    for entry in &entries {
+        let (image, untouched) = open_disk(manifest, &*surroundings.images, entry, report).await?;
+        let of = Described { disk: entry.id, folder: manifest.folder_id() };
+        let data = &*surroundings.data;
+        let hashes = match (&image, entry.floor) {
+            (Image::Lost(_), _) => ImageHashes::none(of, hash_cache),
+            (Image::Present(_), Some(floor)) => {
+                ImageHashes::open(data, of, floor, hash_cache).await
+            }
+            (Image::Present(_), None) => ImageHashes::create(data, of, untouched, hash_cache).await,
+        };
+        disks.insert(entry.id, Arc::new(ReplicaDisk::new(entry, image, untouched, hashes)));
     }
     Ok(disks)
 }

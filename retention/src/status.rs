@@ -61,6 +61,8 @@ pub struct DiskStatus {
     pub image: String,
     /// What it is good for.
     pub state: DiskState,
+    /// Whether every block of the image is checked when it is read; else some are taken as they are.
+    pub checked: bool,
     /// What guests know it by, in images that are made for it.
     pub identity: DiskIdentity,
 }
@@ -457,6 +459,7 @@ fn disk_status(disk: &ReplicaDisk, folder_id: [u8; 16]) -> DiskStatus {
         format: disk.spec().format.clone(),
         image: disk.spec().path.clone(),
         state: disk.condition(),
+        checked: disk.hashes().is_complete() && !disk.hashes().lost_some(),
         identity: DiskIdentity::of(folder_id, disk.id()),
     }
 }

@@ -8,6 +8,7 @@
 //! journal is returned only if its checksum matches; a block whose content is not known is an error, never zeroes.
 
 use crate::ids::{DiskId, LineId, SegmentId, Sequence};
+use crate::image_hashes::ImageHashes;
 use crate::index::{IndexError, IndexStore};
 use crate::journal::segment::Segments;
 use crate::leaf::{BlockPlace, LEAF_BYTES, Layer, Leaf, LeafIndex, next_written_leaf, resolve};
@@ -16,7 +17,7 @@ use crate::line::Line;
 use crate::replica::{Image, ReplicaDisk};
 use crate::runs::{Run, add_block};
 use crate::turn::Turns;
-use futures_util::future::try_join_all;
+use futures_util::future::{join, try_join_all};
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
 use landfall_disks::{
@@ -274,13 +275,37 @@ impl View {
             }
         };
         let inside = ByteRange::up_to(self.disk.size_bytes()).intersection(range);
-        let mut bytes = image.read(inside).await?;
+        let mut bytes = match self.disk.checked_by() {
+            Some(hashes) => self.read_checked(&*image, hashes, inside).await?,
+            None => image.read(inside).await?,
+        };
         if inside.length() < range.length() {
             let mut padded = Buffer::zeroed(length(range.length()));
             padded[..bytes.len()].copy_from_slice(&bytes);
             bytes = padded;
         }
         Ok(bytes)
+    }
+
+    /// Reads from the image what it was told to hold, or fails.
+    async fn read_checked(
+        &self,
+        image: &dyn Disk,
+        hashes: &ImageHashes,
+        range: ByteRange,
+    ) -> Result<Buffer, DiskError> {
+        let bytes = if hashes.has_cached(range) {
+            image.read(range).await?
+        } else {
+            join(image.read(range), hashes.prefetch(range)).await.0?
+        };
+        match hashes.mismatch(range, &bytes).await {
+            None => Ok(bytes),
+            Some(block) => Err(DiskError::Damaged {
+                range: block,
+                what: format!("image of disk {}: checksum does not match", self.disk.name()),
+            }),
+        }
     }
 
     async fn map_range(&self, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {

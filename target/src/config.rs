@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) leaf_cache_bytes: usize,
     /// Memory for blocks of the index, in bytes.
     pub(crate) index_cache_bytes: usize,
+    /// Memory for block hashes of images, in bytes.
+    pub(crate) hash_cache_bytes: usize,
     /// I/O cores; `None` is one per processor.
     pub(crate) cores: Option<usize>,
     /// What is kept, and how often there should be something to keep.
@@ -279,6 +281,7 @@ struct JournalSection {
 struct MemorySection {
     leaf_cache: Option<ByteSize>,
     index_cache: Option<ByteSize>,
+    hash_cache: Option<ByteSize>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -286,6 +289,9 @@ struct MemorySection {
 struct EngineSection {
     cores: Option<usize>,
 }
+
+/// Memory for block hashes unless something else is configured: for images of 64 GiB.
+const DEFAULT_HASH_CACHE_BYTES: usize = 64 << 20;
 
 /// The configuration with every key at its default, as `landfall serve --help` shows it.
 pub(crate) const EXAMPLE: &str = r#"# landfall.toml; every key is optional, these are the defaults.
@@ -316,6 +322,7 @@ reserve = "256MiB"                  # free space that streams leave on the journ
 [memory]
 leaf_cache = "256MiB"               # where the blocks of points lie
 index_cache = "256MiB"
+hash_cache = "64MiB"                # what blocks of images are checked by; 1 MiB for a GiB of images
 
 [policy]                            # of machines that were given none: landfall policy set
 keep = "keep all for 2h, minutely for 24h"
@@ -419,6 +426,10 @@ fn complete(
         reserve_bytes,
         leaf_cache_bytes: memory(file.memory.leaf_cache, "memory.leaf_cache")?,
         index_cache_bytes: memory(file.memory.index_cache, "memory.index_cache")?,
+        hash_cache_bytes: match file.memory.hash_cache {
+            None => DEFAULT_HASH_CACHE_BYTES,
+            given => memory(given, "memory.hash_cache")?,
+        },
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,
         fold: fold(&file.fold)?,

@@ -1,8 +1,8 @@
 //! Fold: what lies at or below a new floor moves from the journal into the images.
 //!
 //! ```text
-//!   held below F? ─▶ FoldStarted (points below F are gone) ─▶ per disk: newest versions ≤ F ─▶ image ─▶ flush ─▶ FoldDone
-//!                                                                                                   floor = F ◀──┘
+//!   held below F? ─▶ FoldStarted (points below F are gone) ─▶ per disk: newest versions ≤ F ─▶ image ─▶ flush
+//!                                                                       floor = F ◀── FoldDone ◀── its hashes, flush ◀─┘
 //! ```
 //!
 //! **Invariants:** nothing at or below a floor is forgotten before `FoldDone` is durable, and that is logged only after the
@@ -18,6 +18,7 @@ pub use pace::{FoldPace, Pace};
 pub use wanted::{HistoryWanted, StartMoment, WantedStart};
 
 use crate::ids::{LineId, Sequence};
+use crate::image_hashes::Sums;
 use crate::index::IndexError;
 use crate::index::forgotten::Forgotten;
 use crate::index::moment_key::boundary_at;
@@ -97,6 +98,14 @@ pub enum FoldError {
     /// at the next start.
     #[error("disk {disk}: cannot write the image: {source}")]
     Image {
+        /// The disk.
+        disk: Name,
+        /// Why.
+        source: DiskError,
+    },
+    /// What the image holds could not be noted.
+    #[error("disk {disk}: cannot write the block hashes of the image: {source}")]
+    Hashes {
         /// The disk.
         disk: Name,
         /// Why.
@@ -353,9 +362,14 @@ impl DiskFold<'_> {
             if self.line.is_closed() {
                 return Err(FoldError::Gone);
             }
+            // Nobody compares the image with its hashes between the one and the other.
+            let mut hashes = self.disk.hashes().update().await;
             for some in window.writes.chunks(WRITES_AT_ONCE) {
-                try_join_all(some.iter().map(|write| self.write(write))).await?;
+                let written = try_join_all(some.iter().map(|write| self.write(write))).await?;
+                hashes.take(&written).await.map_err(|source| self.hashes_failed(source))?;
             }
+            hashes.settle().await.map_err(|source| self.hashes_failed(source))?;
+            drop(hashes);
             report.data_bytes += data;
             report.zero_bytes += zero_bytes(&window);
             next = window.next;
@@ -363,6 +377,10 @@ impl DiskFold<'_> {
         }
         self.image.flush().await.map_err(|source| self.image_failed(source))?;
         let (disk, floor) = (self.disk.id(), self.start);
+        let mut hashes = self.disk.hashes().update().await;
+        let noted = hashes.finish(floor, self.disk.size_bytes()).await;
+        noted.map_err(|source| self.hashes_failed(source))?;
+        drop(hashes);
         let record = ManifestRecord::FoldDone { disk, floor };
         self.retention.manifest.append(vec![record]).await?;
         self.disk.set_floor(floor);
@@ -391,19 +409,30 @@ impl DiskFold<'_> {
         })
     }
 
-    async fn write(&self, write: &Write) -> Result<(), FoldError> {
-        let inside = ByteRange::up_to(self.disk.size_bytes()).intersection(write.range());
-        let written = match write {
+    /// Writes to the image; gives what it holds there from now on.
+    async fn write(&self, write: &Write) -> Result<Sums, FoldError> {
+        let size_bytes = self.disk.size_bytes();
+        let inside = ByteRange::up_to(size_bytes).intersection(write.range());
+        let (written, sums) = match write {
             Write::Zeroes(_) => {
-                self.image.write_zeroes(inside, ZeroMode::Unmap, Durability::Cached).await
+                let written = self.image.write_zeroes(inside, ZeroMode::Unmap, Durability::Cached);
+                (written.await, Sums::zeroes(inside, size_bytes))
             }
             Write::Data(range, pieces) => {
-                let mut bytes = self.read(*range, pieces).await?;
+                let bytes = self.read(*range, pieces).await?;
+                let checksums = checksums(pieces);
+                let start = inside.start();
+                let (mut bytes, sums) = offload(move || {
+                    let sums = Sums::with_checksums(start, &bytes, checksums, size_bytes);
+                    (bytes, sums)
+                })
+                .await;
                 bytes.narrow(0..length(inside.length()));
-                self.image.write(inside.start(), bytes, Durability::Cached).await
+                (self.image.write(start, bytes, Durability::Cached).await, sums)
             }
         };
-        written.map_err(|source| self.image_failed(source))
+        written.map_err(|source| self.image_failed(source))?;
+        Ok(sums)
     }
 
     /// The bytes of `range`, put together from its pieces in the journal.
@@ -439,6 +468,10 @@ impl DiskFold<'_> {
         FoldError::Image { disk: self.disk.name().clone(), source }
     }
 
+    fn hashes_failed(&self, source: DiskError) -> FoldError {
+        FoldError::Hashes { disk: self.disk.name().clone(), source }
+    }
+
     fn note_progress(&self, next: Option<ByteOffset>, report: &FoldReport) {
         let size_bytes = self.disk.size_bytes();
         self.line.note_fold(Some(FoldProgress {
@@ -449,6 +482,15 @@ impl DiskFold<'_> {
             data_bytes: report.data_bytes,
         }));
     }
+}
+
+/// CRC32C of the blocks of runs of the journal, which were checked when they were read.
+fn checksums(pieces: &[(ByteRange, Run)]) -> Vec<u32> {
+    let of_run = |(_, run): &(ByteRange, Run)| match run {
+        Run::Journal { checksums, .. } => checksums.clone(),
+        other => unreachable!("{other:?} is not data"),
+    };
+    pieces.iter().flat_map(of_run).collect()
 }
 
 fn zero_bytes(window: &Window) -> u64 {

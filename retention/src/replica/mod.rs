@@ -10,6 +10,7 @@
 pub(crate) mod verdict;
 
 use crate::ids::{DiskId, DiskIdentity, MachineId, Sequence};
+use crate::image_hashes::ImageHashes;
 use crate::manifest::state::DiskEntry;
 use crate::name::Name;
 use futures_util::future::LocalBoxFuture;
@@ -66,6 +67,8 @@ pub(crate) struct ReplicaDisk {
     machine: MachineId,
     name: Name,
     spec: ImageSpec,
+    /// What is known of the image's blocks.
+    hashes: ImageHashes,
     /// Whether the image may hold bytes that no history tells of.
     touched: AtomicBool,
     state: RwLock<ReplicaState>,
@@ -84,12 +87,18 @@ pub(crate) enum Image {
 }
 
 impl ReplicaDisk {
-    pub(crate) fn new(entry: &DiskEntry, image: Image, untouched: bool) -> Self {
+    pub(crate) fn new(
+        entry: &DiskEntry,
+        image: Image,
+        untouched: bool,
+        hashes: ImageHashes,
+    ) -> Self {
         Self {
             id: entry.id,
             machine: entry.machine,
             name: entry.name.clone(),
             spec: spec(entry),
+            hashes,
             touched: AtomicBool::new(!untouched),
             state: RwLock::new(ReplicaState { image, floor: entry.floor }),
         }
@@ -117,6 +126,16 @@ impl ReplicaDisk {
 
     pub(crate) fn image(&self) -> Image {
         self.state.read().image.clone()
+    }
+
+    /// What is known of the image's blocks.
+    pub(crate) fn hashes(&self) -> &ImageHashes {
+        &self.hashes
+    }
+
+    /// What the image's blocks are checked by; nothing while its first copy is under way, which no history counts on.
+    pub(crate) fn checked_by(&self) -> Option<&ImageHashes> {
+        (self.floor().is_some() && self.hashes.is_there()).then_some(&self.hashes)
     }
 
     /// Versions of the trunk at or below it are in the image.

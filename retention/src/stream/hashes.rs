@@ -1,11 +1,14 @@
 //! What the target holds, as hashes: a source compares them with its own and sends only what differs.
 
+use super::seed::note;
 use super::{Stream, StreamError};
 use crate::ids::DiskId;
+use crate::image_hashes::Sums;
+use crate::replica::Image;
 use crate::view::{Showing, View};
 use futures_util::future::join_all;
 use landfall_disks::uring::offload;
-use landfall_disks::{ByteRange, Content, Disk, DiskError};
+use landfall_disks::{BLOCK_SIZE, ByteRange, Content, Disk, DiskError};
 use std::sync::Arc;
 
 /// Bytes a block hash covers.
@@ -59,11 +62,33 @@ impl Stream {
 /// Hashes of the blocks of at most [`HASH_READ_BYTES`]. Stretches known to be zero are not read; where a part cannot
 /// be read its blocks are unknown, so that the source sends them.
 async fn hash_piece(head: &View, piece: ByteRange) -> Result<Vec<BlockHash>, StreamError> {
+    let disk = head.disk();
+    // An image that nobody has counted on yet, and that becomes what counts once the source finds no difference.
+    let seeding = disk.floor().is_none() && matches!(disk.image(), Image::Present(_));
+    let _held = match seeding {
+        true => Some(disk.hashes().seeding.lock_exclusive(piece.widen(BLOCK_SIZE)).await),
+        false => None,
+    };
     if is_known_zero(head, piece).await? {
+        if seeding {
+            note(disk, &[Sums::zeroes(piece, disk.size_bytes())]).await?;
+        }
         return Ok(piece.chunks(HASH_BLOCK_BYTES).map(|_| BlockHash::Zero).collect());
     }
     match head.read(piece).await {
-        Ok(bytes) => Ok(offload(move || hash_blocks(&bytes)).await),
+        Ok(bytes) => {
+            let size_bytes = disk.size_bytes();
+            let (hashes, sums) = offload(move || {
+                let sums = seeding.then(|| Sums::of(piece.start(), &bytes, size_bytes));
+                (hash_blocks(&bytes), sums)
+            })
+            .await;
+            if let Some(sums) = sums {
+                note(disk, &[sums]).await?;
+                disk.hashes().trust(piece);
+            }
+            Ok(hashes)
+        }
         Err(DiskError::Unknown { .. } | DiskError::Damaged { .. }) => {
             let mut hashes = Vec::new();
             for block in piece.chunks(HASH_BLOCK_BYTES) {

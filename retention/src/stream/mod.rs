@@ -3,7 +3,7 @@
 //! ```text
 //!   batch of a disk without history ─▶ image           (seed: the mark that ends the pass makes it count)
 //!   any other batch                 ─▶ lane ─▶ journal
-//!   mark ─▶ seeds done? ─▶ images flushed ─▶ floor logged ─▶ mark record ─▶ point
+//!   mark ─▶ seeds done? ─▶ images flushed ─▶ their hashes flushed ─▶ floor logged ─▶ mark record ─▶ point
 //! ```
 //!
 //! **Invariants:** positions are applied in order, none twice and none after a failed one; at most one opening of a
@@ -12,6 +12,7 @@
 
 mod hashes;
 mod request;
+mod seed;
 
 pub use hashes::{BlockHash, HASH_BLOCK_BYTES};
 pub use request::{StreamContent, StreamDisk, StreamError, StreamExtent, StreamRequest};
@@ -29,8 +30,7 @@ use crate::point::{Point, PointKind};
 use crate::replica::{DiskState, Image, ReplicaDisk};
 use crate::time::Timestamp;
 use crate::view::Reading;
-use futures_util::future::join_all;
-use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange, Durability, ZeroMode};
+use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -203,7 +203,7 @@ impl Stream {
         if disk.floor().is_none() && matches!(disk.image(), Image::Present(_)) {
             let under_way = Arc::clone(&self.seeds).read_owned().await;
             drop(order);
-            seed(disk, extents).await?;
+            seed::write(disk, extents).await?;
             drop(under_way);
         } else {
             // A record of the journal stands for everything before it, so seeds must be done first.
@@ -316,6 +316,7 @@ impl Stream {
             if let Image::Present(image) = disk.image() {
                 disk.touch();
                 image.flush().await?;
+                disk.hashes().update().await.finish(floor, disk.size_bytes()).await?;
                 finished.push(disk);
             }
         }
@@ -355,29 +356,6 @@ fn check_extent(disk: &ReplicaDisk, extent: &StreamExtent) -> Result<(), StreamE
     } else {
         Err(StreamError::BadRange { disk: disk.name().clone(), range, size_bytes })
     }
-}
-
-/// Writes a batch of a first copy into the image.
-async fn seed(disk: &ReplicaDisk, extents: Vec<StreamExtent>) -> Result<(), StreamError> {
-    let Image::Present(image) = disk.image() else { unreachable!("the caller saw it present") };
-    disk.touch();
-    let writes = extents.into_iter().map(|extent| {
-        let image = &image;
-        async move {
-            match extent.content {
-                StreamContent::Data { bytes, .. } => {
-                    image.write(extent.range.start(), bytes, Durability::Cached).await
-                }
-                StreamContent::Zero => {
-                    image.write_zeroes(extent.range, ZeroMode::Unmap, Durability::Cached).await
-                }
-            }
-        }
-    });
-    for written in join_all(writes).await {
-        written?;
-    }
-    Ok(())
 }
 
 /// An extent in whole blocks: a last one that the disk's end cuts is filled up with zeroes.
