@@ -1,0 +1,148 @@
+//! What media do to bytes that lie on them: found, refused, and never returned.
+
+mod images;
+
+use futures_util::future::LocalBoxFuture;
+use landfall_disks::faults::{Seed, run};
+use landfall_disks::{BLOCK_SIZE, Buffer, ByteOffset, ByteRange, DiskError};
+use landfall_retention::ids::{Generation, Position, Sequence, StreamId};
+use landfall_retention::point::{Point, PointKind};
+use landfall_retention::time::Timestamp;
+use landfall_retention::{
+    BlockHash, FoldPace, ImageSpec, NewDisk, NewMachine, Opened, Retention, Stream, StreamContent,
+    StreamExtent, StreamRequest,
+};
+use landfall_tests::world::{World, moment, name};
+use std::sync::Arc;
+
+/// A disk of more than one page of block hashes, ending within a block.
+const SIZE: u64 = (3 << 20) + 512;
+const IMAGE: &str = "web-os.raw";
+
+/// Opens the store in `world` and hands it to `test`.
+fn with_store<T>(
+    world: &World,
+    test: impl FnOnce(Arc<Retention>) -> LocalBoxFuture<'static, T>,
+) -> T {
+    run(&mut Seed::new(7), |spawner| async move {
+        let opened = Retention::open(world.surroundings(), World::settings()).await;
+        let Opened { retention, lanes, .. } = opened.expect("the store opens");
+        lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
+        test(retention).await
+    })
+}
+
+fn content() -> Vec<u8> {
+    (0..SIZE).map(|at| u8::try_from((at / 100 + at / BLOCK_SIZE) % 251).expect("small")).collect()
+}
+
+/// A store with machine `web` of one disk `os`, as [`content`] at its first point.
+fn seeded(adopt: bool) -> World {
+    let world = World::new(&mut Seed::new(3));
+    if adopt {
+        make_image(&world);
+    }
+    with_store(&world, move |store| {
+        Box::pin(async move {
+            let image = ImageSpec { format: "raw".into(), path: IMAGE.into(), size_bytes: SIZE };
+            let disks = vec![NewDisk { name: name("os"), image, adopt }];
+            let machine = NewMachine { name: name("web"), display_name: String::new(), disks };
+            store.add_machine(machine).await.expect("a new machine");
+            let stream = open(&store).await;
+            let next = compare(&stream, 1).await;
+            mark(&stream, next).await;
+            store.close().await.expect("closed");
+        })
+    });
+    world
+}
+
+/// The image of a machine that was somewhere else before, all but two blocks.
+fn make_image(world: &World) {
+    use landfall_disks::file::{Caching, Folder as _, OpenMode};
+    let folder = world.folder.clone();
+    run(&mut Seed::new(1), |_| async move {
+        let path = std::path::Path::new(IMAGE);
+        let file = folder.open(path, OpenMode::CreateNew, Caching::Buffered).await.expect("made");
+        let mut bytes = content();
+        bytes[8192..16384].fill(9);
+        file.write_at(0, Buffer::copy_of(&bytes)).await.expect("written");
+        file.flush().await.expect("flushed");
+        folder.sync(std::path::Path::new("")).await.expect("synced");
+    });
+}
+
+async fn open(store: &Retention) -> Stream {
+    let request = StreamRequest {
+        machine: name("web"),
+        stream: StreamId::new([1; 16]),
+        generation: Generation::new(0),
+        disks: vec![(name("os"), SIZE)],
+        peer: "source".into(),
+    };
+    store.open_stream(request).await.expect("nobody streams")
+}
+
+/// Sends what differs from [`content`]; the position that follows.
+async fn compare(stream: &Stream, first: u64) -> u64 {
+    let (content, disk) = (content(), stream.disks()[0].id);
+    let whole = ByteRange::up_to(SIZE);
+    let hashes = stream.hashes(disk, whole).await.expect("hashes");
+    let mut at = first;
+    for (range, hash) in whole.chunks(64 << 10).zip(hashes) {
+        let data = &content[index(range.start().bytes())..index(range.end().bytes())];
+        if hash == BlockHash::Known(*blake3::hash(data).as_bytes()) {
+            continue;
+        }
+        put(stream, at, range.start().bytes(), data).await;
+        at += 1;
+    }
+    at
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("small")
+}
+
+async fn put(stream: &Stream, at: u64, offset: u64, data: &[u8]) {
+    let range = ByteRange::at(ByteOffset::new(offset), data.len() as u64).expect("a range");
+    let hash = *blake3::hash(data).as_bytes();
+    let content = StreamContent::Data { bytes: Buffer::copy_of(data), hash };
+    let extents = vec![StreamExtent { range, content }];
+    let disk = stream.disks()[0].id;
+    let applied = stream.apply(Position::new(at), disk, Timestamp::default(), extents).await;
+    applied.expect("applied");
+}
+
+async fn mark(stream: &Stream, at: u64) -> Point {
+    let marked = stream.mark(Position::new(at), PointKind::Crash, None, Timestamp::default()).await;
+    marked.expect("a point")
+}
+
+async fn read(store: &Retention, at: &str, range: ByteRange) -> Result<Vec<u8>, DiskError> {
+    let moment = store.resolve(&moment(at)).await.expect(at);
+    let view = store.view(&moment, &name("os")).expect(at);
+    view.read(range).await.map(|bytes| bytes.to_vec())
+}
+
+async fn fold_to(store: &Retention, floor: Sequence) {
+    let line = store.trunk(&name("web")).expect("it is there");
+    let sleep = |_| -> LocalBoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
+    let pace = FoldPace { bytes_per_second: None, sleep: &sleep };
+    store.fold_to(line, floor, &pace).await.expect("folded");
+}
+
+fn block(index: u64) -> ByteRange {
+    let start = index * BLOCK_SIZE;
+    let end = (start + BLOCK_SIZE).min(SIZE);
+    ByteRange::new(ByteOffset::new(start), ByteOffset::new(end)).expect("on the disk")
+}
+
+fn is_good(range: ByteRange, read: &Result<Vec<u8>, DiskError>) -> bool {
+    let content = &content()[index(range.start().bytes())..index(range.end().bytes())];
+    read.as_ref().is_ok_and(|read| read == content)
+}
+
+fn is_damaged(range: ByteRange, read: &Result<Vec<u8>, DiskError>) -> bool {
+    matches!(read, Err(DiskError::Damaged { range: at, .. }) if at.overlaps(range))
+}
