@@ -467,6 +467,8 @@ impl Retention {
             batch.remove_range(start, end);
             self.branch_locks.lock().retain(|(of, _), _| *of != line);
         }
+        // What a crash leaves of them, or somebody writes who did not know yet, goes when the index is compacted.
+        self.refresh_forgotten();
         let index = Arc::clone(&self.surroundings.index);
         offload(move || index.write(batch)).await?;
         Ok(())

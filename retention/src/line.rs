@@ -10,6 +10,8 @@ use crate::leaf::{HeadChange, HeadLeaves, Layer};
 use crate::lease::{Gone, Holder};
 use crate::manifest::dropped::Dropped;
 use crate::manifest::history::HistoryStart;
+use crate::manifest::state::LineEntry;
+use crate::moments::Moments;
 use crate::point::{Catalogue, Point};
 use crate::policy::DropRange;
 use crate::time::Timestamp;
@@ -236,9 +238,29 @@ impl Line {
         }
     }
 
-    /// Whether there are more moments than points: every write of a branch can be returned to.
+    /// Whether there are more moments than points: every write of a branch can be returned to. What lies between the moments
+    /// of a line is given back, so a trunk whose batches are boundaries must answer yes.
     pub(crate) fn has_instants(&self) -> bool {
         self.is_branch()
+    }
+
+    /// The moments of it that can be looked at; `entry` says what was durably dropped, and `held` has those that the manifest
+    /// keeps for others. Of a trunk every moment is a point, one where its history begins, or held.
+    pub(crate) fn moments(
+        &self,
+        entry: &LineEntry,
+        held: impl Iterator<Item = Sequence>,
+    ) -> Moments {
+        let state = self.state.lock();
+        let through = state.tail.sequence;
+        if self.has_instants() {
+            return Moments::all_but(Arc::clone(&entry.dropped), through);
+        }
+        let start = state.start.as_ref().map(|start| start.sequence);
+        let recorded = entry.start.as_ref().map(|start| start.sequence);
+        let points = state.catalogue.sequences().chain(start).chain(recorded);
+        let all = points.chain(entry.pins.iter().copied()).chain(state.readers.keys().copied());
+        Moments::these(all.chain(held).collect(), through)
     }
 
     /// Moments that cannot be chosen any more.

@@ -221,6 +221,7 @@ impl Retention {
             summaries: tokio::sync::Mutex::default(),
         };
         retention.settle_streams(&report);
+        retention.refresh_forgotten();
         Ok(Opened { retention: Arc::new(retention), lanes, report })
     }
 

@@ -136,6 +136,9 @@ impl Retention {
                 report.lines.push(ThinnedLine { machine, branch, decision });
             }
         }
+        if !report.lines.is_empty() {
+            self.refresh_forgotten();
+        }
         Ok(report)
     }
 

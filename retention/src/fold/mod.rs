@@ -20,7 +20,6 @@ pub use wanted::{HistoryWanted, StartMoment, WantedStart};
 use crate::ids::{LineId, Sequence};
 use crate::image_hashes::Sums;
 use crate::index::IndexError;
-use crate::index::forgotten::Forgotten;
 use crate::index::moment_key::boundary_at;
 use crate::lease::{Holder, recorded_holders};
 use crate::line::Line;
@@ -385,8 +384,7 @@ impl DiskFold<'_> {
         self.retention.manifest.append(vec![record]).await?;
         self.disk.set_floor(floor);
         // Only now may the index lose what the image has.
-        let forgotten = Forgotten::of(&self.retention.manifest.state());
-        self.retention.surroundings.index.set_forgotten(forgotten);
+        self.retention.refresh_forgotten();
         Ok(())
     }
 

@@ -102,6 +102,10 @@ pub fn key(
 pub(crate) struct VersionKey<'a> {
     /// Line, disk, class and block: the versions of one place share it, the newest first.
     pub(crate) place: &'a [u8],
+    /// The line.
+    pub(crate) line: LineId,
+    /// The disk.
+    pub(crate) disk: DiskId,
     /// How much it covers.
     pub(crate) class: SizeClass,
     /// First block it covers.
@@ -114,11 +118,16 @@ pub(crate) struct VersionKey<'a> {
 pub(crate) fn parse_key(key: &[u8]) -> Option<VersionKey<'_>> {
     let whole: &[u8; KEY_BYTES] = key.try_into().ok()?;
     let class = SizeClass::ALL.into_iter().find(|class| *class as u8 == whole[9])?;
+    if whole[0] != KIND {
+        return None;
+    }
     let mut block = [0; 8];
     block[3..].copy_from_slice(&whole[10..15]);
     let block = Block::new(u64::from_be_bytes(block));
     let sequence = Sequence::new(!u64::from_be_bytes(whole[15..].try_into().ok()?));
-    Some(VersionKey { place: &key[..15], class, block, sequence })
+    let number = |at: usize| whole[at..at + 4].try_into().map(u32::from_be_bytes).ok();
+    let (line, disk) = (LineId::new(number(1)?), DiskId::new(number(5)?));
+    Some(VersionKey { place: &key[..15], line, disk, class, block, sequence })
 }
 
 /// First key of everything of a line, and the key after the last.

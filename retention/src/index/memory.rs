@@ -20,7 +20,7 @@ struct Inner {
     visible: Arc<Entries>,
     durable: Entries,
     unflushed: Vec<IndexBatch>,
-    forgotten: Forgotten,
+    forgotten: Arc<Forgotten>,
 }
 
 impl MemoryIndex {
@@ -38,9 +38,9 @@ impl MemoryIndex {
     /// Lets go of what may vanish and `goes` picks; how many entries went.
     pub fn vanish(&self, mut goes: impl FnMut(&[u8]) -> bool) -> usize {
         let mut inner = self.inner.lock();
-        let may = |key: &Vec<u8>| inner.forgotten.covers(key);
-        let gone: Vec<_> =
-            inner.visible.keys().filter(|key| may(key) && goes(key)).cloned().collect();
+        let mut pass = inner.forgotten.pass();
+        let mut may_go = |key: &&Vec<u8>| pass.goes(key) && goes(key);
+        let gone: Vec<_> = inner.visible.keys().filter(&mut may_go).cloned().collect();
         for key in &gone {
             Arc::make_mut(&mut inner.visible).remove(key);
             inner.durable.remove(key);
@@ -89,7 +89,7 @@ impl IndexStore for MemoryIndex {
     }
 
     fn set_forgotten(&self, forgotten: Forgotten) {
-        self.inner.lock().forgotten = forgotten;
+        self.inner.lock().forgotten = Arc::new(forgotten);
     }
 
     fn compact(&self) -> Result<(), IndexError> {

@@ -7,7 +7,7 @@
 //! What is forgotten goes when compaction comes by, without a tombstone: deleting a million old versions of a block one by
 //! one, or by ranges, would leave as many marks in the way of its next look-up. Cursors keep the files they were opened on.
 
-use super::forgotten::Forgotten;
+use super::forgotten::{Forgotten, Pass};
 use super::{Cursor, IndexBatch, IndexError, IndexStore};
 use parking_lot::RwLock;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -47,14 +47,15 @@ type Shared = Arc<RwLock<Arc<Forgotten>>>;
 /// Gives each compaction its filter.
 struct Forgetting(Shared);
 
-/// Lets go of what was forgotten when the compaction began.
-struct ForgettingFilter(Arc<Forgotten>);
+/// Lets go of what was forgotten when the compaction began. Keys come in order; of what is not part of this compaction it knows
+/// nothing, and leaves it alone.
+struct ForgettingFilter(Pass);
 
 impl CompactionFilterFactory for Forgetting {
     type Filter = ForgettingFilter;
 
     fn create(&mut self, _: CompactionFilterContext) -> Self::Filter {
-        ForgettingFilter(Arc::clone(&self.0.read()))
+        ForgettingFilter(self.0.read().pass())
     }
 
     fn name(&self) -> &CStr {
@@ -64,7 +65,7 @@ impl CompactionFilterFactory for Forgetting {
 
 impl CompactionFilter for ForgettingFilter {
     fn filter(&mut self, _: u32, key: &[u8], _: &[u8]) -> Decision {
-        if self.0.covers(key) { Decision::Remove } else { Decision::Keep }
+        if self.0.goes(key) { Decision::Remove } else { Decision::Keep }
     }
 
     fn name(&self) -> &CStr {
@@ -206,10 +207,11 @@ mod tests {
     use super::super::moment_key::{Boundary, boundary_at_or_before, put_boundary};
     use super::*;
     use crate::ids::{DiskId, GroupId, LaneId, LineId, MachineId, SegmentId, Sequence};
-    use crate::leaf::{Layer, LeafIndex, resolve};
+    use crate::leaf::{BlockPlace, Layer, LeafIndex, resolve};
     use crate::manifest::history::HistoryStart;
     use crate::manifest::record::ManifestRecord;
     use crate::manifest::state::ManifestState;
+    use crate::moments::Moments;
     use crate::name::Name;
     use crate::time::Timestamp;
     use landfall_disks::faults::Seed;
@@ -290,6 +292,12 @@ mod tests {
         Forgotten::of(&state)
     }
 
+    /// The same, and of what lies above the floor nothing is looked at but these moments.
+    fn seen(at: u64, moments: &[u64], through: u64) -> Forgotten {
+        let moments = moments.iter().copied().map(Sequence::new).collect();
+        floor(at).seeing([(LINE, Moments::these(moments, Sequence::new(through)))])
+    }
+
     fn layer(newest: u64) -> Layer {
         Layer { line: LINE, newest: Sequence::new(newest), gap: None }
     }
@@ -301,7 +309,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (rocks, memory) = (open(folder.path()), MemoryIndex::default());
         let mut random = Seed::new(3);
-        let mut forgotten = 0;
+        let (mut forgotten, mut through, mut moments) = (0, 0, Vec::new());
         for sequence in 1..=600_u64 {
             let mut batch = IndexBatch::default();
             let blocks = 1 + random.below(40);
@@ -327,15 +335,21 @@ mod tests {
             memory.write(batch).unwrap();
             if sequence % 97 == 0 {
                 forgotten = sequence - 40;
-                rocks.set_forgotten(floor(forgotten));
-                memory.set_forgotten(floor(forgotten));
+                through = sequence - 10;
+                moments = (forgotten..=through).filter(|_| random.chance(1, 5)).collect();
+                rocks.set_forgotten(seen(forgotten, &moments, through));
+                memory.set_forgotten(seen(forgotten, &moments, through));
                 memory.vanish(|_| random.chance(1, 2));
                 rocks.compact().unwrap();
             }
             if sequence % 20 != 0 {
                 continue;
             }
-            let at = forgotten + random.below(sequence - forgotten + 1);
+            let late = through.max(forgotten);
+            let at = match random.chance(1, 2) {
+                true if !moments.is_empty() => *random.pick(&moments),
+                _ => late + random.below(sequence - late + 1),
+            };
             let floor = || Sequence::new(forgotten);
             for leaf in [0, 1, 2].map(|leaf| LeafIndex::of(ByteOffset::new(leaf << 20))) {
                 let of_rocks = resolve(&rocks, &[layer(at)], floor, DISK, leaf).unwrap();
@@ -390,5 +404,39 @@ mod tests {
             cursor.advance().unwrap();
         }
         assert_eq!(versions, 10);
+    }
+
+    /// What lies between kept points is forgotten too, and every point sees what it saw.
+    #[test]
+    fn versions_between_kept_points_are_not_in_the_way_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let last = 100_000_u64;
+        for sequence in 1..=last {
+            let mut batch = IndexBatch::default();
+            let range = ByteRange::at(Block::new(7).offset(), BLOCK_SIZE).unwrap();
+            let place = (SegmentId::new(1), u32::try_from(sequence).unwrap());
+            put_data(&mut batch, (LINE, DISK, Sequence::new(sequence)), range, place, &[1]);
+            store.write(batch).unwrap();
+        }
+        let kept = [25_000, 60_000, 99_000];
+        store.set_forgotten(seen(1000, &kept, last - 1));
+        store.compact().unwrap();
+        let mut cursor = store.cursor();
+        cursor.seek(&[1]).unwrap();
+        let mut versions = Vec::new();
+        while let Some((key, _)) = cursor.entry() {
+            versions.push(super::super::block_key::parse_key(key).unwrap().sequence.number());
+            cursor.advance().unwrap();
+        }
+        assert_eq!(versions, [last, last - 1, 99_000, 60_000, 25_000]);
+        for point in kept {
+            let floor = || Sequence::new(1000);
+            let leaf =
+                resolve(&store, &[layer(point)], floor, DISK, LeafIndex::of(ByteOffset::new(0)));
+            let unit = u32::try_from(point).unwrap();
+            let place = BlockPlace::Journal { segment: SegmentId::new(1), unit, checksum: 1 };
+            assert_eq!(leaf.unwrap().place(Block::new(7)), place);
+        }
     }
 }

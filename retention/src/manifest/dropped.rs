@@ -67,6 +67,13 @@ impl Dropped {
         run.map_or(Some(sequence.number()), |run| run.first.checked_sub(1)).map(Sequence::new)
     }
 
+    /// The lowest sequence at or above `sequence` that is not gone, if there is one.
+    pub fn above(&self, sequence: Sequence) -> Option<Sequence> {
+        let at = self.runs.partition_point(|run| run.last < sequence.number());
+        let run = self.runs.get(at).filter(|run| run.holds(sequence.number()));
+        run.map_or(Some(sequence.number()), |run| run.last.checked_add(1)).map(Sequence::new)
+    }
+
     /// What was left between what is gone, stretch by stretch; not what lies between stretches so long that nothing was
     /// ever decided about them.
     pub fn kept_between(&self) -> impl Iterator<Item = Sequence> {
@@ -205,6 +212,8 @@ mod tests {
                 prop_assert_eq!(dropped.contains(sequence), model.contains(&number));
                 let free = (0..=number).rev().find(|number| !model.contains(number));
                 prop_assert_eq!(dropped.below(sequence), free.map(Sequence::new));
+                let free = (number..).find(|number| !model.contains(number));
+                prop_assert_eq!(dropped.above(sequence), free.map(Sequence::new));
             }
             dropped.forget_below(Sequence::new(below));
             for number in 0..600 {
@@ -243,6 +252,7 @@ mod tests {
         dropped.drop_all_but(Sequence::new(0), last, &[last]);
         assert!(dropped.contains(last) && dropped.contains(Sequence::new(9)));
         assert_eq!(dropped.below(last), None);
+        assert_eq!(dropped.above(Sequence::new(0)), None);
         assert_eq!(dropped.runs(), 1);
     }
 }

@@ -144,6 +144,11 @@ impl Catalogue {
         self.chunks.iter().flat_map(Chunk::points).map(|plain| self.whole(&plain))
     }
 
+    /// The sequences of all, in order.
+    pub fn sequences(&self) -> impl Iterator<Item = Sequence> {
+        self.chunks.iter().flat_map(Chunk::points).map(|plain| plain.sequence())
+    }
+
     /// The point at exactly this sequence.
     pub fn at(&self, sequence: Sequence) -> Option<Point> {
         let found = self.plain(self.at_or_above(sequence.number()))?;

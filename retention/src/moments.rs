@@ -1,0 +1,133 @@
+//! Which moments of a line can be looked at, as far as it has been written. Pure.
+//!
+//! ```text
+//!   moments      ●───────────●─────────────────●───── ○ through
+//!   versions     a   b   c     d   e        f     g        a block written seven times
+//!                        │         └ f ┐    │     │
+//!   seen by              ●             └────●     ○        a, b, d and e are seen by nobody
+//! ```
+//!
+//! A version is needed for the first moment at or after it, unless the block was written again up to there. A view from that
+//! moment, or from any later one that the version is newest for, passes that place. **Invariants:** what is no moment never
+//! becomes one: moments are added beyond `through` alone, so what nobody sees once is seen by nobody for good.
+
+use crate::ids::Sequence;
+use crate::manifest::dropped::Dropped;
+use std::sync::Arc;
+
+/// The moments of a line up to a sequence; whatever lies above it counts as one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moments {
+    through: Sequence,
+    which: Which,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Which {
+    /// Sorted.
+    These(Arc<[Sequence]>),
+    AllBut(Arc<Dropped>),
+}
+
+impl Moments {
+    /// Those listed, and no others up to `through`.
+    pub fn these(mut moments: Vec<Sequence>, through: Sequence) -> Self {
+        moments.sort_unstable();
+        moments.dedup();
+        Self { through, which: Which::These(moments.into()) }
+    }
+
+    /// All that were not dropped.
+    pub fn all_but(dropped: Arc<Dropped>, through: Sequence) -> Self {
+        Self { through, which: Which::AllBut(dropped) }
+    }
+
+    /// Up to where they are known.
+    pub fn through(&self) -> Sequence {
+        self.through
+    }
+
+    /// The moment that a version of `sequence` would be there for: the first at or after it. A block that was written again
+    /// up to there needs the version no more.
+    pub fn seen_at(&self, sequence: Sequence) -> Sequence {
+        if sequence >= self.through {
+            return sequence;
+        }
+        let first = match &self.which {
+            Which::These(moments) => {
+                let at = moments.partition_point(|moment| *moment < sequence);
+                moments.get(at).copied()
+            }
+            Which::AllBut(dropped) => dropped.above(sequence),
+        };
+        first.map_or(self.through, |first| first.min(self.through))
+    }
+
+    /// Whether `sequence` can be looked at.
+    pub fn contains(&self, sequence: Sequence) -> bool {
+        sequence > self.through
+            || match &self.which {
+                Which::These(moments) => moments.binary_search(&sequence).is_ok(),
+                Which::AllBut(dropped) => !dropped.contains(sequence),
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn at(number: u64) -> Sequence {
+        Sequence::new(number)
+    }
+
+    proptest! {
+        /// A version is seen by some moment if and only if it is the newest at the place that it says.
+        #[test]
+        fn a_version_is_needed_exactly_if_some_moment_sees_it(
+            moments in proptest::collection::btree_set(0u64..60, 0..20),
+            versions in proptest::collection::btree_set(0u64..80, 1..30),
+            through in 0u64..70,
+            all_but in any::<bool>(),
+        ) {
+            let known: BTreeSet<u64> = moments.into_iter().filter(|one| *one <= through).collect();
+            let these = if all_but {
+                let mut dropped = Dropped::default();
+                let kept: Vec<_> = known.iter().copied().map(at).collect();
+                dropped.drop_all_but(at(0), at(through), &kept);
+                Moments::all_but(Arc::new(dropped), at(through))
+            } else {
+                Moments::these(known.iter().copied().map(at).collect(), at(through))
+            };
+            let looks: Vec<u64> = (0..90).filter(|look| *look > through || known.contains(look)).collect();
+            let newest = |look: u64| versions.range(..=look).next_back().copied();
+            for version in &versions {
+                let seen = looks.iter().any(|look| newest(*look) == Some(*version));
+                let place = these.seen_at(at(*version)).number();
+                prop_assert_eq!(newest(place) == Some(*version), seen, "{} at {}", version, place);
+            }
+            for look in 0..90 {
+                prop_assert_eq!(these.contains(at(look)), looks.contains(&look));
+            }
+        }
+
+        /// Nothing that is dropped or written later makes a version needed again.
+        #[test]
+        fn what_nobody_sees_is_never_seen_again(
+            moments in proptest::collection::btree_set(0u64..60, 0..20),
+            gone in proptest::collection::btree_set(0u64..60, 0..20),
+            later in 0u64..40,
+        ) {
+            let through = 60;
+            let moments: Vec<_> = moments.into_iter().collect();
+            let before = Moments::these(moments.iter().copied().map(at).collect(), at(through));
+            let left = moments.into_iter().filter(|one| !gone.contains(one)).chain(through + 1..=through + later);
+            let after = Moments::these(left.map(at).collect(), at(through + later));
+            for version in 0..=through {
+                prop_assert!(after.seen_at(at(version)) >= before.seen_at(at(version)));
+            }
+        }
+    }
+}
