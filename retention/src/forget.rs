@@ -11,22 +11,18 @@
 //! between leaves a file that nobody asks for, removed at the next start. A segment with damage is kept: what it held is
 //! not known.
 
+use crate::compact::{Source, Summaries, Summary};
 use crate::fold::Pace;
 use crate::ids::{LaneId, LineId, SegmentId, Sequence};
 use crate::index::IndexError;
-use crate::index::tail_key::LineTail;
-use crate::journal::format::RecordKind;
-use crate::journal::indexing::tail_after;
-use crate::journal::recovery::{Examination, examine};
+use crate::journal::compacted::CompactedError;
 use crate::manifest::ManifestError;
 use crate::manifest::record::ManifestRecord;
-use crate::manifest::released::ReleasedLine;
-use crate::manifest::state::SegmentEntry;
 use crate::replica::{Image, ReplicaDisk};
 use crate::retention::Retention;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Segments that are released together: one wait for the reads under way, one look through the leaves.
@@ -46,6 +42,9 @@ pub enum ForgetError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// A compacted segment cannot be read.
+    #[error(transparent)]
+    Compacted(#[from] CompactedError),
 }
 
 /// What was given back.
@@ -63,71 +62,15 @@ pub struct ForgetReport {
     pub damaged: usize,
 }
 
-/// Which records a segment has of which lines.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Summary {
-    lines: BTreeMap<LineId, ReleasedLine>,
-    /// Every record of it was found and is good.
-    whole: bool,
-}
-
-/// Summaries of segments that were looked at and stayed: a segment is read once, or twice.
-pub(crate) type Summaries = HashMap<SegmentId, Arc<Summary>>;
-
-impl Summary {
-    fn of(entry: &SegmentEntry, found: &Examination) -> Self {
-        let next = entry.ended.map(|(_, next)| next);
-        let bodies = found.records.iter().all(|found| found.damaged_bodies.is_empty());
-        let whole = found.damage.is_empty() && bodies && next == Some(found.next);
-        let mut lines: BTreeMap<LineId, ReleasedLine> = BTreeMap::new();
-        for record in found.records.iter().map(|found| &found.record) {
-            if record.kind == RecordKind::Vouch {
-                continue;
-            }
-            let line = lines.entry(record.line).or_insert(ReleasedLine {
-                first: record.sequence,
-                chain_before: record.previous_chain,
-                tail: LineTail::default(),
-            });
-            line.tail = tail_after(&line.tail, record);
-        }
-        Self { lines, whole }
-    }
-
-    /// Whether a line has a record above what its floors cover; `bounds` has all lines that are left.
-    fn is_needed(&self, bounds: &BTreeMap<LineId, Sequence>) -> bool {
-        let above = |(line, released): (&LineId, &ReleasedLine)| {
-            bounds.get(line).is_some_and(|bound| released.tail.sequence > *bound)
-        };
-        self.lines.iter().any(above)
-    }
-
-    /// What the manifest keeps of it, in one frame with the release.
-    fn records(
-        &self,
-        entry: &SegmentEntry,
-        bounds: &BTreeMap<LineId, Sequence>,
-    ) -> Vec<ManifestRecord> {
-        let (segment, lane, first) = (entry.id, entry.lane, entry.first);
-        let next = entry.ended.map_or(first, |(_, next)| next);
-        let mut records = Vec::new();
-        if first < next {
-            records.push(ManifestRecord::RecordsReleased { lane, first, next });
-        }
-        let left = self.lines.iter().filter(|(line, _)| bounds.contains_key(line));
-        records.extend(left.map(|(line, released)| ManifestRecord::LineReleased {
-            lane,
-            at: first,
-            line: *line,
-            released: *released,
-        }));
-        records.push(ManifestRecord::SegmentReleased { segment });
-        records
-    }
+/// What is gone of some segments that were to go.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Released {
+    pub(crate) segments: usize,
+    pub(crate) bytes: u64,
 }
 
 /// Up to where the journal need not hold what a disk was. One whose first copy is under way has nothing in the journal.
-fn journal_floor(disk: &ReplicaDisk) -> Option<Sequence> {
+pub(crate) fn journal_floor(disk: &ReplicaDisk) -> Option<Sequence> {
     match (disk.floor(), disk.image()) {
         (Some(floor), _) => Some(floor),
         (None, Image::Lost(_)) => Some(Sequence::default()),
@@ -156,33 +99,32 @@ impl Retention {
     ) -> Result<(), ForgetError> {
         let bounds = self.bounds(lane);
         let mut free = Vec::new();
-        for entry in self.ended_segments(lane) {
-            let summary = match summaries.get(&entry.id) {
-                Some(summary) => Arc::clone(summary),
-                None if report.examined >= EXAMINED_AT_ONCE => {
+        let settled = Source::settled(&self.manifest.state(), lane);
+        for source in settled {
+            if !summaries.contains_key(&source.id()) {
+                if report.examined >= EXAMINED_AT_ONCE {
                     report.left += 1;
                     continue;
                 }
-                None => {
-                    report.examined += 1;
-                    pace.admit(entry.size_bytes, &|| self.lane(lane).waiting()).await;
-                    let summary = Arc::new(self.summarize(entry).await?);
-                    summaries.insert(entry.id, Arc::clone(&summary));
-                    summary
-                }
-            };
-            if !summary.whole {
+                report.examined += 1;
+            }
+            let summary = self.summary(&source, pace, summaries).await?;
+            if !summary.is_whole() {
                 report.damaged += 1;
                 continue;
             }
             if !summary.is_needed(&bounds) {
-                free.push((entry, summary));
+                free.push((source, summary));
             }
         }
         for some in free.chunks(RELEASED_TOGETHER) {
-            self.release(some, &bounds, report).await?;
-            some.iter().for_each(|(entry, _)| {
-                summaries.remove(&entry.id);
+            let mut released = Released::default();
+            let ended = self.release(some, &mut released).await;
+            report.segments += released.segments;
+            report.bytes += released.bytes;
+            ended?;
+            some.iter().for_each(|(source, _)| {
+                summaries.remove(&source.id());
             });
         }
         Ok(())
@@ -205,32 +147,19 @@ impl Retention {
         of_lane.map(|line| (line.id, bound(line))).collect()
     }
 
-    fn ended_segments(&self, lane: LaneId) -> Vec<SegmentEntry> {
-        let state = self.manifest.state();
-        let ended = |entry: &&SegmentEntry| entry.lane == lane && entry.ended.is_some();
-        state.segments.values().filter(ended).copied().collect()
-    }
-
-    async fn summarize(&self, entry: SegmentEntry) -> Result<Summary, ForgetError> {
-        let bytes = match self.reading.segments.read_whole(entry.id, entry.size_bytes).await {
-            Err(FileError::NotFound { .. }) => landfall_disks::Buffer::zeroed(0),
-            read => read?,
-        };
-        Ok(offload(move || Summary::of(&entry, &examine(&entry, &bytes))).await)
-    }
-
-    async fn release(
+    /// Releases segments: on record first, then whoever may still read them is waited for, then their files go.
+    pub(crate) async fn release(
         &self,
-        free: &[(SegmentEntry, Arc<Summary>)],
-        bounds: &BTreeMap<LineId, Sequence>,
-        report: &mut ForgetReport,
+        free: &[(Source, Arc<Summary>)],
+        released: &mut Released,
     ) -> Result<(), ForgetError> {
-        let records =
-            |(entry, summary): &(SegmentEntry, Arc<Summary>)| summary.records(entry, bounds);
-        for one in free {
+        if free.is_empty() {
+            return Ok(());
+        }
+        for (source, summary) in free {
             let left = self.manifest.change(|state| {
-                // A machine may have been removed meanwhile; its lines are not to be kept.
-                let mut records = records(one);
+                // Lines that are gone are not to be kept; a machine may have been removed meanwhile.
+                let mut records = summary.records(source);
                 records.retain(|record| match record {
                     ManifestRecord::LineReleased { line, .. } => state.lines.contains_key(line),
                     _ => true,
@@ -239,9 +168,10 @@ impl Retention {
             });
             left.await?;
         }
-        // Leaves resolved from here on name none of them: the floors cover all that is in there. Those that were being
-        // resolved by older floors are kept when this wait ends, and no such leaf comes after them.
-        let gone: BTreeSet<SegmentId> = free.iter().map(|(entry, _)| entry.id).collect();
+        // Leaves resolved from here on name none of them: floors cover what is in there, the index points elsewhere, or a
+        // newer version comes before it. Those that were being resolved before are kept when this wait ends, and no such leaf
+        // comes after them.
+        let gone: BTreeSet<SegmentId> = free.iter().map(|(source, _)| source.id()).collect();
         self.reading.turns.ended().await;
         let lines: Vec<_> = self.machines.read().lines.values().cloned().collect();
         let reading = Arc::clone(&self.reading);
@@ -253,10 +183,10 @@ impl Retention {
         .await;
         // Reads that found such a leaf before it was dropped.
         self.reading.turns.ended().await;
-        for (entry, _) in free {
-            self.reading.segments.remove(entry.lane, entry.id).await?;
-            report.segments += 1;
-            report.bytes += entry.size_bytes;
+        for (source, _) in free {
+            self.reading.segments.remove(source.lane(), source.id()).await?;
+            released.segments += 1;
+            released.bytes += source.size_bytes();
         }
         Ok(())
     }

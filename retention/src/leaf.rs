@@ -283,3 +283,34 @@ fn patch(leaf: &mut Leaf, change: &HeadChange, piece: ByteRange) {
         leaf.set(Block::new(index), place);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::IndexBatch;
+    use crate::index::block_key::put_data;
+    use crate::index::memory::MemoryIndex;
+
+    /// Compaction relies on it: of a version that was kept in part, the entry of the larger class is not taken away.
+    #[test]
+    fn of_two_entries_of_a_version_the_smaller_class_counts() {
+        let (line, disk) = (LineId::new(1), DiskId::new(2));
+        let range = |first: u64, blocks: u64| {
+            ByteRange::at(Block::new(first).offset(), blocks * BLOCK_SIZE).expect("small")
+        };
+        let index = MemoryIndex::default();
+        let mut batch = IndexBatch::default();
+        let version = (line, disk, Sequence::new(5));
+        put_data(&mut batch, version, range(16, 16), (SegmentId::new(3), 1), &[1; 16]);
+        put_data(&mut batch, version, range(20, 1), (SegmentId::new(9), 40), &[1]);
+        index.write(batch).expect("in memory");
+        let layers = [Layer { line, newest: Sequence::new(5), gap: None }];
+        let leaf = LeafIndex::of(ByteOffset::new(0));
+        let leaf = resolve(&index, &layers, Sequence::default, disk, leaf).expect("whole");
+        let segment_of = |block: u64| match leaf.place(Block::new(block)) {
+            BlockPlace::Journal { segment, unit, .. } => (segment.number(), unit),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([19, 20, 21].map(segment_of), [(3, 4), (9, 40), (3, 6)]);
+    }
+}

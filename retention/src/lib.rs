@@ -13,6 +13,7 @@
 mod branch;
 mod change;
 mod changes;
+mod compact;
 mod fold;
 mod forget;
 pub mod ids;
@@ -44,6 +45,7 @@ mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
 pub use changes::{ChangedRange, Changes, ChangesError, ChangesPage};
+pub use compact::{CompactError, Compacted};
 pub use fold::{
     FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus, HistoryWanted, Pace, StartMoment,
     WantedStart,

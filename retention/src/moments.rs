@@ -71,6 +71,17 @@ impl Moments {
                 Which::AllBut(dropped) => !dropped.contains(sequence),
             }
     }
+
+    /// How many of `first..=last` are moments, or a number that changes whenever that does.
+    pub(crate) fn tally(&self, first: Sequence, last: Sequence) -> u64 {
+        match &self.which {
+            Which::These(moments) => {
+                let below = |end: Sequence| moments.partition_point(|moment| *moment < end);
+                (below(last.next()) - below(first)) as u64
+            }
+            Which::AllBut(dropped) => dropped.within(first, last),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +112,9 @@ mod tests {
             } else {
                 Moments::these(known.iter().copied().map(at).collect(), at(through))
             };
-            let looks: Vec<u64> = (0..90).filter(|look| *look > through || known.contains(look)).collect();
+            // What is there when the line has come to `through` counts like a moment: any that comes next would see it.
+            let looks: Vec<u64> =
+                (0..90).filter(|look| *look >= through || known.contains(look)).collect();
             let newest = |look: u64| versions.range(..=look).next_back().copied();
             for version in &versions {
                 let seen = looks.iter().any(|look| newest(*look) == Some(*version));
@@ -109,7 +122,8 @@ mod tests {
                 prop_assert_eq!(newest(place) == Some(*version), seen, "{} at {}", version, place);
             }
             for look in 0..90 {
-                prop_assert_eq!(these.contains(at(look)), looks.contains(&look));
+                let there = look > through || known.contains(&look);
+                prop_assert_eq!(these.contains(at(look)), there);
             }
         }
 
@@ -129,5 +143,18 @@ mod tests {
                 prop_assert!(after.seen_at(at(version)) >= before.seen_at(at(version)));
             }
         }
+    }
+
+    #[test]
+    fn a_change_of_what_is_there_shows_in_the_tally() {
+        let moments = |list: &[u64]| Moments::these(list.iter().copied().map(at).collect(), at(90));
+        assert_eq!(moments(&[3, 5, 9]).tally(at(4), at(9)), 2);
+        let mut dropped = Dropped::default();
+        let all = |dropped: &Dropped| {
+            Moments::all_but(Arc::new(dropped.clone()), at(90)).tally(at(4), at(9))
+        };
+        assert_eq!(all(&dropped), 6);
+        dropped.drop_all_but(at(1), at(7), &[at(5)]);
+        assert_eq!(all(&dropped), 3);
     }
 }

@@ -7,7 +7,7 @@
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
-use crate::forget::Summaries;
+use crate::compact::Summaries;
 use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Sequence};
 use crate::image_hashes::{self, Described, ImageHashes, PageCache};
 use crate::index::forgotten::Forgotten;
@@ -161,6 +161,8 @@ pub struct Retention {
     pub(crate) hash_cache: Arc<PageCache>,
     /// Which lines need which segments; held by the one look for free segments there may be.
     pub(crate) summaries: tokio::sync::Mutex<Summaries>,
+    /// Of the lanes.
+    pub(crate) journal: JournalSettings,
 }
 
 impl Retention {
@@ -171,7 +173,7 @@ impl Retention {
         let manifest = Arc::new(Manifest::open(Arc::clone(&surroundings.data), folder_id).await?);
         let state = manifest.state().clone();
         let journal = Arc::clone(&surroundings.journal);
-        let segments = Arc::new(Segments::new(journal, state.segments.values()));
+        let segments = Arc::new(Segments::new(journal, &state));
         surroundings.index.set_forgotten(Forgotten::of(&state));
         let mut report = OpenReport::default();
         let mut lanes = Vec::new();
@@ -219,6 +221,7 @@ impl Retention {
             default_policy: settings.default_policy,
             hash_cache,
             summaries: tokio::sync::Mutex::default(),
+            journal: settings.journal.checked(),
         };
         retention.settle_streams(&report);
         retention.refresh_forgotten();
@@ -280,6 +283,7 @@ impl Retention {
 fn lane_count(state: &ManifestState, wanted: u16) -> u16 {
     let bound = state.lines.values().map(|line| line.lane.number() + 1);
     let written = state.segments.values().map(|segment| segment.lane.number() + 1);
+    let written = written.chain(state.compacted.values().map(|one| one.lane.number() + 1));
     let written = written.chain(state.released.lanes().map(|lane| lane.number() + 1));
     bound.chain(written).chain([wanted, 1]).max().unwrap_or(1)
 }

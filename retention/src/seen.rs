@@ -11,7 +11,12 @@ use crate::retention::Retention;
 use std::collections::BTreeMap;
 
 impl Retention {
-    /// The moments of every line of `state`.
+    /// The moments of every line there is.
+    pub(crate) fn moments(&self) -> BTreeMap<LineId, Moments> {
+        let state = self.manifest.state();
+        self.moments_in(&state)
+    }
+
     fn moments_in(&self, state: &ManifestState) -> BTreeMap<LineId, Moments> {
         let mut held: BTreeMap<LineId, Vec<Sequence>> = BTreeMap::new();
         let origins = state.lines.values().filter_map(|line| line.origin);

@@ -360,7 +360,10 @@ impl Retention {
         let lanes = lanes.collect();
         let index = Arc::clone(&self.surroundings.index);
         // Not held across an await: whoever changes the manifest on this core would wait for ever.
-        let segments = self.manifest.state().segments.len();
+        let segments = {
+            let state = self.manifest.state();
+            state.segments.len() + state.compacted.len()
+        };
         Ok(JournalStatus {
             segments,
             segment_bytes: self.reading.segments.size_bytes(),

@@ -6,10 +6,12 @@ use landfall_disks::{Block, ByteOffset, ByteRange};
 use landfall_retention::ids::*;
 use landfall_retention::index::block_key::{SizeClass, key};
 use landfall_retention::index::tail_key::LineTail;
+use landfall_retention::journal::compacted::{KeptRecord, Piece, encode_table, parse_table};
 use landfall_retention::journal::format::{
     Chain, ExtentContent, Record, RecordExtent, RecordKind, SegmentHeader,
 };
 use landfall_retention::journal::recovery::{FoundRecord, examine};
+use landfall_retention::manifest::compacted::CompactedEntry;
 use landfall_retention::manifest::format::{
     HEADER_BYTES, encode_frame, encode_header, parse_frame, parse_header,
 };
@@ -283,6 +285,8 @@ fn manifest(frames: [Vec<ManifestRecord>; 2]) -> Vec<u8> {
 const JOURNAL_V1: &str = include_str!("../../tests/fixtures/journal-v1.hex");
 const MANIFEST_V1: &str = include_str!("../../tests/fixtures/manifest-v1.hex");
 const MANIFEST_KEEPING: &str = include_str!("../../tests/fixtures/manifest-v1-keeping.hex");
+const COMPACTED_V1: &str = include_str!("../../tests/fixtures/compacted-v1.hex");
+const MANIFEST_COMPACTED: &str = include_str!("../../tests/fixtures/manifest-v1-compacted.hex");
 const MANIFEST_V1_HISTORY: &str = include_str!("../../tests/fixtures/manifest-v1-history.hex");
 
 #[test]
@@ -467,3 +471,62 @@ const CHAINS: [&str; 2] = [
     "c6347b9270874a6a45e02519008c9ab3f3854867271312a04edc9643970c725d",
     "ef4bead807eca6c0409d1384a2f3c95351e85c5325280871f0b646a7a6cb1b1d",
 ];
+
+/// What is kept of the batch and the mark: the second of the last two blocks, and what was said of both.
+fn kept_records() -> Vec<KeptRecord> {
+    let bytes = segment();
+    let head =
+        |record: &Record, offset: usize| bytes[offset..offset + record.head_length()].to_vec();
+    let [batch, mark, ..] = &records()[..] else { panic!("four records") };
+    let body = [0xa5; 4096];
+    let piece = Piece {
+        extent: 2,
+        first_block: 1,
+        unit: 1,
+        hash: *blake3::hash(&body).as_bytes(),
+        checksums: vec![crc32c::crc32c(&body)],
+    };
+    let kept = |record: &Record, offset, pieces| KeptRecord {
+        record: record.clone(),
+        head: head(record, offset),
+        salt: SALT,
+        pieces,
+    };
+    vec![kept(batch, 4096, vec![piece]), kept(mark, 20480, Vec::new())]
+}
+
+#[test]
+fn the_table_of_a_compacted_segment_is_what_it_was() {
+    let written = encode_table(SegmentId::new(12), !SALT, &kept_records());
+    assert_eq!(text_of(&written), COMPACTED_V1);
+    let read = parse_table(&bytes_of(COMPACTED_V1), SegmentId::new(12), !SALT, 2);
+    assert_eq!(read, Ok(kept_records()));
+    let chains: Vec<Chain> = kept_records().iter().map(|kept| kept.record.chain()).collect();
+    assert_eq!(chains, records()[..2].iter().map(Record::chain).collect::<Vec<_>>());
+}
+
+/// A segment was compacted; then it is released.
+fn compacted_frames() -> [Vec<ManifestRecord>; 2] {
+    let [machine, _, gone] = history_frames();
+    let entry = CompactedEntry {
+        id: SegmentId::new(12),
+        lane: LaneId::new(1),
+        salt: !SALT,
+        size_bytes: 16384,
+        table: 8192,
+        through: LaneSequence::new(101),
+        from: vec![SegmentId::new(7)],
+    };
+    let mut compacted = machine;
+    compacted.push(ManifestRecord::SegmentCompacted(entry));
+    [compacted, gone]
+}
+
+#[test]
+fn a_manifest_with_compacted_segments_is_what_it_was() {
+    assert_eq!(text_of(&manifest(compacted_frames())), MANIFEST_COMPACTED);
+    let state = state_of(MANIFEST_COMPACTED, compacted_frames());
+    let entry = &state.compacted[&SegmentId::new(12)];
+    assert!(state.segments.is_empty() && entry.from.is_empty());
+    assert_eq!(state.given.segment, SegmentId::new(12));
+}

@@ -354,13 +354,16 @@ impl DiskFold<'_> {
         let source = Arc::new(self.source());
         let mut next = Some(ByteOffset::new(0));
         while let Some(from) = next {
-            let window = self.window(&source, from).await?;
-            let data = plan::data_bytes(&window.writes);
+            let planned = self.window(&source, from).await?;
+            let data = plan::data_bytes(&planned.writes);
             let lane = self.retention.lane(self.line.lane());
             pace.admit(data, &|| lane.waiting()).await;
             if self.line.is_closed() {
                 return Err(FoldError::Gone);
             }
+            // While it waited, segments may have been compacted. What is found in this turn stays until it was read.
+            let _turn = self.retention.reading.turns.begin();
+            let window = if data > 0 { self.window(&source, from).await? } else { planned };
             // Nobody compares the image with its hashes between the one and the other.
             let mut hashes = self.disk.hashes().update().await;
             for some in window.writes.chunks(WRITES_AT_ONCE) {

@@ -1,6 +1,7 @@
 //! What a durable record adds to the index. One function for both ways there: the lane right after the flush, and
 //! replay after a crash.
 
+use super::compacted::KeptRecord;
 use super::format::{ExtentContent, Record, RecordKind, UNIT};
 use crate::ids::SegmentId;
 use crate::index::IndexBatch;
@@ -29,6 +30,31 @@ pub(crate) fn index_record(
             }
         }
     }
+    index_moment(batch, record);
+}
+
+/// Adds the data that is kept of a record, which lies in the compacted `segment`. An extent of which a part is gone gets
+/// entries of smaller classes; whoever reads takes those first.
+pub(crate) fn index_kept_data(batch: &mut IndexBatch, kept: &KeptRecord, segment: SegmentId) {
+    for piece in &kept.pieces {
+        let extent = &kept.record.extents[piece.extent as usize];
+        let version = (kept.record.line, extent.disk, kept.record.sequence);
+        put_data(batch, version, piece.range(extent), (segment, piece.unit), &piece.checksums);
+    }
+}
+
+/// Adds everything that is kept of a record.
+pub(crate) fn index_kept(batch: &mut IndexBatch, kept: &KeptRecord, segment: SegmentId) {
+    index_kept_data(batch, kept, segment);
+    let record = &kept.record;
+    let zeroes = record.extents.iter().filter(|extent| extent.content == ExtentContent::Zero);
+    for extent in zeroes {
+        put_zeroes(batch, (record.line, extent.disk, record.sequence), extent.range);
+    }
+    index_moment(batch, record);
+}
+
+fn index_moment(batch: &mut IndexBatch, record: &Record) {
     if record.boundary {
         put_boundary(batch, record.line, boundary(record));
     }

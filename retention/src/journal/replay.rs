@@ -12,14 +12,16 @@
 //! record does not follow its last one without a gap has lost something; a line without any later record may have. Both
 //! get a *gap*: what they held before it reads as damaged until it is written again. Nothing is invented.
 
+use super::compacted::{CompactedError, KeptRecord, read_table};
 use super::format::{ExtentContent, RecordExtent};
-use super::indexing::{block_checksums, index_record, tail_after};
+use super::indexing::{block_checksums, index_kept, index_record, tail_after};
 use super::recovery::{Damage, Examination, FoundRecord, body_bytes, examine};
 use super::segment::Segments;
 use crate::ids::{LaneId, LaneSequence, LineId, SegmentId, Sequence};
 use crate::index::gap_key::put_gap;
 use crate::index::tail_key::{LineTail, put_progress, put_tail, read_progress, read_tail};
 use crate::index::{IndexBatch, IndexError, IndexStore};
+use crate::manifest::compacted::CompactedEntry;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::released::ReleasedRun;
 use crate::manifest::state::SegmentEntry;
@@ -41,6 +43,9 @@ pub enum ReplayError {
     /// The index cannot be written.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// What a compacted segment holds is not known, and the index that knew it is gone.
+    #[error(transparent)]
+    Compacted(#[from] CompactedError),
     /// The ends of open segments cannot be logged.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -66,7 +71,7 @@ pub(crate) async fn replay_lane(
     segments: &Segments,
     index: &Arc<dyn IndexStore>,
 ) -> Result<LaneReplay, ReplayError> {
-    let (entries, lines, released) = {
+    let (entries, lines, released, compacted) = {
         let state = manifest.state();
         let entries: Vec<SegmentEntry> =
             state.segments.values().filter(|entry| entry.lane == lane).copied().collect();
@@ -74,9 +79,16 @@ pub(crate) async fn replay_lane(
             state.lines.values().filter(|line| line.lane == lane).map(|line| line.id).collect();
         let released: Vec<_> =
             state.released.of_lane(lane).map(|(first, run)| (first, run.clone())).collect();
-        (entries, lines, released)
+        let compacted: Vec<_> =
+            state.compacted.values().filter(|entry| entry.lane == lane).cloned().collect();
+        (entries, lines, released, compacted)
     };
     let mut replay = Replay::new(lane, &lines, Arc::clone(index))?;
+    // Before any record of the lane: progress that is found later says that the index has all of these below it.
+    let progress = replay.progress;
+    for entry in compacted.iter().filter(|entry| entry.through > progress) {
+        replay.take_compacted(entry, read_table(segments, entry).await?)?;
+    }
     let mut ends = Vec::new();
     for piece in in_order(entries, released) {
         let entry = match &piece {
@@ -190,17 +202,39 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes over where the lines stood after records that are gone, and are not needed.
+    /// Takes over where the lines stood after records that are gone. What somebody still needs of them is in compacted
+    /// segments; what was lost before them is lost for what was kept, too.
     fn take_released(&mut self, run: &ReleasedRun) {
         for (line, released) in &run.lines {
             self.suspects.remove(line);
-            if let Some(tail) = self.tails.get_mut(line)
-                && released.tail.sequence > tail.sequence
-            {
-                *tail = released.tail_after(tail);
+            let Some(tail) = self.tails.get(line).copied() else { continue };
+            if released.first > tail.sequence.next() {
+                self.add_gap(*line, Sequence::new(released.first.number() - 1));
+            }
+            if released.tail.sequence > tail.sequence {
+                self.tails.insert(*line, released.tail_after(&tail));
             }
         }
         self.next = run.next;
+    }
+
+    /// Takes over what is kept of records that the index has not: where they lie now. Tails do not come from there.
+    fn take_compacted(
+        &mut self,
+        entry: &CompactedEntry,
+        records: Vec<KeptRecord>,
+    ) -> Result<(), ReplayError> {
+        let progress = self.progress;
+        for kept in records.iter().filter(|kept| kept.record.lane_sequence > progress) {
+            self.replayed += 1;
+            if self.tails.contains_key(&kept.record.line) {
+                index_kept(&mut self.batch, kept, entry.id);
+            }
+            if self.batch.len() >= ENTRIES_PER_WRITE {
+                self.write()?;
+            }
+        }
+        Ok(())
     }
 
     fn suspect_all(&mut self) {

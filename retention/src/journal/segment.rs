@@ -2,7 +2,7 @@
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, UNIT};
 use crate::ids::{LaneId, LaneSequence, SegmentId};
-use crate::manifest::state::SegmentEntry;
+use crate::manifest::state::{ManifestState, SegmentEntry};
 use crate::time::Timestamp;
 use landfall_disks::Buffer;
 use landfall_disks::file::{Caching, FileError, FileIo, Folder, OpenMode};
@@ -25,14 +25,25 @@ struct Known {
 
 impl Segments {
     /// The segments the manifest knows, in the journal folder.
-    pub fn new<'a>(
-        folder: Arc<dyn Folder>,
-        entries: impl Iterator<Item = &'a SegmentEntry>,
-    ) -> Self {
-        let known = entries
-            .map(|e| (e.id, Known { lane: e.lane, size_bytes: e.size_bytes, file: None }))
+    pub fn new(folder: Arc<dyn Folder>, state: &ManifestState) -> Self {
+        let segments = state.segments.values().map(|e| (e.id, e.lane, e.size_bytes));
+        let compacted = state.compacted.values().map(|e| (e.id, e.lane, e.size_bytes));
+        let known = segments
+            .chain(compacted)
+            .map(|(id, lane, size_bytes)| (id, Known { lane, size_bytes, file: None }))
             .collect();
         Self { folder, known: Mutex::new(known) }
+    }
+
+    /// A segment whose file was just made.
+    pub(super) fn know(
+        &self,
+        segment: SegmentId,
+        lane: LaneId,
+        size_bytes: u64,
+        file: Arc<dyn FileIo>,
+    ) {
+        self.known.lock().insert(segment, Known { lane, size_bytes, file: Some(file) });
     }
 
     /// The journal folder.
@@ -168,7 +179,7 @@ const HEADER_LENGTH: usize = SEGMENT_HEADER_BYTES as usize;
 /// Recovery reads segments in pieces of this many bytes.
 const READ_BYTES: usize = 1 << 20;
 
-fn path(lane: LaneId, segment: SegmentId) -> PathBuf {
+pub(super) fn path(lane: LaneId, segment: SegmentId) -> PathBuf {
     PathBuf::from(format!("{lane}/{:010}.seg", segment.number()))
 }
 

@@ -74,6 +74,15 @@ impl Dropped {
         run.map_or(Some(sequence.number()), |run| run.last.checked_add(1)).map(Sequence::new)
     }
 
+    /// How many of `first..=last` are not gone.
+    pub fn within(&self, first: Sequence, last: Sequence) -> u64 {
+        let (first, last) = (first.number(), last.number());
+        let from = self.runs.partition_point(|run| run.last < first);
+        let touching = self.runs[from..].iter().take_while(|run| run.first <= last);
+        let gone: u64 = touching.map(|run| run.last.min(last) - run.first.max(first) + 1).sum();
+        (last - first).saturating_add(1).saturating_sub(gone)
+    }
+
     /// What was left between what is gone, stretch by stretch; not what lies between stretches so long that nothing was
     /// ever decided about them.
     pub fn kept_between(&self) -> impl Iterator<Item = Sequence> {
@@ -214,6 +223,9 @@ mod tests {
                 prop_assert_eq!(dropped.below(sequence), free.map(Sequence::new));
                 let free = (number..).find(|number| !model.contains(number));
                 prop_assert_eq!(dropped.above(sequence), free.map(Sequence::new));
+                let within = (below..=below + number).filter(|number| !model.contains(number));
+                let range = (Sequence::new(below), Sequence::new(below + number));
+                prop_assert_eq!(dropped.within(range.0, range.1), within.count() as u64);
             }
             dropped.forget_below(Sequence::new(below));
             for number in 0..600 {

@@ -9,6 +9,7 @@
 //! an undamaged one is media damage and refuses to open; only a torn last frame, which nobody was told of, is cut off.
 //! After a failed write the manifest refuses further ones until it is reopened.
 
+pub mod compacted;
 pub mod dropped;
 pub mod format;
 pub mod history;

@@ -3,6 +3,7 @@
 //! A kind number is never used twice; a new field means a new kind. Folding the records in order gives
 //! [`super::state::ManifestState`], and the state can be written out as records again (a snapshot).
 
+use super::compacted::{CompactedEntry, SEGMENT_COMPACTED};
 use super::format::{FrameError, Reader, Writer};
 use super::history::HistoryStart;
 use super::released::ReleasedLine;
@@ -217,6 +218,8 @@ pub enum ManifestRecord {
         /// Which.
         segment: SegmentId,
     },
+    /// What is kept of segments was written anew.
+    SegmentCompacted(CompactedEntry),
     /// Records of a lane that are gone.
     RecordsReleased {
         /// The lane.
@@ -395,6 +398,7 @@ impl ManifestRecord {
                 to.u16(kind::SEGMENT_RELEASED);
                 to.u32(segment.number());
             }
+            Self::SegmentCompacted(entry) => entry.encode(to),
             Self::RecordsReleased { lane, first, next } => {
                 to.u16(kind::RECORDS_RELEASED);
                 to.u16(lane.number());
@@ -525,6 +529,7 @@ impl ManifestRecord {
             kind::SEGMENT_RELEASED => {
                 Ok(Self::SegmentReleased { segment: SegmentId::new(from.u32()?) })
             }
+            SEGMENT_COMPACTED => Ok(Self::SegmentCompacted(CompactedEntry::decode(from)?)),
             kind::RECORDS_RELEASED => Ok(Self::RecordsReleased {
                 lane: LaneId::new(from.u16()?),
                 first: LaneSequence::new(from.u64()?),

@@ -1,5 +1,6 @@
 //! What the manifest's records add up to. Pure: records in, state out, and back to records for a snapshot.
 
+use super::compacted::CompactedEntry;
 use super::dropped::Dropped;
 use super::history::HistoryStart;
 use super::keeping::ClockEntry;
@@ -132,6 +133,8 @@ pub struct ManifestState {
     pub lines: BTreeMap<LineId, LineEntry>,
     /// Segments by number, oldest first.
     pub segments: BTreeMap<SegmentId, SegmentEntry>,
+    /// Compacted segments by number.
+    pub compacted: BTreeMap<SegmentId, CompactedEntry>,
     /// What is kept of records that are gone.
     pub released: Released,
     /// Exports by id.
@@ -226,11 +229,8 @@ impl ManifestState {
                     .ok_or_else(|| Misfit::missing("SegmentEnded", segment))?;
                 entry.ended = Some((*end, *next));
             }
-            ManifestRecord::SegmentReleased { segment } => {
-                let entry = self.segments.get(segment).filter(|entry| entry.ended.is_some());
-                entry.ok_or_else(|| Misfit::missing("SegmentReleased", segment))?;
-                self.segments.remove(segment);
-            }
+            ManifestRecord::SegmentReleased { segment } => self.release_segment(*segment)?,
+            ManifestRecord::SegmentCompacted(entry) => self.add_compacted(entry)?,
             ManifestRecord::RecordsReleased { lane, first, next } => {
                 self.released.add(*lane, *first, *next)?;
             }
@@ -467,6 +467,7 @@ impl ManifestState {
                 records.push(ManifestRecord::SegmentEnded { segment: id, end, next });
             }
         }
+        self.compacted_records(&mut records);
         for (lane, first, run) in self.released.iter() {
             records.push(ManifestRecord::RecordsReleased { lane, first, next: run.next });
             let of_line = |(line, released): (&LineId, &_)| ManifestRecord::LineReleased {

@@ -32,15 +32,23 @@ impl Life<'_> {
             return Ok(());
         }
         self.world.folder.corrupt(&path, range.start().bytes(), range.length());
+        let harmed = is_image.then_some((disk, range));
+        let refused = self.verify_all_harmed(harmed).await;
+        // Also when the power was cut meanwhile: what is read then must not be taken for harm of its own.
+        self.world.folder.corrupt(&path, range.start().bytes(), range.length());
+        let refused = refused?;
+        self.model.say(format!("{} damaged at {range}: {refused} blocks refused", path.display()));
+        self.verify_one().await
+    }
+
+    /// Reads every point; gives how many blocks were refused.
+    async fn verify_all_harmed(&self, harmed: Option<(usize, ByteRange)>) -> Alive<usize> {
         let mut refused = 0;
         for (sequence, snapshot) in self.model.points.clone() {
             let name = format!("m@seq:{sequence}");
-            let harmed = is_image.then_some((disk, range));
             refused += self.verify_harmed(&name, &snapshot, harmed).await?;
         }
-        self.world.folder.corrupt(&path, range.start().bytes(), range.length());
-        self.model.say(format!("{} damaged at {range}: {refused} blocks refused", path.display()));
-        self.verify_one().await
+        Ok(refused)
     }
 
     async fn hashes_are_shorter(&self, path: &std::path::Path, range: ByteRange) -> bool {

@@ -104,6 +104,23 @@ impl Life<'_> {
         Ok(stream)
     }
 
+    /// What is needed of segments moves together, and batches come meanwhile.
+    pub(super) async fn compact(&mut self, stream: Stream) -> Alive<Stream> {
+        let retention = Arc::clone(&self.retention);
+        let compact = async {
+            let pace = FoldPace { bytes_per_second: None, sleep: &at_once };
+            retention.compact(&pace).await
+        };
+        let (compacted, stream) = join(compact, self.send_batches(stream)).await;
+        let stream = stream?;
+        let done = self.alive(compacted, "compact")?;
+        let (gone, moved) = (done.segments, done.bytes_moved);
+        self.model.say(format!("{gone} segments compacted, {moved} bytes moved"));
+        assert_eq!((done.damaged, done.short_of_space), (0, false));
+        self.verify_one().await?;
+        Ok(stream)
+    }
+
     /// A compaction of the index, which lets some of what may go go.
     pub(super) fn vanish(&mut self) {
         let choices = &mut *self.choices;

@@ -80,7 +80,7 @@ impl Life<'_> {
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(31) {
+            match self.choices.below(36) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -96,9 +96,10 @@ impl Life<'_> {
                     drop(stream);
                     stream = self.resume().await?;
                 }
-                25 => self.thin().await?,
+                25 | 31 => self.thin().await?,
                 28 | 29 => self.verify_changes().await?,
                 30 => self.damage_image().await?,
+                32..=34 => stream = self.compact(stream).await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }

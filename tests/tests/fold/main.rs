@@ -1,5 +1,7 @@
 //! Fold against a model of every point: what stays, what goes, who holds what, and power cuts at every flush.
 
+mod churn;
+mod compact;
 mod crashes;
 mod forget;
 mod past;

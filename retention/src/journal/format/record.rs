@@ -114,6 +114,11 @@ impl Record {
         (bytes as u64).next_multiple_of(UNIT)
     }
 
+    /// Bytes of its header, label and table, without what fills them up.
+    pub fn head_length(&self) -> usize {
+        RECORD_HEADER_BYTES + self.label_bytes() + self.extents.len() * EXTENT_BYTES
+    }
+
     /// Bytes of the whole record.
     pub fn length_bytes(&self) -> u64 {
         let bodies: u64 = self.extents.iter().map(RecordExtent::body_bytes).sum();

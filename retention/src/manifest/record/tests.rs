@@ -136,6 +136,15 @@ fn of_history_and_keeping() -> Vec<ManifestRecord> {
             line,
             released: released(),
         },
+        ManifestRecord::SegmentCompacted(CompactedEntry {
+            id: SegmentId::new(19),
+            lane: LaneId::new(5),
+            salt: 20,
+            size_bytes: 5 << 12,
+            table: 3 << 12,
+            through: LaneSequence::new(14),
+            from: vec![SegmentId::new(10), SegmentId::new(12)],
+        }),
         ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
     ]
 }
