@@ -24,7 +24,7 @@ PACKAGES := landfall landfall-disks landfall-retention landfall-protocols landfa
 SUITES := $(filter simulation crash interop images faults,$(patsubst tests/tests/%.rs,%,\
             $(patsubst %/main.rs,%.rs,$(wildcard tests/tests/*.rs tests/tests/*/main.rs))))
 # What `make test` runs, in this order; the first to fail ends it. Each is a target of this file.
-GATES := packages format clippy docs build unit doctest deny model \
+GATES := packages format clippy docs build unit doctest deny model history \
            $(filter simulation crash,$(SUITES)) fuzz-smoke $(filter interop images faults,$(SUITES)) demo
 NOT_A_SUITE := not (none() $(foreach suite,$(SUITES),+ binary(=$(suite))))
 
@@ -55,7 +55,7 @@ clean: ## remove what was built from this workspace, but not RocksDB
 	rm -rf tests/fuzz/build $(BUILD)/models
 
 ##@ Gates, one at a time
-.PHONY: packages format clippy docs deny model unit doctest simulation crash interop images faults fuzz-smoke
+.PHONY: packages format clippy docs deny model history unit doctest simulation crash interop images faults fuzz-smoke
 packages: ## Debian packages and cargo tools, installed if missing
 	scripts/install-packages
 	scripts/install-tools
@@ -78,15 +78,19 @@ unit: ## tests of every package but for the long suites; TEST=expression picks s
 	cargo nextest run $(ALL) -E '$(or $(TEST),$(NOT_A_SUITE))'
 doctest: ## examples in the documentation
 	cargo test $(ALL) --doc
+history: build ## a hundredth of a long history, generated, measured, held to its bounds
+	$(BUILD)/release/landfall-perf history --bounds
 simulation crash interop images faults: ## a long suite; SEED=n repeats one seed of a randomised one
 	cargo nextest run $(ALL) -E 'binary(=$@)'
 fuzz-smoke: ## every fuzz target for a few seconds
 	scripts/fuzz smoke
 
 ##@ Longer
-.PHONY: perf soak fuzz
+.PHONY: perf perf-history soak fuzz
 perf: build ## figures beside peers and beside the device
 	$(BUILD)/release/landfall-perf
+perf-history: build ## a hundred million entries, 100,000 points: 14 GB, most of an hour
+	$(BUILD)/release/landfall-perf history --full --bounds
 soak: build ## the randomised suites with ten times the seeds
 	$(MAKE) simulation crash LANDFALL_SIMULATION_SEEDS=2000 LANDFALL_CRASH_SEEDS=1000
 fuzz: ## every fuzz target for ten minutes each; TARGET=name for one

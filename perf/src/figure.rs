@@ -71,6 +71,8 @@ pub(crate) enum Unit {
     MebibytesPerSecond,
     /// Less is better.
     Bytes,
+    /// Less is better.
+    Count,
 }
 
 /// One value per round, at least one.
@@ -94,6 +96,14 @@ impl Series {
         } else {
             sorted[middle]
         }
+    }
+
+    /// `parts` of a hundred values lie at or below it: 99 is the 99th percentile.
+    pub(crate) fn percentile(&self, parts: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let place = (sorted.len() * parts).div_ceil(100).max(1) - 1;
+        sorted[place.min(sorted.len() - 1)]
     }
 
     /// Lowest and highest round.
@@ -196,6 +206,10 @@ pub(crate) mod tests {
         assert_eq!(series(&[3.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(series(&[4.0, 1.0, 2.0, 3.0]).median(), 2.5);
         assert_eq!(series(&[3.0, 1.0, 2.0]).range(), (1.0, 3.0));
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(series(&hundred).percentile(99), 99.0);
+        assert_eq!(series(&[7.0]).percentile(99), 7.0);
+        assert_eq!(series(&[3.0, 1.0, 2.0]).percentile(100), 3.0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!   landfall-perf                    every workload, a table, a few minutes
 //!   landfall-perf --json FILE        the same, and everything measured as JSON
 //!   landfall-perf compare OLD NEW    two such files side by side
+//!   landfall-perf history            a long history, generated and measured
 //! ```
 //!
 //! Landfall and its peer take turns within one run, so that a machine that is busy or slow meets both alike; what counts is
@@ -13,6 +14,8 @@
 
 mod compare;
 mod figure;
+mod first_block;
+mod history;
 mod host;
 mod image;
 mod peer;
@@ -49,6 +52,8 @@ enum Verb {
         /// Another, after
         new: PathBuf,
     },
+    /// Generate a long history and measure what it costs
+    History(history::Options),
 }
 
 #[derive(clap::Args)]
@@ -80,6 +85,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Some(Verb::Compare { old, new }) => compare_reports(&old, &new),
+        Some(Verb::History(options)) => options.run(),
         None => cli.run.measure(),
     };
     match done {
@@ -97,19 +103,22 @@ fn compare_reports(old: &Path, new: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The binary that is measured: what was given, or the one beside this program.
+fn binary(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let landfall = match given {
+        Some(path) => path,
+        None => {
+            std::env::current_exe().context("where this program lies")?.with_file_name("landfall")
+        }
+    };
+    let path = landfall.display();
+    ensure!(landfall.is_file(), "no {path}: build it first, or name it with --landfall");
+    Ok(landfall)
+}
+
 impl Run {
     fn measure(self) -> anyhow::Result<()> {
-        let landfall = match self.landfall {
-            Some(path) => path,
-            None => std::env::current_exe()
-                .context("where this program lies")?
-                .with_file_name("landfall"),
-        };
-        ensure!(
-            landfall.is_file(),
-            "no {}: build it first, or name it with --landfall",
-            landfall.display()
-        );
+        let landfall = binary(self.landfall)?;
         let settings = Settings {
             landfall,
             rounds: self.rounds,

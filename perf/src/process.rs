@@ -39,6 +39,16 @@ fn kill(child: &Mutex<Child>) {
 impl Server {
     /// Starts `command` and waits until `socket` takes connections. What it says goes to the file `log`.
     pub(crate) fn start(command: &mut Command, socket: &Path, log: &Path) -> anyhow::Result<Self> {
+        Self::start_within(command, socket, log, START)
+    }
+
+    /// The same, for one that may take longer.
+    pub(crate) fn start_within(
+        command: &mut Command,
+        socket: &Path,
+        log: &Path,
+        patience: Duration,
+    ) -> anyhow::Result<Self> {
         let out = std::fs::File::create(log).with_context(|| log.display().to_string())?;
         let err = out.try_clone().with_context(|| log.display().to_string())?;
         let child = command
@@ -55,12 +65,21 @@ impl Server {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 bail!("{} ended at its start ({status}): {}", named(command), said.trim());
             }
-            if begun.elapsed() > START {
+            if begun.elapsed() > patience {
                 bail!("{} does not listen on {}", named(command), socket.display());
             }
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(server)
+    }
+
+    /// Bytes of memory that are its own or mapped, and in use.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kib.context("the kernel does not say how much memory a process has")? << 10)
     }
 
     fn ended(&self) -> std::io::Result<Option<ExitStatus>> {

@@ -61,6 +61,7 @@ pub(crate) fn ratio_words(ratio: f64, unit: Unit) -> String {
         Unit::Seconds => "the time",
         Unit::RequestsPerSecond | Unit::MebibytesPerSecond => "the rate",
         Unit::Bytes => "the bytes",
+        Unit::Count => "the number",
     };
     format!("{ratio:.2} × {of}")
 }
@@ -74,6 +75,7 @@ pub(crate) fn value(value: f64, unit: Unit) -> String {
         Unit::RequestsPerSecond => format!("{bare}/s"),
         Unit::MebibytesPerSecond => format!("{bare} MiB/s"),
         Unit::Bytes => format!("{bare} B"),
+        Unit::Count => bare,
     }
 }
 
@@ -82,7 +84,9 @@ fn bare(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Seconds if value < 0.1 => format!("{:.2}", value * 1000.0),
         Unit::Seconds => format!("{value:.2}"),
-        Unit::RequestsPerSecond | Unit::MebibytesPerSecond | Unit::Bytes => format!("{value:.0}"),
+        Unit::RequestsPerSecond | Unit::MebibytesPerSecond | Unit::Bytes | Unit::Count => {
+            format!("{value:.0}")
+        }
     }
 }
 

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// Time a target on a small data folder has until it listens.
+const START: Duration = Duration::from_secs(30);
+
 /// A running target, fresh, in a folder of its own.
 pub(crate) struct Target {
     landfall: PathBuf,
     data: PathBuf,
-    _server: Server,
+    server: Server,
 }
 
 /// What `status --json` says that matters here.
@@ -82,11 +85,27 @@ impl Target {
         let data = folder.join("data");
         std::fs::create_dir_all(&data).context("the data folder")?;
         std::fs::write(data.join("landfall.toml"), config).context("the configuration")?;
+        Self::start_within(landfall, folder, START)
+    }
+
+    /// Starts one on a data folder as it is, which may take longer.
+    pub(crate) fn start_within(
+        landfall: &Path,
+        folder: &Path,
+        patience: Duration,
+    ) -> anyhow::Result<Self> {
+        let data = folder.join("data");
         let mut serve = landfall_command(landfall, &data);
         serve.args(["serve", "--delta", "127.0.0.1:0", "--nbd", "off", "--http", "off"]);
         let log = folder.join("serve.log");
-        let server = Server::start(&mut serve, &data.join("landfall.sock"), &log)?;
-        Ok(Self { landfall: landfall.to_owned(), data, _server: server })
+        let socket = data.join("landfall.sock");
+        let server = Server::start_within(&mut serve, &socket, &log, patience)?;
+        Ok(Self { landfall: landfall.to_owned(), data, server })
+    }
+
+    /// Memory it has in use.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.server.resident_bytes()
     }
 
     /// Its NBD socket.

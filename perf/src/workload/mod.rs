@@ -164,6 +164,6 @@ impl Stage<'_> {
 }
 
 /// Progress, for whoever waits.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("landfall-perf: {text}");
 }

@@ -4,13 +4,10 @@
 
 use super::{HISTORY_PASSES, MACHINE, Stage};
 use crate::figure::{Figure, Peer, Unit};
+use crate::first_block::first_block;
 use crate::peer::{QemuNbd, Writes};
-use anyhow::{Context, ensure};
-use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
-use landfall_protocols::nbd::client::negotiate;
+use anyhow::ensure;
 use std::path::Path;
-use std::time::Instant;
-use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 /// Opened in each round, so that a round is a median of its own.
@@ -36,12 +33,12 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Figure> {
     };
     let mut ours_once = || {
         let (point, offset) = next();
-        first_block(&runtime, &ours, &names[point], offset)
+        first_random_block(&runtime, &ours, &names[point], offset)
     };
     let mut elsewhere = 0;
     let mut theirs_once = || {
         elsewhere = (elsewhere + STRIDE_BYTES) % size_bytes;
-        first_block(&runtime, server.socket(), "", elsewhere)
+        first_random_block(&runtime, server.socket(), "", elsewhere)
     };
     let (landfall, theirs) = stage.in_turns(
         "opening a point",
@@ -71,24 +68,14 @@ fn median_of(times: u32, once: &mut impl FnMut() -> anyhow::Result<f64>) -> anyh
 }
 
 /// Seconds from `connect` until 4 KiB at `offset` of the export are there.
-fn first_block(runtime: &Runtime, socket: &Path, export: &str, offset: u64) -> anyhow::Result<f64> {
-    let range = ByteRange::at(ByteOffset::new(offset), BLOCK_SIZE).context("within the disk")?;
-    runtime.block_on(async {
-        let begun = Instant::now();
-        let stream = UnixStream::connect(socket).await.context("connecting")?;
-        let (client, connection) =
-            negotiate(stream, export).await.with_context(|| format!("export {export:?}"))?;
-        let reading = async {
-            let block = client.read(range).await;
-            let took = begun.elapsed();
-            drop(client);
-            block.map(|block| (block, took))
-        };
-        let (read, ran) = futures_util::future::join(reading, connection.run()).await;
-        let (block, took) = read.with_context(|| format!("first block of {export:?}"))?;
-        ran.context("disconnecting")?;
-        // Random bytes: a server that answers without reading is not measured.
-        ensure!(block.iter().any(|byte| *byte != 0), "{export:?} reads as zeroes at {offset}");
-        Ok(took.as_secs_f64())
-    })
+fn first_random_block(
+    runtime: &Runtime,
+    socket: &Path,
+    export: &str,
+    offset: u64,
+) -> anyhow::Result<f64> {
+    let (block, took) = first_block(runtime, socket, export, offset)?;
+    // Random bytes: a server that answers without reading is not measured.
+    ensure!(block.iter().any(|byte| *byte != 0), "{export:?} reads as zeroes at {offset}");
+    Ok(took.as_secs_f64())
 }

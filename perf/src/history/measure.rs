@@ -1,0 +1,155 @@
+//! What is measured of a history: by the daemon over NBD where a user would see it, in this process where calls are counted.
+
+use super::fill::{
+    Filled, MACHINE, Numbers, Shape, Witness, apply, data, disk_name, open_stream, range_of,
+};
+use super::store::Store;
+use crate::figure::Series;
+use crate::first_block::first_block;
+use crate::target::Target;
+use anyhow::{Context, ensure};
+use futures_util::future::join_all;
+use landfall_disks::BLOCK_BYTES;
+use landfall_retention::name::{MomentName, Name};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Batches of a round of ingest, the changes of each, and how many are under way.
+const INGEST_BATCHES: u64 = 64;
+const INGEST_CHANGES: u64 = 64;
+const INGEST_AT_ONCE: u64 = 8;
+
+/// A point and a witness, chosen evenly among all.
+pub(super) struct Choice {
+    numbers: Numbers,
+    witnesses: Vec<Witness>,
+}
+
+impl Choice {
+    pub(super) fn new(filled: &Filled, seed: u64) -> Self {
+        Self { numbers: Numbers(seed), witnesses: filled.history.witnesses() }
+    }
+
+    fn next(&mut self, filled: &Filled) -> (u64, Witness) {
+        let batch = self.numbers.below(filled.history.points.len() as u64);
+        let witness = self.numbers.below(self.witnesses.len() as u64);
+        (batch, self.witnesses[usize::try_from(witness).expect("an index")])
+    }
+}
+
+/// Opens points named by their times, over connections of their own; seconds from `connect` to a first block, which is
+/// compared with what was sent.
+pub(super) fn open_points(
+    target: &Target,
+    filled: &Filled,
+    choice: &mut Choice,
+    count: u32,
+) -> anyhow::Result<Series> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut series = Series::default();
+    for _ in 0..count {
+        let (batch, witness) = choice.next(filled);
+        let (_, time) = filled.history.points[usize::try_from(batch)?];
+        let name = format!("{MACHINE}/{}@{time}", disk_name(witness.disk));
+        let offset = range_of(witness.block).start().bytes();
+        let (block, took) = first_block(&runtime, &target.nbd_socket(), &name, offset)?;
+        filled.history.check(witness, batch, &block).with_context(|| name.clone())?;
+        series.push(took.as_secs_f64());
+    }
+    Ok(series)
+}
+
+/// What reads of 4 KiB cost of which nothing was resolved before.
+#[derive(Default)]
+pub(super) struct Cold {
+    /// Times the index was asked, each.
+    pub(super) asked: Series,
+    /// Seconds, each.
+    pub(super) seconds: Series,
+}
+
+/// Reads witnesses at points, each of which is opened for it.
+pub(super) fn cold_reads(
+    store: &Store,
+    filled: &Filled,
+    choice: &mut Choice,
+    count: u32,
+) -> anyhow::Result<Cold> {
+    let mut cold = Cold::default();
+    for _ in 0..count {
+        let (batch, witness) = choice.next(filled);
+        let (sequence, _) = filled.history.points[usize::try_from(batch)?];
+        let moment = MomentName::parse(&format!("{MACHINE}@seq:{sequence}"))?;
+        let disk = Name::parse(&disk_name(witness.disk))?;
+        let (retention, index) = (Arc::clone(&store.retention), Arc::clone(&store.index));
+        let reading = move || async move {
+            let moment = retention.resolve(&moment).await?;
+            let view = retention.view(&moment, &disk)?;
+            let (asked, begun) = (index.asked(), Instant::now());
+            let block = view.read(range_of(witness.block)).await?;
+            anyhow::Ok((block, index.asked() - asked, begun.elapsed()))
+        };
+        let (block, asked, took) =
+            store.core().block_on(reading).context("the I/O core ended")??;
+        filled.history.check(witness, batch, &block)?;
+        cold.asked.push(count_of(asked));
+        cold.seconds.push(took.as_secs_f64());
+    }
+    Ok(cold)
+}
+
+/// One round of ingest: batches of 4 KiB changes of random bytes at random places, a point every few of them. Changes per
+/// second, from the first batch until the last is durable, indexed and acknowledged.
+pub(super) fn ingest(store: &Store, shape: Shape, round: u32) -> anyhow::Result<f64> {
+    let retention = Arc::clone(&store.retention);
+    let ingesting = move || async move {
+        let stream = open_stream(&retention, shape).await?;
+        let disks: Vec<_> = stream.disks().iter().map(|disk| disk.id).collect();
+        let mut numbers = Numbers(u64::from(round) + 1);
+        let blocks = shape.disk_bytes / landfall_disks::BLOCK_SIZE;
+        ensure!(blocks > INGEST_CHANGES * 4, "a disk of {blocks} blocks is too small to write to");
+        // Made before the time is taken: a source has its bytes and hashes.
+        let mut batches = Vec::new();
+        for _ in 0..INGEST_BATCHES {
+            let mut extents = Vec::new();
+            let stride = blocks / INGEST_CHANGES;
+            for change in 0..INGEST_CHANGES {
+                let block = change * stride + numbers.below(stride);
+                let mut bytes = vec![0; BLOCK_BYTES];
+                blake3::Hasher::new()
+                    .update(&numbers.0.to_le_bytes())
+                    .finalize_xof()
+                    .fill(&mut bytes);
+                extents.push(landfall_retention::StreamExtent {
+                    range: range_of(block),
+                    content: data(&bytes),
+                });
+            }
+            let disk = usize::try_from(numbers.below(disks.len() as u64))?;
+            batches.push((disks[disk], extents));
+        }
+        let mut position = stream.position();
+        let mut batches = batches.into_iter().peekable();
+        let begun = Instant::now();
+        while batches.peek().is_some() {
+            let mut under_way = Vec::new();
+            for (disk, extents) in batches.by_ref().take(usize::try_from(INGEST_AT_ONCE)?) {
+                let (changed, marked) = (position.next(), position.next().next());
+                position = marked;
+                under_way.push(apply(&stream, (changed, marked), disk, extents));
+            }
+            for point in join_all(under_way).await {
+                point?;
+            }
+        }
+        let changes = count_of(INGEST_BATCHES * INGEST_CHANGES);
+        anyhow::Ok(changes / begun.elapsed().as_secs_f64())
+    };
+    store.core().block_on(ingesting).context("the I/O core ended")?
+}
+
+/// A count as a figure has it.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(super) fn count_of(count: u64) -> f64 {
+    count as f64
+}
