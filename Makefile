@@ -87,8 +87,9 @@ fuzz-smoke: ## every fuzz target for a few seconds
 
 ##@ Longer
 .PHONY: perf perf-history soak fuzz
-perf: build ## figures beside peers and beside the device
-	$(BUILD)/release/landfall-perf
+perf: build ## figures beside peers and beside the device; needs root
+	# A mount namespace of its own: whatever ends it, no file system it made stays mounted.
+	unshare --mount $(BUILD)/release/landfall-perf
 perf-history: build ## a hundred million entries, 100,000 points: 14 GB, most of an hour
 	$(BUILD)/release/landfall-perf history --full --bounds
 soak: build ## the randomised suites with ten times the seeds

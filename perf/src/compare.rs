@@ -64,7 +64,7 @@ fn verdict(old: &Series, new: &Series, unit: Unit) -> &'static str {
     }
     let more = new.median() > old.median();
     match unit {
-        Unit::Seconds | Unit::Bytes | Unit::Count if more => "worse",
+        Unit::Seconds | Unit::Bytes | Unit::Count | Unit::Factor if more => "worse",
         Unit::RequestsPerSecond | Unit::MebibytesPerSecond if !more => "worse",
         _ => "better",
     }

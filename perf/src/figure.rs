@@ -73,6 +73,8 @@ pub(crate) enum Unit {
     Bytes,
     /// Less is better.
     Count,
+    /// So many times something else; less is better.
+    Factor,
 }
 
 /// One value per round, at least one.

@@ -25,8 +25,18 @@ pub(crate) struct QemuNbd {
 }
 
 impl QemuNbd {
-    /// Serves `file` on the socket `socket`. io_uring if this qemu-nbd and kernel have it, threads otherwise.
+    /// Serves the raw `file` on the socket `socket`.
     pub(crate) fn start(file: &Path, socket: &Path, writes: Writes) -> anyhow::Result<Self> {
+        Self::start_with(&["--format=raw"], file, socket, writes)
+    }
+
+    /// Serves a file as `arguments` say. io_uring if this qemu-nbd and kernel have it, threads otherwise.
+    pub(crate) fn start_with(
+        arguments: &[&str],
+        file: &Path,
+        socket: &Path,
+        writes: Writes,
+    ) -> anyhow::Result<Self> {
         let cache = match writes {
             Writes::Cached => "none",
             Writes::Durable => "directsync",
@@ -36,7 +46,7 @@ impl QemuNbd {
         for aio in ["io_uring", "threads"] {
             let mut command = Command::new("qemu-nbd");
             // Several connections are what nbdcopy likes best, and MULTI_CONN is offered only with them.
-            command.args(["--format=raw", "--persistent", "--shared=4"]);
+            command.args(["--persistent", "--shared=4"]).args(arguments);
             command.args([format!("--cache={cache}"), format!("--aio={aio}")]);
             command.arg("--socket").arg(socket).arg(file);
             match Server::start(&mut command, socket, &log) {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 /// Time a server has until it listens.
 const START: Duration = Duration::from_secs(30);
 /// Between two looks for a socket.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// What a shell reports for a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 

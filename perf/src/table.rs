@@ -62,6 +62,7 @@ pub(crate) fn ratio_words(ratio: f64, unit: Unit) -> String {
         Unit::RequestsPerSecond | Unit::MebibytesPerSecond => "the rate",
         Unit::Bytes => "the bytes",
         Unit::Count => "the number",
+        Unit::Factor => "as much",
     };
     format!("{ratio:.2} × {of}")
 }
@@ -76,6 +77,7 @@ pub(crate) fn value(value: f64, unit: Unit) -> String {
         Unit::MebibytesPerSecond => format!("{bare} MiB/s"),
         Unit::Bytes => format!("{bare} B"),
         Unit::Count => bare,
+        Unit::Factor => format!("{bare} ×"),
     }
 }
 
@@ -83,7 +85,7 @@ pub(crate) fn value(value: f64, unit: Unit) -> String {
 fn bare(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Seconds if value < 0.1 => format!("{:.2}", value * 1000.0),
-        Unit::Seconds => format!("{value:.2}"),
+        Unit::Seconds | Unit::Factor => format!("{value:.2}"),
         Unit::RequestsPerSecond | Unit::MebibytesPerSecond | Unit::Bytes | Unit::Count => {
             format!("{value:.0}")
         }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The machine whose history it is.
-pub(super) const MACHINE: &str = "site";
+pub(crate) const MACHINE: &str = "site";
 /// Time the points lie over.
 const SPAN: Duration = Duration::from_secs(30 * 86_400);
 /// Batches under way at once.
@@ -136,7 +136,7 @@ impl Numbers {
     }
 }
 
-pub(super) fn disk_name(disk: u32) -> String {
+pub(crate) fn disk_name(disk: u32) -> String {
     format!("d{disk:02}")
 }
 
@@ -145,7 +145,7 @@ fn name(text: &str) -> anyhow::Result<Name> {
 }
 
 /// Adds the machine, with empty disks that have a first point.
-pub(super) fn add_machine(store: &Store, shape: Shape) -> anyhow::Result<()> {
+pub(crate) fn add_machine(store: &Store, shape: Shape) -> anyhow::Result<()> {
     let disk = |disk: u32| {
         let path = format!("{MACHINE}/{}.raw", disk_name(disk));
         let image = ImageSpec { format: "raw".into(), path, size_bytes: shape.disk_bytes };
@@ -159,7 +159,7 @@ pub(super) fn add_machine(store: &Store, shape: Shape) -> anyhow::Result<()> {
 }
 
 /// Opens the stream anew, as a source that holds no positions.
-pub(super) async fn open_stream(retention: &Retention, shape: Shape) -> anyhow::Result<Stream> {
+pub(crate) async fn open_stream(retention: &Retention, shape: Shape) -> anyhow::Result<Stream> {
     let named = |disk| anyhow::Ok((name(&disk_name(disk))?, shape.disk_bytes));
     let request = StreamRequest {
         machine: name(MACHINE)?,
@@ -274,6 +274,6 @@ pub(super) fn range_of(block: u64) -> ByteRange {
 }
 
 /// Bytes as a stream brings them.
-pub(super) fn data(bytes: &[u8]) -> StreamContent {
+pub(crate) fn data(bytes: &[u8]) -> StreamContent {
     StreamContent::Data { bytes: Buffer::copy_of(bytes), hash: *blake3::hash(bytes).as_bytes() }
 }

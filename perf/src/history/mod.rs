@@ -20,11 +20,12 @@ use crate::process::until_interrupted;
 use crate::table::table;
 use crate::target::Target;
 use bounds::Bounds;
-use fill::{Filled, Shape};
+use fill::Filled;
+pub(crate) use fill::{MACHINE, Shape, add_machine, data, disk_name, open_stream};
 use measure::{Choice, Cold, count_of};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use store::Store;
+pub(crate) use store::Store;
 
 /// Longest start that is waited for: an index of a hundred million entries may have to be rebuilt.
 const START: Duration = Duration::from_secs(3600);

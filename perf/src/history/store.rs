@@ -21,16 +21,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// An open store and the core it runs on.
-pub(super) struct Store {
+pub(crate) struct Store {
     engine: Engine,
-    pub(super) retention: Arc<Retention>,
-    pub(super) index: Arc<CountingIndex>,
-    pub(super) clock: Arc<SetClock>,
+    pub(crate) retention: Arc<Retention>,
+    pub(crate) index: Arc<CountingIndex>,
+    pub(crate) clock: Arc<SetClock>,
 }
 
 impl Store {
     /// Opens the store in the data folder `data`, or makes one there.
-    pub(super) fn open(data: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(data: &Path) -> anyhow::Result<Self> {
         for folder in ["journal", "index", "images"] {
             std::fs::create_dir_all(data.join(folder)).context("making the data folder")?;
         }
@@ -58,12 +58,12 @@ impl Store {
     }
 
     /// Where its calls run.
-    pub(super) fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.engine.cores()[0]
     }
 
     /// Closes it as the daemon does: nothing is left to be replayed.
-    pub(super) fn close(self) -> anyhow::Result<()> {
+    pub(crate) fn close(self) -> anyhow::Result<()> {
         let Self { engine, retention, index, .. } = self;
         let closing = move || async move { retention.close().await };
         engine.cores()[0].block_on(closing).context("the I/O core ended")??;
@@ -74,14 +74,14 @@ impl Store {
 }
 
 /// RocksDB, and how often it was asked for a place or an entry.
-pub(super) struct CountingIndex {
+pub(crate) struct CountingIndex {
     rocks: RocksIndex,
     asked: AtomicU64,
 }
 
 impl CountingIndex {
     /// Seeks and steps of cursors, and keys that were got, since it was opened.
-    pub(super) fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 
@@ -149,10 +149,10 @@ impl Cursor for CountingCursor<'_> {
 
 /// The clock of the machine until it is set; from then on what it was set to.
 #[derive(Default)]
-pub(super) struct SetClock(AtomicU64);
+pub(crate) struct SetClock(AtomicU64);
 
 impl SetClock {
-    pub(super) fn set(&self, now: Timestamp) {
+    pub(crate) fn set(&self, now: Timestamp) {
         self.0.store(now.nanoseconds(), Ordering::Relaxed);
     }
 }

@@ -5,9 +5,10 @@
 //!   unchanged  a pass in which nothing changed           beside  reading and hashing the file
 //!   open       connect ─▶ first block of a named point   beside  the same of a raw file in qemu-nbd
 //!   nbd        4 KiB at random, 32 at a time             beside  the same of a raw file in qemu-nbd
-//!   fold       history moves into an image           beside  the same writes while no fold is under way
+//!   fold       history moves into an image              beside  the same writes while no fold is under way
 //!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
 //!   convert    every pair of them                        beside  qemu-img convert
+//!   snapshots  changes, and a point every second          beside  snapshots of btrfs, xfs and qcow2
 //! ```
 //!
 //! They run in this order: `open` and `nbd` want a machine with some thousand batches of history.
@@ -18,6 +19,7 @@ mod fold;
 mod images;
 mod nbd;
 mod open;
+mod snapshots;
 mod unchanged;
 
 use crate::figure::{Report, Series};
@@ -49,10 +51,12 @@ pub(crate) enum Workload {
     Images,
     /// Conversions between them
     Convert,
+    /// Changes with a point every second; needs root
+    Snapshots,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Copy,
         Self::Unchanged,
         Self::Open,
@@ -60,6 +64,7 @@ impl Workload {
         Self::Fold,
         Self::Images,
         Self::Convert,
+        Self::Snapshots,
     ];
 }
 
@@ -126,6 +131,9 @@ pub(crate) fn run(
     }
     if has(Workload::Convert) {
         figures.extend(convert::measure(&stage).context("convert")?);
+    }
+    if has(Workload::Snapshots) {
+        figures.extend(snapshots::measure(&stage).context("snapshots")?);
     }
     host.load_after = host::load();
     Ok(Report::new(host, figures))
