@@ -8,11 +8,13 @@
 //!   fold       history moves into an image              beside  the same writes while no fold is under way
 //!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
 //!   convert    every pair of them                        beside  qemu-img convert
+//!   bytes      journal, index and image per byte          beside  other ways to lay out keys
 //!   snapshots  changes, and a point every second          beside  snapshots of btrfs, xfs and qcow2
 //! ```
 //!
 //! They run in this order: `open` and `nbd` want a machine with some thousand batches of history.
 
+mod bytes;
 mod convert;
 mod copy;
 mod fold;
@@ -51,12 +53,14 @@ pub(crate) enum Workload {
     Images,
     /// Conversions between them
     Convert,
+    /// Bytes of journal, index and image
+    Bytes,
     /// Changes with a point every second; needs root
     Snapshots,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Copy,
         Self::Unchanged,
         Self::Open,
@@ -64,6 +68,7 @@ impl Workload {
         Self::Fold,
         Self::Images,
         Self::Convert,
+        Self::Bytes,
         Self::Snapshots,
     ];
 }
@@ -131,6 +136,9 @@ pub(crate) fn run(
     }
     if has(Workload::Convert) {
         figures.extend(convert::measure(&stage).context("convert")?);
+    }
+    if has(Workload::Bytes) {
+        figures.extend(bytes::measure(&stage).context("bytes")?);
     }
     if has(Workload::Snapshots) {
         figures.extend(snapshots::measure(&stage).context("snapshots")?);
