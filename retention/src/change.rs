@@ -7,6 +7,7 @@ use crate::index::block_key;
 use crate::index::gap_key;
 use crate::index::moment_key;
 use crate::index::tail_key;
+use crate::index::usage_key;
 use crate::journal::draft::{AppendError, Draft, DraftOrigin};
 use crate::journal::format::RecordKind;
 use crate::keeping::check_unlocked;
@@ -464,6 +465,8 @@ impl Retention {
             let (start, end) = tail_key::tail_range(line);
             batch.remove_range(start, end);
             let (start, end) = gap_key::line_range(line);
+            batch.remove_range(start, end);
+            let (start, end) = usage_key::line_range(line);
             batch.remove_range(start, end);
             self.branch_locks.lock().retain(|(of, _), _| *of != line);
         }

@@ -4,6 +4,7 @@
 //!   version   line, disk, sequence ≤ floor of the disk                        ─▶ may go
 //!             written again before the next moment that can be looked at      ─▶ may go
 //!   boundary, point   sequence < start of the history, or it was dropped      ─▶ may go
+//!   bytes so far      sequence < start of the history                         ─▶ may go
 //!   gap       sequence ≤ lowest floor of the line's disks                     ─▶ may go
 //!   anything  of a line that is gone                                          ─▶ may go
 //! ```
@@ -88,6 +89,10 @@ impl Forgotten {
                 let folded = self.starts.get(&line).is_some_and(|start| at < *start);
                 folded || self.dropped.get(&line).is_some_and(|dropped| dropped.contains(at))
             }),
+            Some(7) => {
+                let at = moment(key);
+                at.is_some_and(|(line, at)| self.starts.get(&line).is_some_and(|start| at < *start))
+            }
             Some(6) => {
                 let at = moment(key);
                 at.is_some_and(|(line, at)| self.lowest.get(&line).is_some_and(|low| at <= *low))
@@ -132,7 +137,7 @@ impl Pass {
 fn line_of(key: &[u8]) -> Option<LineId> {
     let whole = match key.first()? {
         1 => parse_key(key).map(|_| ()),
-        2 | 3 | 6 => moment(key).map(|_| ()),
+        2 | 3 | 6 | 7 => moment(key).map(|_| ()),
         4 => (key.len() == 5).then_some(()),
         _ => None,
     };

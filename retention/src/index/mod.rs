@@ -8,6 +8,7 @@
 //!   4 line                                       tail: sequence, chain, stream position tail_key
 //!   5 lane                                       how far the lane is indexed            tail_key
 //!   6 line sequence                              records lost to media damage           gap_key
+//!   7 line sequence                              bytes of the line's records so far     usage_key
 //! ```
 //!
 //! Keys are big-endian so that they sort; see `docs/formats/index.md`. There is no log of the index's own: the journal
@@ -22,6 +23,7 @@ pub mod moment_key;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod tail_key;
+pub mod usage_key;
 pub(crate) mod written;
 
 use self::forgotten::Forgotten;

@@ -16,6 +16,7 @@ use super::plan::{Layout, Plan, Taken};
 use super::segment::{Segments, new_entry};
 use crate::ids::{LaneId, LaneSequence};
 use crate::index::tail_key::{put_progress, put_tail};
+use crate::index::usage_key::Sampler;
 use crate::index::{IndexBatch, IndexStore};
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::SegmentEntry;
@@ -153,6 +154,7 @@ pub struct LaneTask {
     durable: LaneSequence,
     /// Whether a record on the medium knows of that.
     vouched: bool,
+    usage: Sampler,
 }
 
 struct OpenSegment {
@@ -179,6 +181,7 @@ impl LaneTask {
             unmade: None,
             durable,
             vouched: true,
+            usage: Sampler::default(),
         };
         (task, handle)
     }
@@ -308,7 +311,21 @@ impl LaneTask {
         }
         put_progress(&mut batch, self.parts.lane, self.durable);
         let index = Arc::clone(&self.parts.index);
-        if let Err(error) = offload(move || index.write(batch)).await {
+        let noted: Vec<_> = layout
+            .records
+            .iter()
+            .map(|laid| ((laid.record.line, laid.record.sequence), laid.record.length_bytes()))
+            .collect();
+        let mut usage = std::mem::take(&mut self.usage);
+        let indexed = offload(move || {
+            let counted = noted
+                .into_iter()
+                .try_for_each(|(at, bytes)| usage.note(&*index, &mut batch, at, bytes));
+            (counted.and_then(|()| index.write(batch)), usage)
+        });
+        let (indexed, usage) = indexed.await;
+        self.usage = usage;
+        if let Err(error) = indexed {
             let error = self.poison(&error);
             layout.refuse(&error);
             return;

@@ -20,6 +20,7 @@ use super::segment::Segments;
 use crate::ids::{LaneId, LaneSequence, LineId, SegmentId, Sequence};
 use crate::index::gap_key::put_gap;
 use crate::index::tail_key::{LineTail, put_progress, put_tail, read_progress, read_tail};
+use crate::index::usage_key::Sampler;
 use crate::index::{IndexBatch, IndexError, IndexStore};
 use crate::manifest::compacted::CompactedEntry;
 use crate::manifest::record::ManifestRecord;
@@ -148,6 +149,7 @@ struct Replay {
     replayed: u64,
     damage: Vec<(SegmentId, Damage)>,
     gaps: Vec<(LineId, Sequence)>,
+    usage: Sampler,
 }
 
 impl Replay {
@@ -173,6 +175,7 @@ impl Replay {
             replayed: 0,
             damage: Vec::new(),
             gaps: Vec::new(),
+            usage: Sampler::default(),
         })
     }
 
@@ -259,6 +262,8 @@ impl Replay {
             self.suspects.remove(&record.line);
             let checksums = checksums(found, bytes);
             index_record(&mut self.batch, record, segment, found.offset, &checksums);
+            let (at, bytes) = ((record.line, record.sequence), record.length_bytes());
+            self.usage.note(&*self.index, &mut self.batch, at, bytes)?;
             self.tails.insert(record.line, tail_after(&tail, record));
         }
         if self.batch.len() >= ENTRIES_PER_WRITE { self.write() } else { Ok(()) }
