@@ -200,7 +200,9 @@ pub(crate) async fn data_of(bytes: Buffer) -> DraftContent {
 /// What a refused append means to whoever writes to a disk.
 pub(crate) fn append_failed(error: AppendError) -> DiskError {
     match error {
-        AppendError::JournalFull { .. } => DiskError::NoSpace(error.to_string()),
+        AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
+            DiskError::NoSpace(error.to_string())
+        }
         AppendError::LineGone | AppendError::Stopping => DiskError::Gone(error.to_string()),
         _ => DiskError::Failed(error.to_string()),
     }

@@ -36,6 +36,7 @@ mod retention;
 mod runs;
 mod seen;
 mod simulate;
+mod space;
 mod status;
 mod stream;
 mod thinning;
@@ -59,6 +60,7 @@ pub use moment::{Moment, ResolveError};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
 pub use simulate::{Simulation, SpaceEstimate};
+pub use space::GroupSpace;
 pub use status::{
     BranchStatus, DiskStatus, ExportStatus, JournalStatus, LaneLoad, LaneStatus, MachineStatus,
     PointStatus, StreamStatus,

@@ -14,6 +14,7 @@ use crate::manifest::state::LineEntry;
 use crate::moments::Moments;
 use crate::point::{Catalogue, Point};
 use crate::policy::DropRange;
+use crate::space::Allowance;
 use crate::time::Timestamp;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub struct Line {
     /// Held by the one fold there may be.
     pub(crate) folding: tokio::sync::Mutex<()>,
     fold_progress: Mutex<Option<FoldProgress>>,
+    /// Of a trunk: what its group may still take, where it has a quota.
+    allowance: Mutex<Option<Arc<Allowance>>>,
 }
 
 /// What changes as the line grows.
@@ -81,7 +84,26 @@ impl Line {
             head: HeadLeaves::default(),
             folding: tokio::sync::Mutex::default(),
             fold_progress: Mutex::default(),
+            allowance: Mutex::default(),
         }
+    }
+
+    /// What its group may still take, where it has a quota: that of the trunk counts for its branches.
+    pub(crate) fn allowance(&self) -> Option<Arc<Allowance>> {
+        match &self.origin {
+            Some((parent, _)) => parent.allowance(),
+            None => self.allowance.lock().clone(),
+        }
+    }
+
+    /// Its group counts down `allowance` from now on. Of a trunk.
+    pub(crate) fn set_allowance(&self, allowance: Arc<Allowance>) {
+        *self.allowance.lock() = Some(allowance);
+    }
+
+    /// Its group has no quota. Of a trunk.
+    pub(crate) fn lift_allowance(&self) {
+        *self.allowance.lock() = None;
     }
 
     /// Its id.

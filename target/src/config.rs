@@ -95,10 +95,10 @@ pub(crate) struct FoldConfig {
 
 impl FoldConfig {
     /// As the task takes it.
-    pub(crate) fn settings(&self) -> FoldingSettings {
+    pub(crate) fn settings(&self, needed_bytes: u64) -> FoldingSettings {
         let slowdown = f64::from(self.slower_percent) / 100.0;
         let pace = PaceLimits { bytes_per_second: self.bytes_per_second, slowdown };
-        FoldingSettings { every: self.every, pace }
+        FoldingSettings { every: self.every, pace, needed_bytes }
     }
 }
 
@@ -474,10 +474,6 @@ fn policy(section: &PolicySection) -> Result<PolicyDefaults, ConfigError> {
             what: error.to_string(),
         })?,
     };
-    if keep.space().is_some() {
-        let what = "a quota cannot be set yet".to_owned();
-        return Err(ConfigError::Value { key: "policy.keep", what });
-    }
     Ok(PolicyDefaults {
         keep,
         rpo: period("policy.rpo", section.rpo.as_ref(), 15)?,
@@ -608,7 +604,8 @@ mod tests {
         assert!(refused("[journal]\nsegment = '4 parsecs'").contains("not a size"));
         assert!(refused("[engine]\ncores = 0").contains("engine.cores"));
         assert!(refused("[policy]\nkeep = 'hourly'").contains("policy.keep"));
-        assert!(refused("[policy]\nkeep = 'keep all, quota 1GiB hold'").contains("quota"));
+        let quota = load("[policy]\nkeep = 'keep all, quota 1GiB hold'", Some("/d"));
+        assert!(quota.unwrap().policy.keep.space().is_some());
         assert!(refused("[policy]\nrpo = 'soon'").contains("policy.rpo"));
         assert!(refused("[listen]\nnbd = 'localhost'").contains("not an address"));
         assert!(refused("[volumes]\nallow = ['tmpfs']").contains("any-file-system"));

@@ -59,6 +59,10 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     policies(&page, target)?;
     folding(&page, &target.folding.counters(), target.folding.share())?;
     histories(&page, &machine_histories(target))?;
+    if let Some(lasts) = target.folding.volume_lasts(journal.free_bytes) {
+        let help = "When the volume of the journal is full at the rate of the last hour.";
+        page.gauge("landfall_journal_full_seconds", help, lasts.as_secs_f64())?;
+    }
     journal_numbers(&page, &journal)?;
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
@@ -253,6 +257,23 @@ fn histories(page: &Page, histories: &Histories) -> Written {
     )?;
     let help = "Who holds moments that the policy of a machine does not keep, by reason.";
     let holders = page.gauges("landfall_history_holders", help, &["machine", "reason"])?;
+    let used = gauge(
+        "landfall_history_bytes",
+        "Bytes of the journal that the history of a machine needs, branches included.",
+    )?;
+    let quota = gauge("landfall_quota_bytes", "Its quota. Absent without one.")?;
+    let held = gauge(
+        "landfall_quota_held",
+        "1 while nothing more is taken of a machine because its quota is used up.",
+    )?;
+    let full_in = gauge(
+        "landfall_quota_full_seconds",
+        "When the quota is used up at the rate of the last hour. Absent without one, or a rate.",
+    )?;
+    let shrinks = gauge(
+        "landfall_history_shrinks",
+        "1 while the quota is used up within a day, and history then shorter than its policy wants.",
+    )?;
     for (machine, first, known) in histories {
         let name = &[machine.as_str()];
         if let Some(first) = first {
@@ -260,6 +281,17 @@ fn histories(page: &Page, histories: &Histories) -> Written {
             oldest.with_label_values(name).set(since_epoch);
         }
         held_for.with_label_values(name).set(known.held_for.as_secs_f64());
+        if let Some(space) = &known.space {
+            used.with_label_values(name).set(float(space.used_bytes));
+            held.with_label_values(name).set(f64::from(u8::from(space.held.is_some())));
+            if let Some(of) = space.policy.space() {
+                quota.with_label_values(name).set(float(of.bytes));
+            }
+            if let Some(lasts) = space.left_bytes().and_then(|left| known.growth.lasts(left)) {
+                full_in.with_label_values(name).set(lasts.as_secs_f64());
+            }
+        }
+        shrinks.with_label_values(name).set(f64::from(u8::from(known.shrinks.is_some())));
         let fails = known.failure.is_some() || known.stalled;
         failing.with_label_values(name).set(f64::from(u8::from(fails)));
         if let Some(last) = known.last_took {

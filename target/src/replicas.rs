@@ -272,7 +272,9 @@ impl Refusals {
 
     fn of_append(&self, error: &AppendError) -> Refusal {
         match error {
-            AppendError::JournalFull { .. } => Refusal::JournalFull(error.to_string()),
+            AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
+                Refusal::JournalFull(error.to_string())
+            }
             AppendError::OldGeneration { sent, current } => old_generation(*sent, *current),
             AppendError::OutOfOrder { sent, last } => skipped(last.next(), *sent),
             AppendError::TakenOver => self.taken_over(),

@@ -14,7 +14,10 @@ mod folding;
 mod listeners;
 mod thinner;
 
-pub(crate) use folding::{FoldingCounters, FoldingSettings, PaceLimits, TrunkFolding};
+pub(crate) use folding::{
+    FoldingCounters, FoldingSettings, Growth, PaceLimits, TrunkFolding, shrinks_in_words,
+    volume_in_words,
+};
 pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::Config;
@@ -275,7 +278,8 @@ fn assemble(
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);
     let thinner: Arc<Thinner> = Arc::default();
     let passed = Arc::clone(&thinner.passed);
-    let folding = Folding::new(config.fold.settings(), &retention, engine.cores(), passed);
+    let needed = config.segment_bytes.saturating_add(config.reserve_bytes);
+    let folding = Folding::new(config.fold.settings(needed), &retention, engine.cores(), passed);
     let target = Target {
         retention,
         images,

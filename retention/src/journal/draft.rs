@@ -80,6 +80,9 @@ pub enum AppendError {
         /// Bytes the next segment needs, the reserve included.
         needed_bytes: u64,
     },
+    /// The quota of the group is used up, and nothing that may go makes room.
+    #[error("{0}")]
+    QuotaUsedUp(String),
     /// The stream's generation is over.
     #[error("the stream has {sent}, the line is at {current}")]
     OldGeneration {

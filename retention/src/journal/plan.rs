@@ -106,6 +106,12 @@ impl Plan {
         if draft.line.is_closed() {
             return Err(AppendError::LineGone);
         }
+        // Marks pass: a pass that is under way is to end in a point.
+        if draft.kind == RecordKind::Batch
+            && let Some(why) = draft.line.allowance().and_then(|allowance| allowance.refusal())
+        {
+            return Err(AppendError::QuotaUsedUp(why));
+        }
         let origin = match draft.origin {
             DraftOrigin::Stream(origin) => origin,
             DraftOrigin::Local => return Ok(()),
@@ -181,6 +187,9 @@ impl Plan {
             let tail = layout.tails.get(&line.id()).map_or_else(|| line.tail(), |(_, tail)| *tail);
             let laid = planned.lay(tail, self.now, (lane_sequence, durable_through), layout.bytes);
             layout.bytes += laid.record.length_bytes();
+            if let Some(allowance) = line.allowance() {
+                allowance.spend(laid.record.length_bytes());
+            }
             layout.tails.insert(line.id(), (line, tail_after(&tail, &laid.record)));
             layout.records.push(laid);
             lane_sequence = lane_sequence.next();

@@ -217,6 +217,12 @@ fn show(machine: &Machine) -> String {
     if let Some(begins) = &machine.history.begins {
         text.push_str(&format!("\nhistory   begins at {} (seq:{})", begins.time, begins.sequence));
     }
+    if let Some(space) = &machine.history.space {
+        let quota = space
+            .quota_bytes
+            .map_or_else(String::new, |bytes| format!(", of a quota of {}", ByteSize::new(bytes)));
+        text.push_str(&format!("\nspace     {}{quota}", ByteSize::new(space.used_bytes)));
+    }
     text.push_str(&held(machine).map_or_else(String::new, |held| format!("\nheld      {held}")));
     for branch in &machine.branches {
         text.push_str(&format!(

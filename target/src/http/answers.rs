@@ -1,11 +1,11 @@
 //! Retention's words turned into those of the control API.
 
 use super::messages::{
-    Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, Journal, Machine, Moment,
-    MomentDisk, Point, Status, Stream,
+    Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, HistorySpace, Journal,
+    Machine, Moment, MomentDisk, Point, Status, Stream,
 };
 use crate::exports::{machine_of, with_disk};
-use crate::service::{Target, alarm_in_words};
+use crate::service::{Growth, Target, alarm_in_words, shrinks_in_words, volume_in_words};
 use crate::units::{ByteSize, Span};
 use landfall_disks::image::Format;
 use landfall_retention as retention;
@@ -13,6 +13,10 @@ use landfall_retention::DiskState;
 use landfall_retention::ids::Sequence;
 use landfall_retention::name::Name;
 use landfall_retention::time::{Clock, SystemClock, Timestamp};
+use std::time::Duration;
+
+/// The volume is said to fill so long before it does.
+const VOLUME_WARNED: Duration = Duration::from_secs(24 * 3600);
 
 impl Target {
     /// Every machine, for listings.
@@ -71,6 +75,7 @@ impl Target {
                 .last_took
                 .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             last_fold_bytes: known.last_bytes,
+            space: known.space.as_ref().map(|space| history_space(space, &known.growth)),
         }
     }
 
@@ -235,6 +240,9 @@ impl Target {
                 ));
             }
         }
+        let fills = self.folding.volume_lasts(journal.free_bytes);
+        let soon = fills.filter(|full_in| *full_in <= VOLUME_WARNED);
+        warnings.extend(soon.map(volume_in_words));
         let needed = self.config.segment_bytes.saturating_add(self.config.reserve_bytes);
         if journal.free_bytes < needed {
             warnings.push(format!(
@@ -266,6 +274,16 @@ impl Target {
                 ));
             }
         }
+        for status in self.retention.machines() {
+            let Ok(trunk) = self.retention.trunk(&status.name) else { continue };
+            let known = self.folding.of(trunk);
+            let quota = known.space.as_ref().and_then(|space| space.policy.space());
+            let held = known.space.as_ref().and_then(|space| space.held.as_ref());
+            warnings
+                .extend(held.map(|why| format!("nothing more is taken of {}: {why}", status.name)));
+            let shrinks = known.shrinks.filter(|_| held.is_none());
+            warnings.extend(shrinks.map(|found| shrinks_in_words(&status.name, &found, quota)));
+        }
         let failure = self.folding.forget_failure();
         warnings.extend(failure.map(|failure| {
             format!("segments of the journal that nobody needs cannot be released: {failure}")
@@ -293,6 +311,26 @@ impl Target {
                 }
             }
         }
+    }
+}
+
+fn history_space(space: &retention::GroupSpace, growth: &Growth) -> HistorySpace {
+    let full_in = space.left_bytes().and_then(|left| growth.lasts(left));
+    let age = space.oldest.map(|oldest| SystemClock.now().since(oldest));
+    let reaches = full_in.zip(age).map(|(full_in, age)| age.saturating_add(full_in));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate for people"
+    )]
+    let per_hour = |rate: f64| (rate * 3600.0) as u64;
+    HistorySpace {
+        used_bytes: space.used_bytes,
+        quota_bytes: space.policy.space().map(|quota| quota.bytes),
+        bytes_per_hour: growth.rate().map(per_hour),
+        full_in_seconds: full_in.map(|time| time.as_secs()),
+        reaches_seconds: reaches.map(|time| time.as_secs()),
+        held: space.held.clone(),
     }
 }
 

@@ -125,6 +125,26 @@ pub(crate) struct History {
     pub(crate) last_fold_milliseconds: Option<u64>,
     /// Bytes it wrote to images.
     pub(crate) last_fold_bytes: Option<u64>,
+    /// What it takes of the journal; nothing before the first look.
+    #[serde(default)]
+    pub(crate) space: Option<HistorySpace>,
+}
+
+/// What the history of a machine takes of the journal.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct HistorySpace {
+    /// Bytes of its records that are needed, branches included.
+    pub(crate) used_bytes: u64,
+    /// The quota of its policy.
+    pub(crate) quota_bytes: Option<u64>,
+    /// Bytes an hour that come in, over the last hour; nothing before enough was seen.
+    pub(crate) bytes_per_hour: Option<u64>,
+    /// In how long the quota is used up at that rate.
+    pub(crate) full_in_seconds: Option<u64>,
+    /// How far back history reaches then.
+    pub(crate) reaches_seconds: Option<u64>,
+    /// Why nothing more is taken, if that is so.
+    pub(crate) held: Option<String>,
 }
 
 /// A moment of a trunk.

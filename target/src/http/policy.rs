@@ -59,12 +59,6 @@ impl Target {
 async fn set(State(target): State<Arc<Target>>, Body(wanted): Body<PolicySet>) -> Answer<Thinned> {
     let machine = read_machine(&wanted.name)?;
     let policy = read_policy(&wanted.policy)?;
-    if policy.space().is_some() {
-        return Err(Problem::bad(
-            "a quota cannot be set yet: what a group takes of the journal is not accounted for; \
-             `landfall policy simulate` says what a policy would take",
-        ));
-    }
     let (of, set) = (machine.clone(), policy.clone());
     target.on_core(move |retention| async move { retention.set_policy(&of, set).await }).await?;
     tracing::info!(%machine, %policy, "policy set");

@@ -121,7 +121,9 @@ pub(super) fn of_image(text: &str, source: &ImageError) -> Problem {
 
 fn of_append(error: &AppendError) -> Problem {
     let status = match error {
-        AppendError::JournalFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
         AppendError::LineGone => StatusCode::CONFLICT,
         AppendError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

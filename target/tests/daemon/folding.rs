@@ -8,18 +8,19 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
-const SMALL: &str = "[journal]\nsegment = '2MiB'\nreserve = '1MiB'\n[fold]\nevery = '1s'\n";
+pub(crate) const SMALL: &str =
+    "[journal]\nsegment = '2MiB'\nreserve = '1MiB'\n[fold]\nevery = '1s'\n";
 
 /// A machine of 8 MiB and what its points hold.
-struct Churned {
-    target: Target,
+pub(crate) struct Churned {
+    pub(crate) target: Target,
     content: Vec<u8>,
     points: Vec<(u64, Vec<u8>)>,
     rounds: u64,
 }
 
 impl Churned {
-    fn with_config(config: &str) -> Self {
+    pub(crate) fn with_config(config: &str) -> Self {
         let content = noise(1, 8 * MIB);
         let target = Target::with_config(config).with_machine(&content);
         let mut churned = Self { target, content, points: Vec::new(), rounds: 1 };
@@ -28,7 +29,7 @@ impl Churned {
     }
 
     /// Half of the disk changes, and a pass sends it.
-    fn churn(&mut self) {
+    pub(crate) fn churn(&mut self) {
         self.rounds += 1;
         let at = usize::try_from(self.rounds % 3).expect("small") * MIB;
         self.content[at..at + 4 * MIB].copy_from_slice(&noise(self.rounds, 4 * MIB));
@@ -48,7 +49,7 @@ impl Churned {
     }
 
     /// Every point that is listed reads as it was; which they are.
-    fn check(&self) -> Vec<u64> {
+    pub(crate) fn check(&self) -> Vec<u64> {
         let listed = sequences(&self.target);
         for point in &listed {
             let name = format!("web/os@seq:{point}");
@@ -59,7 +60,7 @@ impl Churned {
         listed
     }
 
-    fn history(&self) -> Value {
+    pub(crate) fn history(&self) -> Value {
         self.target.json(&["machine", "show", "web"])["history"].clone()
     }
 }
@@ -82,7 +83,7 @@ fn journal_bytes(target: &Target) -> u64 {
     below(&target.data().join("journal"))
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
@@ -90,7 +91,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn log(target: &Target) -> String {
+pub(crate) fn log(target: &Target) -> String {
     std::fs::read_to_string(target.path("log")).expect("a log")
 }
 

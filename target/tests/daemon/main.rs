@@ -13,4 +13,5 @@ mod images;
 mod machines;
 mod points;
 mod policies;
+mod quotas;
 mod restarts;

@@ -58,7 +58,7 @@ fn a_policy_is_shown_tried_and_set() {
     for (policy, part) in [
         ("hourly", "begins with"),
         ("keep all for 2h, hourly for 1h", "keeps nothing"),
-        ("keep all, quota 1GiB hold", "a quota cannot be set yet"),
+        ("keep all, quota 0GiB hold", "quota"),
     ] {
         let refused = target.refused(&["policy", "set", "web", policy]);
         assert!(refused.contains(part), "{policy}: {refused}");

@@ -99,6 +99,10 @@ impl Life<'_> {
         let stream = stream?;
         let forgot = self.alive(forgot, "forget")?;
         self.model.say(format!("{} segments released", forgot.segments));
+        let looked = self.retention.look_at_space(&Arc::default()).await;
+        for space in self.alive(looked, "a look at space")? {
+            assert!(space.used_bytes <= space.appended_bytes, "{space:?}");
+        }
         assert_eq!(forgot.damaged, 0);
         self.verify_one().await?;
         Ok(stream)

@@ -7,22 +7,29 @@
 //!                                                          └▶ forget, until nothing is left to be looked at
 //! ```
 //!
+//! The same look sees what each group takes of the journal, and makes histories begin later where a quota wants it (space.rs).
+//!
 //! **Invariants:** a trunk that fails or whose disk does not answer holds no other one up. History begins later only with a
 //! line in the log that says from when on, and by which policy. Nothing here is needed for what is there to be read: cut off
 //! anywhere, the next start takes it up.
 
+mod forecast;
 mod pacing;
+mod space;
 mod trunk;
 mod words;
 
+pub(crate) use forecast::{Growth, Shrinking};
 pub(crate) use pacing::PaceLimits;
+pub(crate) use words::{shrinks as shrinks_in_words, volume_fills as volume_in_words};
 
 use futures_util::future::{Either, select};
 use landfall_disks::uring::{Core, spawn, timeout};
 use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::name::Name;
+use landfall_retention::point::{Point, PointQuery};
 use landfall_retention::{
-    FoldError, ForgetReport, HistoryWanted, Retention, StartMoment, WantedStart,
+    FoldError, ForgetReport, GroupSpace, HistoryWanted, Retention, StartMoment, WantedStart,
 };
 use pacing::{AtWork, Governor, InTurns};
 use parking_lot::Mutex;
@@ -38,6 +45,8 @@ use trunk::{Failing, Trunk};
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Folds that are under way at once, not counting those whose disk does not answer.
 const FOLDS_AT_ONCE: usize = 16;
+/// Points that are asked for together.
+const POINTS_AT_ONCE: usize = 1000;
 
 /// How folding goes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -46,6 +55,8 @@ pub(crate) struct FoldingSettings {
     pub(crate) every: Duration,
     /// How fast.
     pub(crate) pace: PaceLimits,
+    /// Bytes that have to be free for the journal to grow.
+    pub(crate) needed_bytes: u64,
 }
 
 /// Folds histories and gives back what nobody needs.
@@ -71,6 +82,10 @@ struct State {
     forget: Forget,
     /// Why the last look failed.
     looking: Failing,
+    /// How the journal grows.
+    growth: Growth,
+    /// The volume is used up within a day, which was logged.
+    volume_fills: bool,
 }
 
 #[derive(Default)]
@@ -128,6 +143,12 @@ pub(crate) struct TrunkFolding {
     pub(crate) last_took: Option<Duration>,
     /// Bytes it wrote to images.
     pub(crate) last_bytes: Option<u64>,
+    /// What it takes of the journal.
+    pub(crate) space: Option<GroupSpace>,
+    /// How fast that grows.
+    pub(crate) growth: Growth,
+    /// What its quota is about to do to it.
+    pub(crate) shrinks: Option<Shrinking>,
 }
 
 impl Folding {
@@ -210,6 +231,7 @@ impl Folding {
                 }
             }
         }
+        self.look_at_space(&retention).await;
         for (line, floor) in self.take_due(&retention) {
             self.start_fold(&retention, line, floor);
         }
@@ -264,12 +286,15 @@ impl Folding {
 
     fn start_fold(self: &Arc<Self>, retention: &Arc<Retention>, line: LineId, floor: Sequence) {
         let at_work = Arc::new(AtWork::default());
-        let machine = {
+        let (machine, pressed) = {
             let mut state = self.state.lock();
             let trunk = state.trunks.entry(line).or_default();
             trunk.running = Some(Arc::clone(&at_work));
             trunk.begun = Some(Instant::now());
-            trunk.found.as_ref().map(|found| found.machine.clone())
+            let wanted = trunk.found.as_ref().map(|found| found.wanted.sequence);
+            // Further than the policy alone would have it.
+            let pressed = trunk.space.clone().filter(|_| wanted.is_none_or(|at| floor > at));
+            (trunk.found.as_ref().map(|found| found.machine.clone()), pressed)
         };
         let machine = machine.or_else(|| machine_of(retention, line));
         let task = Task::begin(self);
@@ -280,7 +305,7 @@ impl Folding {
             let _task = task;
             let ends = FoldEnds { folding: &own, line };
             if let Some(machine) = machine {
-                own.fold(&retention, &machine, line, floor, &at_work).await;
+                own.fold(&retention, &machine, (line, floor), pressed, &at_work).await;
             }
             drop(ends);
         });
@@ -290,11 +315,12 @@ impl Folding {
         &self,
         retention: &Retention,
         machine: &Name,
-        line: LineId,
-        floor: Sequence,
+        (line, floor): (LineId, Sequence),
+        pressed: Option<GroupSpace>,
         at_work: &Arc<AtWork>,
     ) {
         let begun = Instant::now();
+        let given_up = pressed.as_ref().map(|_| points_below(retention, machine, floor));
         let before = begins(retention, machine);
         if before.is_some_and(|before| before.sequence == floor) {
             tracing::info!("{machine}: going on with the fold to seq:{floor} that was cut off");
@@ -309,7 +335,11 @@ impl Folding {
         if let (Some(after), Ok(policy)) = (begins(retention, machine), policy)
             && before.is_none_or(|before| before.sequence < after.sequence)
         {
-            tracing::info!("{}", words::begins_later(machine, before, after, &policy));
+            let quota = pressed.as_ref().and_then(|space| space.policy.space());
+            for point in given_up.iter().flatten() {
+                tracing::warn!("{}", words::given_up(machine, point, quota));
+            }
+            tracing::info!("{}", words::begins_later(machine, before, after, &policy, quota));
         }
         let mut state = self.state.lock();
         let State { trunks, forget, .. } = &mut *state;
@@ -438,6 +468,9 @@ impl Folding {
             stalled: trunk.is_stalled(),
             last_took: trunk.last.as_ref().map(|(_, took)| *took),
             last_bytes: trunk.last.as_ref().map(|(report, _)| report.data_bytes),
+            space: trunk.space.clone(),
+            growth: trunk.growth.clone(),
+            shrinks: trunk.shrinks,
         }
     }
 }
@@ -494,6 +527,23 @@ impl Drop for ForgetEnds<'_> {
 fn machine_of(retention: &Retention, line: LineId) -> Option<Name> {
     let mut machines = retention.machines().into_iter().map(|machine| machine.name);
     machines.find(|machine| retention.trunk(machine).is_ok_and(|trunk| trunk == line))
+}
+
+/// Points that a fold to `floor` gives up, oldest first.
+fn points_below(retention: &Retention, machine: &Name, floor: Sequence) -> Vec<Point> {
+    let mut given_up = Vec::new();
+    let mut query = PointQuery::all(POINTS_AT_ONCE);
+    loop {
+        let Ok(page) = retention.points(machine, None, &query) else { return given_up };
+        let last = page.last().map(|status| status.point.sequence);
+        let below = page.into_iter().map(|status| status.point);
+        let before = given_up.len();
+        given_up.extend(below.take_while(|point| point.sequence < floor));
+        match last {
+            Some(last) if given_up.len() - before == POINTS_AT_ONCE => query.after = Some(last),
+            _ => return given_up,
+        }
+    }
 }
 
 /// Where the history of a machine begins, if anything was folded.

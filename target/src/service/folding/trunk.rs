@@ -1,8 +1,9 @@
 //! What is known of the history of one trunk between two folds: whether another one is due, and what the last ones came to.
 
+use super::forecast::{Growth, Shrinking};
 use super::pacing::AtWork;
 use landfall_retention::ids::Sequence;
-use landfall_retention::{FoldReport, Holder, WantedStart};
+use landfall_retention::{FoldReport, GroupSpace, Holder, WantedStart};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,14 @@ impl Failing {
 pub(super) struct Trunk {
     /// What was found by the last look.
     pub(super) found: Option<WantedStart>,
+    /// What it takes, and what its quota wants.
+    pub(super) space: Option<GroupSpace>,
+    /// Why nothing may be added to it, as it was logged last.
+    pub(super) held: Option<String>,
+    /// How its history grows.
+    pub(super) growth: Growth,
+    /// What is about to shrink it, as it was logged last.
+    pub(super) shrinks: Option<Shrinking>,
     /// A fold that is under way.
     pub(super) running: Option<Arc<AtWork>>,
     pub(super) failing: Failing,
@@ -83,12 +92,23 @@ impl Trunk {
             return None;
         }
         let new = self.found.as_ref().and_then(|found| worth_it(found, every));
+        // Where the quota is used up, every bit is worth it.
+        let pressed = self.pressed().max(self.found.as_ref().and_then(|found| {
+            let reachable = found.reachable?.sequence;
+            self.space.as_ref().is_some_and(GroupSpace::is_short).then_some(reachable)
+        }));
+        let new = new.max(pressed);
         // What the old one cannot do, because a record of it is lost, a newer one may.
         if unfinished.is_some() && self.failing.why().is_some() {
             let further = self.found.as_ref().and_then(|found| found.reachable);
             return further.map(|further| further.sequence).max(unfinished);
         }
         new.max(unfinished)
+    }
+
+    /// Where its quota wants history to begin.
+    pub(super) fn pressed(&self) -> Option<Sequence> {
+        self.space.as_ref()?.begin_at
     }
 
     /// Whether the fold under way waits for a disk that does not answer.

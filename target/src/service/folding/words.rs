@@ -1,8 +1,10 @@
 //! What is said of folding: in the log, and in `landfall status`.
 
+use super::forecast::Shrinking;
 use crate::units::{ByteSize, Span, counted};
 use landfall_retention::name::Name;
-use landfall_retention::policy::Policy;
+use landfall_retention::point::Point;
+use landfall_retention::policy::{Policy, Quota, WhenFull};
 use landfall_retention::{
     FoldError, FoldReport, ForgetError, ForgetReport, Holder, StartMoment, WantedStart,
 };
@@ -46,15 +48,60 @@ pub(super) fn begins_later(
     before: Option<StartMoment>,
     after: StartMoment,
     policy: &Policy,
+    quota: Option<Quota>,
 ) -> String {
     let before = match before {
         Some(before) => format!("{} (seq:{})", before.commit_time, before.sequence),
         None => "its first copy".to_owned(),
     };
+    let why = match quota {
+        None => format!("its policy ({policy}) keeps nothing older"),
+        Some(quota) => format!("its quota of {} has no room for more", ByteSize::new(quota.bytes)),
+    };
     format!(
-        "history of {machine} begins at {} (seq:{}) from now on, no longer at {before}: its policy \
-         ({policy}) keeps nothing older",
+        "history of {machine} begins at {} (seq:{}) from now on, no longer at {before}: {why}",
         after.commit_time, after.sequence
+    )
+}
+
+/// A point that its policy would have kept.
+pub(super) fn given_up(machine: &Name, point: &Point, quota: Option<Quota>) -> String {
+    let label = point.label.as_ref().map_or_else(String::new, |label| format!(" \"{label}\""));
+    let quota = quota.map_or(0, |quota| quota.bytes);
+    format!(
+        "{machine}@seq:{} of {}, {}{label}, was given up before its time: the quota of {} is used up",
+        point.sequence,
+        point.commit_time,
+        point.kind,
+        ByteSize::new(quota)
+    )
+}
+
+/// What a quota is about to do.
+pub(crate) fn shrinks(machine: &Name, found: &Shrinking, quota: Option<Quota>) -> String {
+    let quota = ByteSize::new(quota.map_or(0, |quota| quota.bytes));
+    let wanted = match found.wanted {
+        Some(wanted) => format!("its policy wants {}", Span(wanted)),
+        None => "its policy keeps it for ever".to_owned(),
+    };
+    let then = match found.then {
+        WhenFull::Shorten => "the oldest points go before their time",
+        WhenFull::Hold => "its streams are held",
+    };
+    format!(
+        "at the present rate the quota of {machine} ({quota}) is used up in {}: history reaches {} back then, {wanted}, \
+         and {then}",
+        Span(found.full_in),
+        Span(found.reaches)
+    )
+}
+
+/// The volume of the journal is about to be full.
+pub(crate) fn volume_fills(full_in: Duration) -> String {
+    format!(
+        "at the present rate the volume of the journal is full in {}: streams are held then; grow it, or keep less history \
+         (landfall policy simulate says what that takes)",
+        Span(full_in)
     )
 }
 
@@ -112,11 +159,13 @@ mod tests {
         let machine = Name::parse("web").expect("a name");
         let policy = Policy::default();
         assert_eq!(
-            begins_later(&machine, Some(moment(1)), moment(2), &policy),
+            begins_later(&machine, Some(moment(1)), moment(2), &policy, None),
             "history of web begins at 1970-01-01T00:02:00Z (seq:2) from now on, no longer at \
              1970-01-01T00:01:00Z (seq:1): its policy (keep all for 2h, minutely for 24h) keeps nothing older"
         );
-        assert!(begins_later(&machine, None, moment(2), &policy).contains("its first copy"));
+        let quota = Quota { bytes: 1 << 30, then: WhenFull::Shorten, floor_bytes: 0 };
+        let text = begins_later(&machine, None, moment(2), &policy, Some(quota));
+        assert!(text.contains("its first copy: its quota of 1 GiB has no room"), "{text}");
     }
 
     #[test]
