@@ -24,25 +24,18 @@ const WRITTEN_BYTES: u64 = 64 << 20;
 const PASSES: u64 = 6;
 /// A fold is due as soon as anything can be folded.
 const CONFIG: &str = "[fold]\nevery = '1s'\n";
+/// Slow enough not to end before the writes beside it have begun; what they leave a fold is far less.
+const RATE: &str = "rate = '64MiB'\n";
 /// How long a fold may take that nobody disturbs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
-    let folder = stage.scratch.join("fold");
-    std::fs::create_dir(&folder).context("a folder")?;
-    let target = Target::with_config(&stage.settings.landfall, &folder, CONFIG)?;
-    let images = [
-        Image::make(&folder.join("folded.raw"), stage.settings.size_bytes)?,
-        Image::make(&folder.join("written.raw"), WRITTEN_BYTES)?,
-    ];
-    for (machine, image) in [FOLDED, WRITTEN].into_iter().zip(&images) {
-        target.add_machine(machine, image.size_bytes())?;
-        target.replicate(machine, image)?;
-    }
+    let (target, folded, _) = start(stage, "fold", CONFIG)?;
+    let speed = speed(stage, &mut Folds { target: &target, image: folded, round: 0 })?;
+    drop(target);
+    let (target, folded, written) = start(stage, "fold-beside", &format!("{CONFIG}{RATE}"))?;
     let branch = target.export_branch(WRITTEN)?;
-    let [folded, written] = images;
     let mut folds = Folds { target: &target, image: folded, round: 0 };
-    let speed = speed(stage, &mut folds)?;
     let seconds = stage.settings.seconds;
     let latency = || fio_write_latency(&branch, WRITTEN_BYTES, seconds);
     let writes = beside(stage, &mut folds, "fold-branch-write", latency)?;
@@ -83,6 +76,20 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
             stream,
         ),
     ])
+}
+
+/// A target with both machines in a folder of that name; and their images.
+fn start(stage: &Stage<'_>, name: &str, config: &str) -> anyhow::Result<(Target, Image, Image)> {
+    let folder = stage.scratch.join(name);
+    std::fs::create_dir(&folder).context("a folder")?;
+    let target = Target::with_config(&stage.settings.landfall, &folder, config)?;
+    let folded = Image::make(&folder.join("folded.raw"), stage.settings.size_bytes)?;
+    let written = Image::make(&folder.join("written.raw"), WRITTEN_BYTES)?;
+    for (machine, image) in [(FOLDED, &folded), (WRITTEN, &written)] {
+        target.add_machine(machine, image.size_bytes())?;
+        target.replicate(machine, image)?;
+    }
+    Ok((target, folded, written))
 }
 
 /// A machine that can be folded again and again.
