@@ -34,10 +34,11 @@ const OPENED: u32 = 1000;
 const OPENED_AFTER: u32 = 50;
 /// Cold reads whose look-ups are counted.
 const COLD_READS: u32 = 500;
-/// Turns of ingest, long and empty history one after the other, and rounds of each. Three times as many if it looks bad: what
-/// else a machine does weighs on a few turns, what history costs on all.
+/// Turns of ingest, long and empty history one after the other, and rounds of each. Measured again, from the start, if it
+/// looks bad: what else a machine does weighs on one attempt, what history costs on all.
 const INGEST_TURNS: u32 = 8;
 const INGEST_ROUNDS: u32 = 4;
+const INGEST_ATTEMPTS: u32 = 3;
 /// Caches of the daemon: small ones, so that a hundredth of the history does not fit.
 const CACHE_BYTES: u64 = 16 << 20;
 
@@ -197,6 +198,17 @@ fn measure_all(landfall: &Path, scratch: &Path, shape: Shape) -> anyhow::Result<
 /// The long history and an empty one in turns, in this process. Each is opened for its turn alone: two engines at once do
 /// not get the same of the processors.
 fn ingest(place: &Place<'_>, shape: Shape) -> anyhow::Result<(Series, Series)> {
+    let mut measured = ingest_once(place, shape)?;
+    for _ in 1..INGEST_ATTEMPTS {
+        if bounds::ingest_is_kept(&measured.0, &measured.1) {
+            break;
+        }
+        measured = ingest_once(place, shape)?;
+    }
+    Ok(measured)
+}
+
+fn ingest_once(place: &Place<'_>, shape: Shape) -> anyhow::Result<(Series, Series)> {
     let (mut of_long, mut of_empty) = (Series::default(), Series::default());
     let turn = |name: &str, turn: u32, series: &mut Series| {
         let store = Store::open(&place.data(name))?;
@@ -207,10 +219,7 @@ fn ingest(place: &Place<'_>, shape: Shape) -> anyhow::Result<(Series, Series)> {
         }
         store.close()
     };
-    for number in 0..3 * INGEST_TURNS {
-        if number >= INGEST_TURNS && bounds::ingest_is_kept(&of_long, &of_empty) {
-            break;
-        }
+    for number in 0..INGEST_TURNS {
         if number.is_multiple_of(2) {
             turn("long", number, &mut of_long)?;
             turn("empty", number, &mut of_empty)?;
