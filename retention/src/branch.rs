@@ -47,7 +47,7 @@ impl BranchDisk {
     async fn write_range(&self, at: ByteOffset, data: Buffer) -> Result<(), DiskError> {
         let range = ByteRange::at(at, data.len() as u64).ok_or(DiskError::OutOfRange {
             range: ByteRange::up_to(u64::MAX),
-            size_bytes: self.head.disk().size_bytes(),
+            size_bytes: self.head.size_bytes(),
         })?;
         DiskError::check_range(&self.geometry(), range)?;
         self.check_open()?;
@@ -77,7 +77,7 @@ impl BranchDisk {
     /// Whether only whole blocks are written; a last block that the disk's end cuts counts as whole.
     fn covers_blocks(&self, range: ByteRange) -> bool {
         let ends = range.end().bytes();
-        let to_end = ends == self.head.disk().size_bytes();
+        let to_end = ends == self.head.size_bytes();
         range.start().bytes().is_multiple_of(BLOCK_SIZE)
             && (to_end || ends.is_multiple_of(BLOCK_SIZE))
     }
@@ -91,7 +91,7 @@ impl BranchDisk {
     ) -> Result<Buffer, DiskError> {
         let mut blocks = Buffer::zeroed(usize::try_from(whole.length()).expect("a request"));
         if !self.covers_blocks(range) {
-            let there = ByteRange::up_to(self.head.disk().size_bytes()).intersection(whole);
+            let there = ByteRange::up_to(self.head.size_bytes()).intersection(whole);
             // Only the first and the last block can have bytes that stay.
             for edge in edges(there) {
                 let old = self.head.read(edge).await?;
@@ -140,7 +140,7 @@ impl BranchDisk {
     /// block is all head.
     fn split_at_blocks(&self, range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
         let first = range.start().bytes().next_multiple_of(BLOCK_SIZE).min(range.end().bytes());
-        let to_end = range.end().bytes() == self.head.disk().size_bytes();
+        let to_end = range.end().bytes() == self.head.size_bytes();
         let last = if to_end {
             range.end().bytes()
         } else {
@@ -249,7 +249,7 @@ impl Disk for BranchDisk {
     }
 
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()> {
-        let from_bytes = self.head.disk().size_bytes();
+        let from_bytes = self.head.size_bytes();
         debug_assert!(from_bytes <= MAX_DISK_SIZE);
         Box::pin(async move { Err(DiskError::Resize { from_bytes, to_bytes: size_bytes }) })
     }

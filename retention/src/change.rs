@@ -96,6 +96,38 @@ pub enum ChangeError {
         /// The size.
         size_bytes: u64,
     },
+    /// Disks only grow: what lies beyond a smaller end may be what a guest has there, and older points have it.
+    #[error(
+        "disk {disk} has {from_bytes} bytes and does not shrink to {to_bytes}: what lies beyond would be lost; \
+         make the smaller disk on the source, add it under another name, and remove this one"
+    )]
+    Shrink {
+        /// The disk.
+        disk: Name,
+        /// The size it has.
+        from_bytes: u64,
+        /// The size that was asked for.
+        to_bytes: u64,
+    },
+    /// A machine without disks is none.
+    #[error("{disk} is the only disk of machine {machine}; remove the machine")]
+    LastDisk {
+        /// The machine.
+        machine: Name,
+        /// Its disk.
+        disk: Name,
+    },
+    /// It was removed, and older points still have it.
+    #[error(
+        "disk {disk} was removed at seq:{until} and older points still have it; \
+         its name is free again when the history of the machine begins after that"
+    )]
+    RemovedDisk {
+        /// The disk.
+        disk: Name,
+        /// The last moment that has it.
+        until: Sequence,
+    },
     /// A text that the manifest does not take.
     #[error("{what} has {bytes} bytes, more than {limit}")]
     TooLong {
@@ -284,6 +316,8 @@ impl Retention {
     ) -> Result<Point, ChangeError> {
         let line = self.line_named(machine, branch)?;
         self.check_markable(&line, machine, branch)?;
+        // A disk that grows or goes does so between two points.
+        let _shape = line.shape.read().await;
         let source_time = self.surroundings.clock.now();
         let (reply, answer) = oneshot::channel();
         let draft = Draft {
@@ -499,23 +533,37 @@ fn check_new_machine(state: &ManifestState, machine: &NewMachine) -> Result<(), 
     }
     check_length("the display name", &machine.display_name, MAX_TEXT_BYTES)?;
     for (index, disk) in machine.disks.iter().enumerate() {
-        check_length("the format", &disk.image.format, MAX_TEXT_BYTES)?;
-        check_length("the path of an image", &disk.image.path, MAX_PATH_BYTES)?;
+        check_new_disk(state, disk)?;
         let earlier = &machine.disks[..index];
         if earlier.iter().any(|other| other.name == disk.name) {
             return Err(ChangeError::Exists { what: "disk", name: disk.name.clone() });
         }
-        let size_bytes = disk.image.size_bytes;
-        if size_bytes == 0 || size_bytes > MAX_DISK_SIZE || !size_bytes.is_multiple_of(SECTOR) {
-            return Err(ChangeError::Size { disk: disk.name.clone(), size_bytes });
-        }
         let path = &disk.image.path;
-        let of_others = state.disks.values().find(|other| other.image == *path);
-        let taken = of_others.map(|other| other.name.clone());
-        let own = earlier.iter().find(|other| other.image.path == *path);
-        if let Some(disk) = taken.or(own.map(|other| other.name.clone())) {
-            return Err(ChangeError::ImageTaken { path: path.clone(), disk });
+        if let Some(own) = earlier.iter().find(|other| other.image.path == *path) {
+            return Err(ChangeError::ImageTaken { path: path.clone(), disk: own.name.clone() });
         }
+    }
+    Ok(())
+}
+
+/// That a disk can be protected, as far as it alone says.
+pub(crate) fn check_new_disk(state: &ManifestState, disk: &NewDisk) -> Result<(), ChangeError> {
+    check_length("the format", &disk.image.format, MAX_TEXT_BYTES)?;
+    check_length("the path of an image", &disk.image.path, MAX_PATH_BYTES)?;
+    check_size(&disk.name, disk.image.size_bytes)?;
+    let path = &disk.image.path;
+    match state.disks.values().find(|other| other.image == *path) {
+        None => Ok(()),
+        Some(other) => {
+            Err(ChangeError::ImageTaken { path: path.clone(), disk: other.name.clone() })
+        }
+    }
+}
+
+/// That a disk can have this size.
+pub(crate) fn check_size(disk: &Name, size_bytes: u64) -> Result<(), ChangeError> {
+    if size_bytes == 0 || size_bytes > MAX_DISK_SIZE || !size_bytes.is_multiple_of(SECTOR) {
+        return Err(ChangeError::Size { disk: disk.clone(), size_bytes });
     }
     Ok(())
 }
@@ -544,14 +592,19 @@ fn machine_records(
     let mut disk: DiskId = state.given.disk;
     for new in &machine.disks {
         disk = disk.next();
-        records.push(ManifestRecord::DiskAdded {
-            disk,
-            machine: id,
-            name: new.name.clone(),
-            size_bytes: new.image.size_bytes,
-            format: new.image.format.clone(),
-            image: new.image.path.clone(),
-        });
+        records.push(disk_record(id, disk, new));
     }
     records
+}
+
+/// The record of a new disk.
+pub(crate) fn disk_record(machine: MachineId, disk: DiskId, new: &NewDisk) -> ManifestRecord {
+    ManifestRecord::DiskAdded {
+        disk,
+        machine,
+        name: new.name.clone(),
+        size_bytes: new.image.size_bytes,
+        format: new.image.format.clone(),
+        image: new.image.path.clone(),
+    }
 }

@@ -14,6 +14,7 @@ mod branch;
 mod change;
 mod changes;
 mod compact;
+mod disks;
 mod fold;
 mod forget;
 pub mod ids;
@@ -47,6 +48,7 @@ mod view;
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
 pub use changes::{ChangedRange, Changes, ChangesError, ChangesPage};
 pub use compact::{CompactError, Compacted};
+pub use disks::GrownDisk;
 pub use fold::{
     FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus, HistoryWanted, Pace, StartMoment,
     WantedStart,
@@ -57,6 +59,7 @@ pub use journal::lane::{JournalSettings, LaneTask};
 pub use keeping::PolicyStatus;
 pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
+pub use replica::span::DiskSpan;
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
 pub use simulate::{Simulation, SpaceEstimate};

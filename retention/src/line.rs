@@ -33,6 +33,8 @@ pub struct Line {
     pub(crate) head: HeadLeaves,
     /// Held by the one fold there may be.
     pub(crate) folding: tokio::sync::Mutex<()>,
+    /// Held shared by whoever marks by hand, and whole while a disk grows or goes: that happens between two points.
+    pub(crate) shape: tokio::sync::RwLock<()>,
     fold_progress: Mutex<Option<FoldProgress>>,
     /// Of a trunk: what its group may still take, where it has a quota.
     allowance: Mutex<Option<Arc<Allowance>>>,
@@ -83,6 +85,7 @@ impl Line {
             state: Mutex::new(state),
             head: HeadLeaves::default(),
             folding: tokio::sync::Mutex::default(),
+            shape: tokio::sync::RwLock::default(),
             fold_progress: Mutex::default(),
             allowance: Mutex::default(),
         }
@@ -129,6 +132,14 @@ impl Line {
     /// Where it starts; `None` for a trunk.
     pub fn origin(&self) -> Option<(LineId, Sequence)> {
         self.origin.as_ref().map(|(parent, at)| (parent.id, *at))
+    }
+
+    /// What a moment of it rests on: itself on a trunk, on a branch where the trunk was left.
+    pub(crate) fn on_trunk(&self, moment: Sequence) -> Sequence {
+        match &self.origin {
+            None => moment,
+            Some((parent, origin)) => parent.on_trunk(*origin),
+        }
     }
 
     /// When the moment it starts from was committed; zero for a trunk.

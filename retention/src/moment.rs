@@ -128,6 +128,16 @@ pub enum ResolveError {
         /// The moment.
         sequence: Sequence,
     },
+    /// The disk had been removed by then.
+    #[error("disk {disk} of {line} was removed at seq:{until}; moments up to there have it")]
+    DiskRemoved {
+        /// The disk.
+        disk: Name,
+        /// The machine, and branch if any.
+        line: String,
+        /// The last moment of the trunk that has it.
+        until: Sequence,
+    },
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),

@@ -120,10 +120,13 @@ impl Retention {
         let machines = self.machines.read();
         let mut disks: Vec<Arc<ReplicaDisk>> = Vec::new();
         for (name, size_bytes) in &request.disks {
-            let entry = state.disk_named(machine, name);
+            let entry = state.disk_named(machine, name).filter(|e| e.span.until.is_none());
             let disk = entry.and_then(|entry| machines.disks.get(&entry.id));
             let Some(disk) = disk else {
-                let of_machine = state.disks.values().filter(|disk| disk.machine == machine);
+                let there = |disk: &&crate::manifest::state::DiskEntry| {
+                    disk.machine == machine && disk.span.until.is_none()
+                };
+                let of_machine = state.disks.values().filter(there);
                 return Err(StreamError::UnknownDisk {
                     machine: request.machine.clone(),
                     disk: name.clone(),

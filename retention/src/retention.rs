@@ -26,16 +26,16 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::point::Catalogue;
 use crate::policy::Policy;
 use crate::replica::verdict::{Verdict, judge};
-use crate::replica::{Image, ImageStore, ReplicaDisk, spec};
+use crate::replica::{Image, ImageSpec, ImageStore, ReplicaDisk, spec};
 use crate::stream::StreamSlot;
 use crate::thinning::{Thinning, instants};
 use crate::time::Clock;
 use crate::view::Reading;
-use landfall_disks::Disk;
 use landfall_disks::file::Folder;
 use landfall_disks::image::ImageError;
 use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::uring::offload;
+use landfall_disks::{Disk, DiskError};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -423,7 +423,7 @@ async fn open_disk(
         // Once lost, a file of that name may be anything.
         return Ok((Image::Lost(reason.clone()), false));
     }
-    let error = match images.open(&spec).await {
+    let error = match open_grown(images, entry, &spec).await {
         Ok(image) => return Ok((Image::Present(image), false)),
         Err(error) => error,
     };
@@ -445,6 +445,34 @@ async fn open_disk(
     Ok((Image::Lost(reason), false))
 }
 
+/// The image of a disk, which may have been made larger when a crash came: a fold grows it before what it holds counts,
+/// and the record of a disk without history comes before its image.
+async fn open_grown(
+    images: &dyn ImageStore,
+    entry: &DiskEntry,
+    spec: &ImageSpec,
+) -> Result<Arc<dyn Disk>, ImageError> {
+    let error = match images.open(spec).await {
+        Err(error) => error,
+        opened => return opened,
+    };
+    let ImageError::Disk(DiskError::WrongSize { found_bytes, .. }) = &error else {
+        return Err(error);
+    };
+    let (size_bytes, found) =
+        (*found_bytes, ImageSpec { size_bytes: *found_bytes, ..spec.clone() });
+    if entry.floor.is_none() && size_bytes < spec.size_bytes {
+        let image = images.open(&found).await?;
+        image.resize(spec.size_bytes).await?;
+        image.flush().await?;
+        return Ok(image);
+    }
+    if entry.floor.is_some() && entry.span.grown.values().any(|grown| *grown == size_bytes) {
+        return images.open(&found).await;
+    }
+    Err(error)
+}
+
 /// The generation a new holder of a stream gets.
 pub(crate) fn next_generation(entry: &LineEntry) -> Generation {
     entry.generation.next()
@@ -453,7 +481,7 @@ pub(crate) fn next_generation(entry: &LineEntry) -> Generation {
 /// The image of a new disk.
 pub(crate) async fn make_image(
     images: &dyn ImageStore,
-    spec: &crate::replica::ImageSpec,
+    spec: &ImageSpec,
     identity: DiskIdentity,
     adopt: bool,
 ) -> Result<Arc<dyn Disk>, ImageError> {

@@ -9,6 +9,7 @@ use crate::manifest::state::{ExportEntry, Machine, ManifestState};
 use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
 use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
+use crate::replica::span::DiskSpan;
 use crate::replica::{DiskState, ReplicaDisk};
 use crate::retention::Retention;
 use crate::time::Timestamp;
@@ -53,12 +54,14 @@ pub struct MachineStatus {
 pub struct DiskStatus {
     /// Its name.
     pub name: Name,
-    /// Its size.
+    /// Its size at the head of the trunk.
     pub size_bytes: u64,
     /// Format of its image.
     pub format: String,
     /// Where its image is.
     pub image: String,
+    /// Where along the trunk it is there, and its size there.
+    pub span: DiskSpan,
     /// What it is good for.
     pub state: DiskState,
     /// Whether every block of the image is checked when it is read; else some are taken as they are.
@@ -280,15 +283,35 @@ impl Retention {
                 Gone::Dropped => dropped(name, &line, moment.sequence),
             }
         })?;
-        let on_trunk = trunk_sequence(&line, moment.sequence, self);
-        if replica.floor().is_none_or(|floor| floor > on_trunk) {
-            return Err(ResolveError::NotSeeded {
-                disk: disk.clone(),
-                line: line_name(&moment.machine, moment.branch.as_ref()),
-                sequence: moment.sequence,
-            });
-        }
+        self.check_there(&replica, &line, moment.sequence)?;
         Ok((line, replica, lease))
+    }
+
+    /// That the machine had the disk, all of it, at a moment of a line.
+    fn check_there(
+        &self,
+        disk: &ReplicaDisk,
+        line: &Line,
+        sequence: Sequence,
+    ) -> Result<(), ResolveError> {
+        let (on_trunk, span) = (line.on_trunk(sequence), disk.span());
+        let copied = disk.floor().is_some_and(|floor| floor <= on_trunk);
+        if copied && span.has(on_trunk) {
+            return Ok(());
+        }
+        let (name, line) = (disk.name().clone(), self.name_of_line(line));
+        Err(match span.until.filter(|until| on_trunk > *until) {
+            Some(until) => ResolveError::DiskRemoved { disk: name, line, until },
+            None => ResolveError::NotSeeded { disk: name, line, sequence },
+        })
+    }
+
+    /// `web`, or `web~test`.
+    fn name_of_line(&self, line: &Line) -> String {
+        let state = self.manifest.state();
+        let machine = state.machines.get(&line.machine()).map(|machine| &machine.name);
+        let branch = state.lines.get(&line.id()).and_then(|entry| entry.branch.as_ref());
+        machine.map_or_else(|| "?".to_owned(), |machine| line_name(machine, branch))
     }
 
     /// The writable head of a disk of a branch.
@@ -300,14 +323,7 @@ impl Retention {
     ) -> Result<Arc<dyn Disk>, ResolveError> {
         let line = self.line_named(machine, Some(branch))?;
         let replica = self.disk_named(machine, disk)?;
-        let origin = trunk_sequence(&line, Sequence::default(), self);
-        if replica.floor().is_none_or(|floor| floor > origin) {
-            return Err(ResolveError::NotSeeded {
-                disk: disk.clone(),
-                line: line_name(machine, Some(branch)),
-                sequence: Sequence::default(),
-            });
-        }
+        self.check_there(&replica, &line, Sequence::default())?;
         let locks = {
             let mut locks = self.branch_locks.lock();
             Arc::clone(locks.entry((line.id(), replica.id())).or_default())
@@ -316,6 +332,16 @@ impl Retention {
         let head = View::new(Arc::clone(&self.reading), replica, line, Showing::Head);
         let clock = Arc::clone(&self.surroundings.clock);
         Ok(Arc::new(BranchDisk::new(head, lane, clock, locks)))
+    }
+
+    /// The moment of the trunk that a moment of a line rests on: what disks there are, and their sizes, is that of there.
+    pub fn on_trunk(
+        &self,
+        machine: &Name,
+        branch: Option<&Name>,
+        sequence: Sequence,
+    ) -> Result<Sequence, ResolveError> {
+        Ok(self.line_named(machine, branch)?.on_trunk(sequence))
     }
 
     /// Exports that were set up.
@@ -442,25 +468,13 @@ impl Retention {
     }
 }
 
-/// The sequence of the trunk that a moment of a line rests on.
-fn trunk_sequence(line: &Arc<Line>, sequence: Sequence, retention: &Retention) -> Sequence {
-    let (mut line, mut sequence) = (Arc::clone(line), sequence);
-    while let Some((parent, origin)) = line.origin() {
-        sequence = origin;
-        match retention.line(parent) {
-            Some(parent) => line = parent,
-            None => break,
-        }
-    }
-    sequence
-}
-
 fn disk_status(disk: &ReplicaDisk, folder_id: [u8; 16]) -> DiskStatus {
     DiskStatus {
         name: disk.name().clone(),
         size_bytes: disk.size_bytes(),
         format: disk.spec().format.clone(),
         image: disk.spec().path.clone(),
+        span: disk.span(),
         state: disk.condition(),
         checked: disk.hashes().is_complete() && !disk.hashes().lost_some(),
         identity: DiskIdentity::of(folder_id, disk.id()),

@@ -106,6 +106,8 @@ pub(crate) struct View {
     disk: Arc<ReplicaDisk>,
     line: Arc<Line>,
     showing: Showing,
+    /// What the disk has at that moment.
+    size_bytes: u64,
     /// Keeps the moment while it is open.
     _lease: Option<Lease>,
 }
@@ -117,7 +119,12 @@ impl View {
         line: Arc<Line>,
         showing: Showing,
     ) -> Self {
-        Self { reading, disk, line, showing, _lease: None }
+        let moment = match showing {
+            Showing::Fixed(sequence) => sequence,
+            Showing::Head => Sequence::MAX,
+        };
+        let size_bytes = disk.size_at(line.on_trunk(moment));
+        Self { reading, disk, line, showing, size_bytes, _lease: None }
     }
 
     /// The view, which keeps its moment as long as it lives.
@@ -127,6 +134,11 @@ impl View {
 
     pub(crate) fn line(&self) -> &Arc<Line> {
         &self.line
+    }
+
+    /// Size of the disk at its moment.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 
     pub(crate) fn disk(&self) -> &Arc<ReplicaDisk> {
@@ -274,7 +286,12 @@ impl View {
                 });
             }
         };
-        let inside = ByteRange::up_to(self.disk.size_bytes()).intersection(range);
+        // It may be smaller than the disk is: what lies beyond was never folded into it.
+        let image_bytes = image.geometry().size_bytes;
+        if range.start().bytes() >= image_bytes {
+            return Ok(Buffer::zeroed(length(range.length())));
+        }
+        let inside = ByteRange::up_to(image_bytes).intersection(range);
         let mut bytes = match self.disk.checked_by() {
             Some(hashes) => self.read_checked(&*image, hashes, inside).await?,
             None => image.read(inside).await?,
@@ -359,11 +376,22 @@ impl View {
 
     async fn map_image(&self, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {
         match self.disk.image() {
-            Image::Present(image) => image.map(range).await,
+            Image::Present(image) => map_with_end(&*image, range).await,
             // Reading it will say what is wrong; it must not pass for a hole.
             Image::Lost(_) => Ok(vec![MappedRange { range, content: Content::Data }]),
         }
     }
+}
+
+/// What an image knows of `range`; beyond its end there is nothing.
+async fn map_with_end(image: &dyn Disk, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {
+    let end = ByteOffset::new(image.geometry().size_bytes).clamp(range.start(), range.end());
+    let (inside, beyond) = range.split_at(end);
+    let mut mapped = if inside.is_empty() { Vec::new() } else { image.map(inside).await? };
+    if mapped.last().map_or(inside.start(), |last| last.range.end()) == inside.end() {
+        push(&mut mapped, beyond, Content::Hole);
+    }
+    Ok(mapped)
 }
 
 /// Ends the fill of a head leaf even when the reader is dropped half-way.
@@ -411,7 +439,7 @@ fn index_failed(range: ByteRange, error: &IndexError) -> DiskError {
 impl Disk for View {
     fn geometry(&self) -> Geometry {
         Geometry {
-            size_bytes: self.disk.size_bytes(),
+            size_bytes: self.size_bytes,
             logical_sector: 512,
             physical_sector: 4096,
             read_only: true,

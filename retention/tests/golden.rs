@@ -287,6 +287,7 @@ const MANIFEST_V1: &str = include_str!("../../tests/fixtures/manifest-v1.hex");
 const MANIFEST_KEEPING: &str = include_str!("../../tests/fixtures/manifest-v1-keeping.hex");
 const COMPACTED_V1: &str = include_str!("../../tests/fixtures/compacted-v1.hex");
 const MANIFEST_COMPACTED: &str = include_str!("../../tests/fixtures/manifest-v1-compacted.hex");
+const MANIFEST_V1_DISKS: &str = include_str!("../../tests/fixtures/manifest-v1-disks.hex");
 const MANIFEST_V1_HISTORY: &str = include_str!("../../tests/fixtures/manifest-v1-history.hex");
 
 #[test]
@@ -456,6 +457,54 @@ fn folds_and_released_segments_are_written_as_ever() {
         encode_frame(number, &records, &mut bytes);
     }
     assert_eq!(text_of(&bytes), MANIFEST_V1_HISTORY);
+}
+
+/// A machine whose disk grows, that gets a second one, and loses it.
+fn disk_frames() -> [Vec<ManifestRecord>; 3] {
+    let [mut machine, _, _] = history_frames();
+    machine.truncate(3);
+    let (first, second, sequence) = (DiskId::new(4), DiskId::new(5), Sequence::new(42));
+    let changed = vec![
+        ManifestRecord::DiskGrown { disk: first, above: sequence, size_bytes: 80 << 30 },
+        ManifestRecord::DiskAdded {
+            disk: second,
+            machine: MachineId::new(1),
+            name: name("data"),
+            size_bytes: 1 << 30,
+            format: "raw".into(),
+            image: "web-1.example/data.raw".into(),
+        },
+        ManifestRecord::SeedFinished { disk: second, floor: sequence },
+        ManifestRecord::DiskJoined { disk: second, since: sequence },
+    ];
+    let left = vec![
+        ManifestRecord::DiskRemoved { disk: second, until: Sequence::new(50) },
+        ManifestRecord::DiskForgotten { disk: second },
+    ];
+    [machine, changed, left]
+}
+
+#[test]
+fn disks_that_change_are_read_and_written_as_ever() {
+    let bytes = bytes_of(MANIFEST_V1_DISKS);
+    let mut rest = &bytes[HEADER_BYTES..];
+    let mut state = ManifestState::default();
+    let mut written = encode_header(*b"fedcba9876543210").to_vec();
+    for (number, expected) in (0..).zip(disk_frames()) {
+        let (records, length) = parse_frame(rest, number).expect("a whole frame");
+        assert_eq!(records, expected);
+        records.iter().for_each(|record| state.apply(record).expect("it fits"));
+        encode_frame(number, &records, &mut written);
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty());
+    assert_eq!(text_of(&written), MANIFEST_V1_DISKS);
+    let disks: Vec<_> = state.disks.values().map(|disk| (disk.id, &disk.span)).collect();
+    let [(id, span)] = disks[..] else { panic!("{disks:?}") };
+    assert_eq!(
+        (id, span.newest_size(), span.size_at(Sequence::new(42))),
+        (DiskId::new(4), 80 << 30, 40 << 30)
+    );
 }
 
 /// The example of `docs/formats/index.md`.

@@ -17,6 +17,7 @@ mod wanted;
 pub use pace::{FoldPace, Pace};
 pub use wanted::{HistoryWanted, StartMoment, WantedStart};
 
+use crate::disks::ForgetDisksError;
 use crate::ids::{LineId, Sequence};
 use crate::image_hashes::Sums;
 use crate::index::IndexError;
@@ -119,6 +120,15 @@ pub enum FoldError {
     /// The manifest failed.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+}
+
+impl From<ForgetDisksError> for FoldError {
+    fn from(error: ForgetDisksError) -> Self {
+        match error {
+            ForgetDisksError::Manifest(error) => error.into(),
+            ForgetDisksError::Index(error) => error.into(),
+        }
+    }
 }
 
 fn at(newest: &Option<Sequence>) -> String {
@@ -231,6 +241,7 @@ impl Retention {
         let _alone = line.folding.try_lock().map_err(|_| FoldError::UnderWay)?;
         let _progress = ProgressEnds(&line);
         let start = self.begin_history(&line, floor).await?;
+        self.forget_disks(&line, start).await?;
         let mut report = FoldReport { start, ..FoldReport::default() };
         for disk in self.disks_of(&line) {
             match disk.image() {
@@ -351,6 +362,7 @@ struct DiskFold<'a> {
 
 impl DiskFold<'_> {
     async fn run(&self, pace: &dyn Pace, report: &mut FoldReport) -> Result<(), FoldError> {
+        self.grow_image().await?;
         let source = Arc::new(self.source());
         let mut next = Some(ByteOffset::new(0));
         while let Some(from) = next {
@@ -380,7 +392,7 @@ impl DiskFold<'_> {
         self.image.flush().await.map_err(|source| self.image_failed(source))?;
         let (disk, floor) = (self.disk.id(), self.start);
         let mut hashes = self.disk.hashes().update().await;
-        let noted = hashes.finish(floor, self.disk.size_bytes()).await;
+        let noted = hashes.finish(floor, self.size_bytes()).await;
         noted.map_err(|source| self.hashes_failed(source))?;
         drop(hashes);
         let record = ManifestRecord::FoldDone { disk, floor };
@@ -391,12 +403,26 @@ impl DiskFold<'_> {
         Ok(())
     }
 
+    /// The size of the disk at the new start: first of all, since everything else is written into that.
+    async fn grow_image(&self) -> Result<(), FoldError> {
+        let size_bytes = self.size_bytes();
+        if self.image.geometry().size_bytes < size_bytes {
+            let grown = self.image.resize(size_bytes).await;
+            grown.map_err(|source| self.image_failed(source))?;
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_at(self.start)
+    }
+
     fn source(&self) -> Source {
         let floor = self.disk.floor().unwrap_or_default();
         let mut layers = self.line.layers(self.start);
         let mut layer = layers.swap_remove(0);
         layer.gap = layer.gap.filter(|gap| *gap > floor);
-        Source { layer, floor, disk: self.disk.id(), size_bytes: self.disk.size_bytes() }
+        Source { layer, floor, disk: self.disk.id(), size_bytes: self.size_bytes() }
     }
 
     async fn window(&self, source: &Arc<Source>, from: ByteOffset) -> Result<Window, FoldError> {
@@ -412,7 +438,7 @@ impl DiskFold<'_> {
 
     /// Writes to the image; gives what it holds there from now on.
     async fn write(&self, write: &Write) -> Result<Sums, FoldError> {
-        let size_bytes = self.disk.size_bytes();
+        let size_bytes = self.size_bytes();
         let inside = ByteRange::up_to(size_bytes).intersection(write.range());
         let (written, sums) = match write {
             Write::Zeroes(_) => {
@@ -474,7 +500,7 @@ impl DiskFold<'_> {
     }
 
     fn note_progress(&self, next: Option<ByteOffset>, report: &FoldReport) {
-        let size_bytes = self.disk.size_bytes();
+        let size_bytes = self.size_bytes();
         self.line.note_fold(Some(FoldProgress {
             floor: self.start,
             disk: self.disk.name().clone(),

@@ -140,6 +140,17 @@ pub fn line_range(line: LineId) -> ([u8; 5], [u8; 5]) {
     (prefix(line.number()), prefix(line.number().strict_add(1)))
 }
 
+/// First key of everything of a disk in a line, and the key after the last.
+pub fn disk_range(line: LineId, disk: DiskId) -> ([u8; 9], [u8; 9]) {
+    let prefix = |number: u32| {
+        let mut key = [KIND; 9];
+        key[1..5].copy_from_slice(&line.number().to_be_bytes());
+        key[5..].copy_from_slice(&number.to_be_bytes());
+        key
+    };
+    (prefix(disk.number()), prefix(disk.number().strict_add(1)))
+}
+
 fn encode_value(place: Place, checksums: &[u32]) -> Vec<u8> {
     let mut value = vec![0; 12];
     if let Place::Journal { segment, unit } = place {

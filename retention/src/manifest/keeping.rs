@@ -102,7 +102,7 @@ impl ManifestRecord {
             kind::CLOCK_ALARM_ACKNOWLEDGED => {
                 Ok(Self::ClockAlarmAcknowledged { time: time(from)? })
             }
-            _ => Err(FrameError::Kind(kind)),
+            _ => Self::decode_disks(kind, from),
         }
     }
 }
@@ -165,7 +165,7 @@ impl ManifestState {
             ManifestRecord::ClockAlarmAcknowledged { time } => {
                 self.clock = ClockEntry { seen: *time, alarm: None };
             }
-            other => unreachable!("{other:?} is applied elsewhere"),
+            other => self.apply_disks(other)?,
         }
         Ok(())
     }

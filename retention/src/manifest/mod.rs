@@ -10,6 +10,7 @@
 //! After a failed write the manifest refuses further ones until it is reopened.
 
 pub mod compacted;
+mod disks;
 pub mod dropped;
 pub mod format;
 pub mod history;

@@ -213,6 +213,34 @@ pub enum ManifestRecord {
         /// What it shows.
         time: Timestamp,
     },
+    /// A disk is larger from here on.
+    DiskGrown {
+        /// Which.
+        disk: DiskId,
+        /// The last moment of the trunk with the size it had.
+        above: Sequence,
+        /// Its size at every later one.
+        size_bytes: u64,
+    },
+    /// A disk was added to a machine that had points.
+    DiskJoined {
+        /// Which.
+        disk: DiskId,
+        /// The last moment of the trunk that does not have it.
+        since: Sequence,
+    },
+    /// A disk is no longer protected; earlier moments keep it.
+    DiskRemoved {
+        /// Which.
+        disk: DiskId,
+        /// The last moment of the trunk that has it.
+        until: Sequence,
+    },
+    /// No moment is left that has a removed disk.
+    DiskForgotten {
+        /// Which.
+        disk: DiskId,
+    },
     /// A segment is gone: nobody needs a record of it.
     SegmentReleased {
         /// Which.
@@ -433,7 +461,10 @@ impl ManifestRecord {
                 to.u32(given.segment.number());
                 to.u32(given.export.number());
             }
-            other => assert!(other.encode_keeping(to), "{other:?} is encoded nowhere"),
+            other => {
+                let encoded = other.encode_keeping(to) || other.encode_disks(to);
+                assert!(encoded, "{other:?} is encoded nowhere");
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::ids::{
 };
 use crate::name::Name;
 use crate::policy::Policy;
+use crate::replica::span::DiskSpan;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -43,8 +44,8 @@ pub struct DiskEntry {
     pub machine: MachineId,
     /// Its name.
     pub name: Name,
-    /// Its size.
-    pub size_bytes: u64,
+    /// Where along the trunk it is there, and its size there.
+    pub span: DiskSpan,
     /// Format of its image.
     pub format: String,
     /// Where its image is.
@@ -190,7 +191,7 @@ impl ManifestState {
                     id: *disk,
                     machine: *machine,
                     name: name.clone(),
-                    size_bytes: *size_bytes,
+                    span: DiskSpan::new(*size_bytes),
                     format: format.clone(),
                     image: image.clone(),
                     floor: None,
@@ -200,7 +201,9 @@ impl ManifestState {
                 self.disks.insert(*disk, entry);
             }
             ManifestRecord::SeedFinished { disk, floor } => {
-                self.disk_mut(*disk, "SeedFinished")?.floor = Some(*floor);
+                let entry = self.disk_mut(*disk, "SeedFinished")?;
+                entry.floor = Some(*floor);
+                entry.span.settle(*floor);
             }
             ManifestRecord::ImageLost { disk, reason } => {
                 self.disk_mut(*disk, "ImageLost")?.lost = Some(reason.clone());
@@ -420,11 +423,17 @@ impl ManifestState {
             let what = format!("{disk:?} with floor {:?} has none of {floor:?}", entry.floor);
             return Err(Misfit { record: "FoldDone", what });
         }
-        self.disk_mut(disk, "FoldDone")?.floor = Some(floor);
+        let entry = self.disk_mut(disk, "FoldDone")?;
+        entry.floor = Some(floor);
+        entry.span.settle(floor);
         Ok(())
     }
 
-    fn disk_mut(&mut self, disk: DiskId, record: &'static str) -> Result<&mut DiskEntry, Misfit> {
+    pub(super) fn disk_mut(
+        &mut self,
+        disk: DiskId,
+        record: &'static str,
+    ) -> Result<&mut DiskEntry, Misfit> {
         self.disks.get_mut(&disk).ok_or_else(|| Misfit::missing(record, disk))
     }
 
@@ -513,7 +522,7 @@ impl DiskEntry {
             disk: self.id,
             machine: self.machine,
             name: self.name.clone(),
-            size_bytes: self.size_bytes,
+            size_bytes: self.span.first_bytes,
             format: self.format.clone(),
             image: self.image.clone(),
         });
@@ -526,6 +535,7 @@ impl DiskEntry {
         if let Some((sequence, content)) = self.content {
             into.push(ManifestRecord::ContentNamed { disk: self.id, sequence, content });
         }
+        self.span_records(into);
     }
 }
 

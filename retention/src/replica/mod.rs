@@ -7,6 +7,7 @@
 //! **Invariants:** an image is written only while its disk has no floor, that is, no history, and by folds, which change no
 //! block that anybody reads from it. A lost image is never replaced by an empty one that could pass for it.
 
+pub(crate) mod span;
 pub(crate) mod verdict;
 
 use crate::ids::{DiskId, DiskIdentity, MachineId, Sequence};
@@ -17,6 +18,7 @@ use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
 use landfall_disks::image::ImageError;
 use parking_lot::RwLock;
+use span::DiskSpan;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,6 +48,12 @@ pub trait ImageStore: Send + Sync {
         &'a self,
         spec: &'a ImageSpec,
     ) -> LocalBoxFuture<'a, Result<Arc<dyn Disk>, ImageError>>;
+
+    /// Whether an image can be made as large as `size_bytes`, as far as its format says: a disk that grows is recorded before
+    /// its image does.
+    fn check_growth(&self, _spec: &ImageSpec, _size_bytes: u64) -> Result<(), ImageError> {
+        Ok(())
+    }
 }
 
 /// What a disk is good for.
@@ -66,6 +74,7 @@ pub(crate) struct ReplicaDisk {
     id: DiskId,
     machine: MachineId,
     name: Name,
+    /// Format and place of its image; the size is that of the image when it was opened.
     spec: ImageSpec,
     /// What is known of the image's blocks.
     hashes: ImageHashes,
@@ -77,6 +86,7 @@ pub(crate) struct ReplicaDisk {
 struct ReplicaState {
     image: Image,
     floor: Option<Sequence>,
+    span: DiskSpan,
 }
 
 /// The image, or why there is none.
@@ -100,7 +110,11 @@ impl ReplicaDisk {
             spec: spec(entry),
             hashes,
             touched: AtomicBool::new(!untouched),
-            state: RwLock::new(ReplicaState { image, floor: entry.floor }),
+            state: RwLock::new(ReplicaState {
+                image,
+                floor: entry.floor,
+                span: entry.span.clone(),
+            }),
         }
     }
 
@@ -120,8 +134,24 @@ impl ReplicaDisk {
         &self.spec
     }
 
+    /// Its size at the head of the trunk.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.spec.size_bytes
+        self.state.read().span.newest_size()
+    }
+
+    /// Its size at a moment of the trunk.
+    pub(crate) fn size_at(&self, moment: Sequence) -> u64 {
+        self.state.read().span.size_at(moment)
+    }
+
+    /// Where along the trunk it is there.
+    pub(crate) fn span(&self) -> DiskSpan {
+        self.state.read().span.clone()
+    }
+
+    /// The manifest durably says so.
+    pub(crate) fn set_span(&self, span: DiskSpan) {
+        self.state.write().span = span;
     }
 
     pub(crate) fn image(&self) -> Image {
@@ -145,7 +175,9 @@ impl ReplicaDisk {
 
     /// The image durably holds everything up to `floor`, and the manifest says so.
     pub(crate) fn set_floor(&self, floor: Sequence) {
-        self.state.write().floor = Some(floor);
+        let mut state = self.state.write();
+        state.floor = Some(floor);
+        state.span.settle(floor);
     }
 
     /// The image may hold something from now on.
@@ -169,6 +201,6 @@ pub(crate) fn spec(entry: &DiskEntry) -> ImageSpec {
     ImageSpec {
         format: entry.format.clone(),
         path: entry.image.clone(),
-        size_bytes: entry.size_bytes,
+        size_bytes: entry.span.first_bytes,
     }
 }

@@ -322,8 +322,19 @@ impl Stream {
         }
         let done =
             |disk: &&Arc<ReplicaDisk>| ManifestRecord::SeedFinished { disk: disk.id(), floor };
-        self.parts.manifest.append(finished.iter().map(done).collect()).await?;
-        finished.iter().for_each(|disk| disk.set_floor(floor));
+        // What there is of the line already was without these disks.
+        let joins =
+            |disk: &&&Arc<ReplicaDisk>| floor > Sequence::default() && disk.span().since.is_none();
+        let joined =
+            |disk: &&Arc<ReplicaDisk>| ManifestRecord::DiskJoined { disk: disk.id(), since: floor };
+        let records = finished.iter().map(done);
+        let records = records.chain(finished.iter().filter(joins).map(joined)).collect();
+        self.parts.manifest.append(records).await?;
+        for disk in finished {
+            disk.set_floor(floor);
+            let state = self.parts.manifest.state();
+            state.disks.get(&disk.id()).into_iter().for_each(|e| disk.set_span(e.span.clone()));
+        }
         Ok(())
     }
 

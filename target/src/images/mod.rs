@@ -20,7 +20,7 @@ use landfall_disks::image::{
     self, Access, BesideTheImage, Format, Image, ImageError, Location, Opener,
 };
 use landfall_disks::uring::{self, Directory};
-use landfall_disks::{Disk, DiskError};
+use landfall_disks::{Disk, DiskError, vhd};
 use landfall_retention::ids::DiskIdentity;
 use landfall_retention::{ImageSpec, ImageStore};
 use std::path::{Path, PathBuf};
@@ -124,6 +124,15 @@ impl ImageStore for Images {
             usable(open_free(&location, format, self.patient_until).await?, spec)
         })
     }
+
+    fn check_growth(&self, spec: &ImageSpec, size_bytes: u64) -> Result<(), ImageError> {
+        if format_of(spec)? == Format::Vhd && size_bytes > vhd::format::MAX_DISK_BYTES {
+            let most = vhd::format::MAX_DISK_BYTES;
+            let why = format!("a disk in a VHD has at most {most} bytes, not {size_bytes}");
+            return Err(ImageError::CannotCreate { path: PathBuf::from(&spec.path), why });
+        }
+        Ok(())
+    }
 }
 
 /// The disk of an image, which has to hold all of it alone and be writable.
@@ -219,6 +228,17 @@ mod tests {
             assert!(refused.is_some_and(|error| is_locked(&error)));
             drop(held);
         });
+    }
+
+    #[test]
+    fn a_disk_grows_no_larger_than_its_format_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = Images::open(folder.path()).expect("the folder exists");
+        let limit = 2040 << 30;
+        images.check_growth(&spec("os.vhd"), limit).expect("it can");
+        let refused = images.check_growth(&spec("os.vhd"), limit + 512).expect_err("too large");
+        assert!(refused.to_string().contains("at most 2190433320960 bytes"), "{refused}");
+        images.check_growth(&spec("os.raw"), limit + 512).expect("it can");
     }
 
     #[test]

@@ -22,6 +22,7 @@ impl Life<'_> {
             let byte = page.start().bytes() + self.choices.below(BLOCK_SIZE);
             (path, ByteRange::at(ByteOffset::new(byte), 1).expect("small"))
         } else {
+            // What has grown since may not be in the image yet.
             let start = self.choices.below(SIZES[disk]);
             let length = 1 + self.choices.below((SIZES[disk] - start).min(9000));
             let range = ByteRange::at(ByteOffset::new(start), length).expect("small");

@@ -75,12 +75,13 @@ impl Life<'_> {
     async fn run(mut self, last: bool) -> Alive<()> {
         self.settle_start().await?;
         self.settle_thinned().await?;
+        self.settle_growth();
         self.settle_branches().await?;
         self.add_machine().await?;
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(36) {
+            match self.choices.below(37) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -100,6 +101,7 @@ impl Life<'_> {
                 28 | 29 => self.verify_changes().await?,
                 30 => self.damage_image().await?,
                 32..=34 => stream = self.compact(stream).await?,
+                36 => stream = self.grow(stream).await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }
@@ -153,13 +155,13 @@ impl Life<'_> {
             machine: machine(),
             stream: self.model.stream,
             generation,
-            disks: SIZES.iter().enumerate().map(|(i, size)| (disk_name(i), *size)).collect(),
+            disks: (0..SIZES.len()).map(|i| (disk_name(i), self.model.size(i))).collect(),
             peer: "simulation".into(),
         }
     }
 
     /// Opens the stream and brings the target to where the source is.
-    async fn resume(&mut self) -> Alive<Stream> {
+    pub(super) async fn resume(&mut self) -> Alive<Stream> {
         let held = self.model.generation;
         let stream = match self.retention.open_stream(self.request(held)).await {
             Ok(stream) if held != Generation::default() => {
@@ -391,7 +393,7 @@ impl Life<'_> {
         };
         let mut writes: Vec<(usize, ByteOffset, Vec<u8>)> = Vec::new();
         for _ in 0..=self.choices.below(3) {
-            let write = self.random_write();
+            let write = self.random_write(&branch.content);
             let range = |(_, at, data): &(usize, ByteOffset, Vec<u8>)| {
                 ByteRange::at(*at, data.len() as u64).expect("on the disk")
             };
@@ -433,12 +435,13 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn random_write(&mut self) -> (usize, ByteOffset, Vec<u8>) {
+    fn random_write(&mut self, content: &[Vec<u8>]) -> (usize, ByteOffset, Vec<u8>) {
         let disk = self.choices.index(SIZES.len());
         let unit = *self.choices.pick(&[1, 512, 4096]);
-        let at = self.choices.below(SIZES[disk] / unit) * unit;
-        let longest = (SIZES[disk] - at).min(if self.choices.chance(1, 5) { 70_000 } else { 9000 });
-        let length = (1 + self.choices.below(longest)).next_multiple_of(unit).min(SIZES[disk] - at);
+        let size = content[disk].len() as u64;
+        let at = self.choices.below(size / unit) * unit;
+        let longest = (size - at).min(if self.choices.chance(1, 5) { 70_000 } else { 9000 });
+        let length = (1 + self.choices.below(longest)).next_multiple_of(unit).min(size - at);
         let mut data = vec![0; usize::try_from(length).expect("small")];
         if self.choices.chance(4, 5) {
             self.choices.fill(&mut data);
@@ -519,12 +522,15 @@ impl Life<'_> {
         for sequence in self.model.points.keys() {
             assert!(listed.contains(sequence), "point seq:{sequence} is gone");
         }
+        let mut grown = self.model.grown_point.take();
         for sequence in listed {
             if self.model.points.contains_key(&sequence) {
                 continue;
             }
-            // Only the mark of an earlier generation can be unknown here, and it may have been seen before its time.
-            let (_, snapshot) = self.model.maybe_point.clone().expect("a point nobody marked");
+            // Only the mark of an earlier generation can be unknown here, and it may have been seen before its time; or the
+            // point that a disk left that had grown.
+            let marked = || self.model.maybe_point.clone().map(|(_, snapshot)| snapshot);
+            let snapshot = grown.take().or_else(marked).expect("a point nobody marked");
             self.model.points.insert(sequence, snapshot);
         }
         Ok(())
@@ -591,6 +597,7 @@ impl Life<'_> {
             let view = self.alive(self.retention.view(&found, &disk_name(index)), name)?;
             let read = view.read(view.geometry().whole()).await;
             let read = self.alive(read, name)?;
+            assert_eq!(read.len(), content.len(), "disk {index} of {name} has another size");
             assert!(read[..] == content[..], "disk {index} of {name} differs");
         }
         Ok(())

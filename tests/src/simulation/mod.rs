@@ -13,6 +13,7 @@
 mod damage;
 mod differences;
 mod folding;
+mod growing;
 mod life;
 mod model;
 

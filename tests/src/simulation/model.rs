@@ -6,7 +6,7 @@ use landfall_retention::ids::{Generation, Position, StreamId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Sizes of the machine's disks: one crosses a leaf and ends within a block, one is small.
+/// Sizes of the machine's disks at first: one crosses a leaf and ends within a block, one is small.
 pub(super) const SIZES: [u64; 2] = [(1 << 20) + (64 << 10) + 512, 80 << 10];
 
 /// Content of all disks at one moment.
@@ -54,6 +54,10 @@ pub(super) struct Model {
     /// Where history begins, and where a fold that was not answered wanted it.
     pub(super) start: u64,
     pub(super) maybe_start: Option<u64>,
+    /// A disk that was asked to grow, and to what size, without an answer.
+    pub(super) maybe_grown: Option<(usize, u64)>,
+    /// What the point holds that a disk that had grown may have left.
+    pub(super) grown_point: Option<Snapshot>,
     pub(super) branches: BTreeMap<String, Branch>,
     pub(super) branches_made: u32,
     /// A policy was being applied: any moment may be gone.
@@ -78,11 +82,23 @@ impl Model {
             points: BTreeMap::new(),
             start: 0,
             maybe_start: None,
+            maybe_grown: None,
+            grown_point: None,
             branches: BTreeMap::new(),
             branches_made: 0,
             thinning: false,
             log: Vec::new(),
         }
+    }
+
+    /// Size of a disk of the source, in bytes.
+    pub(super) fn size(&self, disk: usize) -> u64 {
+        self.source[disk].len() as u64
+    }
+
+    /// A disk of the source became larger: zeroes, as far as it knows.
+    pub(super) fn grow(&mut self, disk: usize, size_bytes: u64) {
+        self.source[disk].resize(usize::try_from(size_bytes).expect("small"), 0);
     }
 
     pub(super) fn say(&mut self, line: String) {
@@ -106,13 +122,14 @@ impl Model {
     /// A change of the source that has to be sent.
     pub(super) fn change_source(&mut self, seed: &mut Seed) -> Sent {
         let disk = seed.index(SIZES.len());
-        let blocks = SIZES[disk].div_ceil(BLOCK_SIZE);
+        let size = self.size(disk);
+        let blocks = size.div_ceil(BLOCK_SIZE);
         let mut changes: Vec<(ByteRange, Change)> = Vec::new();
         for _ in 0..=seed.below(3) {
             let first = seed.below(blocks);
             let longest = if seed.chance(1, 4) { 40 } else { 3 };
             let count = 1 + seed.below(longest);
-            let end = ((first + count) * BLOCK_SIZE).min(SIZES[disk]);
+            let end = ((first + count) * BLOCK_SIZE).min(size);
             let start = ByteOffset::new(first * BLOCK_SIZE);
             let range = ByteRange::new(start, ByteOffset::new(end)).expect("first < blocks");
             if changes.iter().any(|(other, _)| other.overlaps(range)) {

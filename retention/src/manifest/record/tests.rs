@@ -124,6 +124,10 @@ fn of_history_and_keeping() -> Vec<ManifestRecord> {
             found: Timestamp::from_nanoseconds(21),
         }),
         ManifestRecord::ClockAlarmAcknowledged { time: Timestamp::from_nanoseconds(22) },
+        ManifestRecord::DiskGrown { disk: DiskId::new(6), above: sequence, size_bytes: 1 << 40 },
+        ManifestRecord::DiskJoined { disk: DiskId::new(6), since: sequence },
+        ManifestRecord::DiskRemoved { disk: DiskId::new(6), until: sequence },
+        ManifestRecord::DiskForgotten { disk: DiskId::new(6) },
         ManifestRecord::SegmentReleased { segment: SegmentId::new(10) },
         ManifestRecord::RecordsReleased {
             lane: LaneId::new(5),
