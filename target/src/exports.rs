@@ -174,10 +174,15 @@ impl RetentionExports {
             return;
         }
         for disk in &machine.disks {
+            let span = &disk.span;
             let (machine, disk) = (&machine.name, &disk.name);
             let name = format!("{machine}/{disk}");
-            entries.push(ExportEntry { name, description: "the newest point".to_owned() });
-            entries.extend(points.iter().map(|status| {
+            let newest = points.first().is_some_and(|newest| span.has(newest.point.sequence));
+            if newest {
+                entries.push(ExportEntry { name, description: "the newest point".to_owned() });
+            }
+            let there = points.iter().filter(|status| span.has(status.point.sequence));
+            entries.extend(there.map(|status| {
                 let point = &status.point;
                 let label = point.label.as_ref().map(|label| format!(" ({})", label.as_str()));
                 ExportEntry {

@@ -29,7 +29,7 @@ pub enum Refusal {
         known: Vec<String>,
     },
     /// A disk has another size here.
-    #[error("disk {disk} has {ours} bytes here and {yours} bytes at the source")]
+    #[error("disk {disk} has {ours} bytes here and {yours} bytes at the source{}", advice(disk, *ours, *yours))]
     SizeMismatch {
         /// The disk.
         disk: String,
@@ -153,6 +153,14 @@ pub enum Refusal {
     /// Something failed at the target.
     #[error("the target failed: {0}")]
     Failed(String),
+}
+
+fn advice(disk: &str, ours: u64, yours: u64) -> String {
+    if yours > ours {
+        format!("; let it grow here too: landfall disk grow MACHINE/{disk} --size {yours}")
+    } else {
+        String::new()
+    }
 }
 
 fn existing(what: &str, names: &[String]) -> String {

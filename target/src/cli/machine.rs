@@ -101,7 +101,7 @@ impl FromStr for DiskGiven {
 
 impl DiskGiven {
     /// As the control API has it: the target does not know the folder this command runs in.
-    fn complete(self) -> anyhow::Result<DiskAdd> {
+    pub(super) fn complete(self) -> anyhow::Result<DiskAdd> {
         let path = self.path.as_deref().map(std::path::absolute).transpose()?;
         let path = path
             .map(|path| path.into_os_string().into_string())
@@ -181,7 +181,7 @@ pub(super) fn list(machines: &[Machine]) -> String {
 
 /// The state of the machine's least fortunate disk.
 fn state(machine: &Machine) -> String {
-    let order = ["needs-resync", "seeding", "empty", "ready"];
+    let order = ["needs-resync", "seeding", "empty", "ready", "removed"];
     let has = |state: &&&str| machine.disks.iter().any(|disk| disk.state == **state);
     order.iter().find(has).map_or_else(String::new, ToString::to_string)
 }

@@ -6,6 +6,7 @@
 mod branch;
 mod changes;
 mod completions;
+mod disk;
 mod export;
 mod image;
 mod machine;
@@ -78,6 +79,8 @@ enum Verb {
     Status(status::Status),
     #[command(subcommand)]
     Machine(machine::MachineVerb),
+    #[command(subcommand)]
+    Disk(disk::DiskVerb),
     Replicate(replicate_verb::ReplicateVerb),
     #[command(subcommand)]
     Point(point::PointVerb),
@@ -106,6 +109,7 @@ impl Cli {
             Verb::Serve(verb) => verb.run(place),
             Verb::Status(verb) => verb.run(place),
             Verb::Machine(verb) => verb.run(place),
+            Verb::Disk(verb) => verb.run(place),
             Verb::Replicate(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
             Verb::Policy(verb) => verb.run(place),
@@ -213,6 +217,9 @@ mod tests {
             "machine list --json",
             "machine show web",
             "machine remove web",
+            "disk add web --disk name=data,size=2TiB,format=vhdx",
+            "disk grow web/os --size 80GiB --json",
+            "disk remove web/data",
             "replicate web --disk os=/x --disk data=/y --to host:9443 --every 30s",
             "replicate web --disk os=/x --once",
             "point list web --json",

@@ -11,7 +11,7 @@ use landfall_disks::image::Format;
 use landfall_retention as retention;
 use landfall_retention::DiskState;
 use landfall_retention::ids::Sequence;
-use landfall_retention::name::Name;
+use landfall_retention::name::{MomentName, Name};
 use landfall_retention::time::{Clock, SystemClock, Timestamp};
 use std::time::Duration;
 
@@ -81,6 +81,7 @@ impl Target {
 
     fn disk(&self, status: &retention::DiskStatus) -> Disk {
         let (state, reason) = match &status.state {
+            _ if status.span.until.is_some() => ("removed", None),
             DiskState::Empty => ("empty", None),
             DiskState::Seeding => ("seeding", None),
             DiskState::Ready => ("ready", None),
@@ -107,7 +108,7 @@ impl Target {
         let line = line_name(machine, branch);
         let name = format!("{line}@seq:{}", point.sequence);
         Point {
-            uris: self.uris(&name, disks),
+            uris: self.uris_at((machine, branch), Some(point.sequence), &name, disks),
             name,
             sequence: point.sequence.number(),
             time: point.commit_time.to_string(),
@@ -125,9 +126,13 @@ impl Target {
         moment: &retention::Moment,
         disks: &[&retention::DiskStatus],
     ) -> Moment {
+        let line = (&moment.machine, moment.branch.as_ref());
+        let there = self.retention.on_trunk(line.0, line.1, moment.sequence).ok();
+        // Those that it has; a line that is gone meanwhile has none.
+        let has = |disk: &&&retention::DiskStatus| there.is_some_and(|at| disk.span.has(at));
         let disk = |disk: &&retention::DiskStatus| MomentDisk {
             name: disk.name.to_string(),
-            size_bytes: disk.size_bytes,
+            size_bytes: there.map_or(disk.size_bytes, |there| disk.span.size_at(there)),
             nbd_name: moment.absolute_name(Some(&disk.name)),
             identity: disk.identity.to_string(),
             image: (disk.format == Format::Raw.name() && matches!(disk.state, DiskState::Ready))
@@ -141,7 +146,7 @@ impl Target {
             time: moment.commit_time.to_string(),
             kind: moment.kind.map(|kind| kind.to_string()),
             label: moment.label.as_ref().map(|label| label.as_str().to_owned()),
-            disks: disks.iter().map(disk).collect(),
+            disks: disks.iter().filter(has).map(disk).collect(),
             nbd_socket: self.listening.nbd_socket.clone(),
             nbd: self.nbd_address.map(|address| address.to_string()),
         }
@@ -166,18 +171,33 @@ impl Target {
         let machine = machine_of(&status.name);
         let found = machines.iter().find(|one| one.name.as_str() == machine);
         let disks = found.map_or(&[][..], |machine| &machine.disks);
+        // What is exported was a name when it was set up.
+        let name = MomentName::parse(&status.name).ok();
+        let uris = name.map(|name| {
+            let line = (&name.machine, name.branch.as_ref());
+            self.uris_at(line, status.sequence, &status.name, disks)
+        });
         Export {
             id: status.id.number(),
-            uris: self.uris(&status.name, disks),
+            uris: uris.unwrap_or_default(),
             name: status.name.clone(),
             writable: status.writable,
         }
     }
 
-    /// Where the disks of a line or moment can be opened; the socket first, disk by disk.
-    fn uris(&self, name: &str, disks: &[retention::DiskStatus]) -> Vec<String> {
+    /// Where the disks of a line or moment can be opened, those that it has; the socket first, disk by disk.
+    fn uris_at(
+        &self,
+        (machine, branch): (&Name, Option<&Name>),
+        sequence: Option<Sequence>,
+        name: &str,
+        disks: &[retention::DiskStatus],
+    ) -> Vec<String> {
+        let head = sequence.unwrap_or(Sequence::MAX);
+        // A line that is gone meanwhile has no disks.
+        let Ok(there) = self.retention.on_trunk(machine, branch, head) else { return Vec::new() };
         let mut uris = Vec::new();
-        for disk in disks {
+        for disk in disks.iter().filter(|disk| disk.span.has(there)) {
             let name = with_disk(name, &disk.name);
             let socket = self.listening.nbd_socket.as_ref();
             uris.extend(socket.map(|socket| crate::uri::over_socket(&name, socket.as_ref())));

@@ -65,6 +65,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .route("/v1/moment", get(moment))
         .merge(super::points::router())
         .merge(super::changes::router())
+        .merge(super::disks::router())
         .merge(super::policy::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .route("/v1/exports", get(exports).post(add_export))
@@ -147,7 +148,12 @@ async fn add_machine(
     Ok(Json(target.machine(&status)))
 }
 
-async fn new_disk(target: &Target, machine: &Name, disk: &DiskAdd) -> Result<NewDisk, Problem> {
+/// A disk as it is to be made, or adopted.
+pub(super) async fn new_disk(
+    target: &Target,
+    machine: &Name,
+    disk: &DiskAdd,
+) -> Result<NewDisk, Problem> {
     let name = Name::parse(&disk.name)?;
     let format: Option<Format> = match &disk.format {
         None => None,
@@ -237,10 +243,11 @@ async fn moment(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer
     let disk = name.disk.clone();
     let moment =
         target.on_core(move |retention| async move { retention.resolve(&name).await }).await?;
-    let disks: Vec<_> =
-        status.disks.iter().filter(|one| disk.as_ref().is_none_or(|d| *d == one.name)).collect();
-    if let (Some(disk), true) = (&disk, disks.is_empty()) {
-        // Says what exists.
+    let wanted =
+        |one: &&landfall_retention::DiskStatus| disk.as_ref().is_none_or(|disk| *disk == one.name);
+    let disks: Vec<_> = status.disks.iter().filter(wanted).collect();
+    if let Some(disk) = &disk {
+        // Says what exists, and when it was there.
         target.retention.view(&moment, disk)?;
     }
     Ok(Json(target.moment(&moment, &disks)))

@@ -4,6 +4,9 @@
 //!   GET    /v1/status                               Status
 //!   GET    /v1/machines        POST MachineAdd      Machines, Machine
 //!   GET    /v1/machines/NAME   DELETE               Machine, Nothing
+//!   POST   /v1/disks           DELETE ?name=        Machine, DiskLeft        (body: DiskJoin)
+//!   POST   /v1/disks/grow                           DiskGrown                (body: DiskGrow)
+//!   GET    /v1/changes?disk=…                       Changes                  (query: ChangesAsked)
 //!   GET    /v1/moment?name=                         Moment
 //!   GET    /v1/points?name=…   POST PointMark       Points, Point            (query: PointsAsked)
 //!   POST   /v1/points/pin      /v1/points/unpin     Moment                   (body: Named)
@@ -69,6 +72,48 @@ pub(crate) struct DiskAdd {
     /// Absolute path of its image; the target chooses one if there is none. An existing file is adopted.
     #[serde(default)]
     pub(crate) path: Option<String>,
+}
+
+/// A disk to be added to a machine that is there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskJoin {
+    /// The machine.
+    pub(crate) machine: String,
+    /// The disk.
+    pub(crate) disk: DiskAdd,
+}
+
+/// A disk to be made larger.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskGrow {
+    /// `MACHINE/DISK`.
+    pub(crate) name: String,
+    /// Its new size.
+    pub(crate) size_bytes: u64,
+}
+
+/// A disk that was made larger.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DiskGrown {
+    /// `MACHINE/DISK`.
+    pub(crate) name: String,
+    /// Its size before.
+    pub(crate) from_bytes: u64,
+    /// Its size now.
+    pub(crate) size_bytes: u64,
+    /// The first point that has it; nothing if that is still to come.
+    pub(crate) point: Option<String>,
+}
+
+/// A disk that was removed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DiskLeft {
+    /// `MACHINE/DISK`.
+    pub(crate) name: String,
+    /// Whether no point had it, so that it is gone at once.
+    pub(crate) forgotten: bool,
 }
 
 /// All machines.

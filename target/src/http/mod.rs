@@ -11,6 +11,7 @@ mod answers;
 mod changes;
 pub(crate) mod client;
 pub(crate) mod control;
+mod disks;
 pub(crate) mod messages;
 mod points;
 mod policy;

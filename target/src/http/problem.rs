@@ -75,10 +75,13 @@ impl From<ChangeError> for Problem {
             ChangeError::Exists { .. }
             | ChangeError::ImageTaken { .. }
             | ChangeError::InUse { .. }
+            | ChangeError::LastDisk { .. }
+            | ChangeError::RemovedDisk { .. }
             | ChangeError::Locked { .. }
             | ChangeError::InPass { .. } => Self::conflict(text),
             ChangeError::DiskCount(_)
             | ChangeError::Size { .. }
+            | ChangeError::Shrink { .. }
             | ChangeError::TooLong { .. }
             | ChangeError::LockInThePast { .. }
             | ChangeError::NotWritable(_) => Self::bad(text),

@@ -4,6 +4,7 @@
 
 mod chains;
 mod changes;
+mod disks;
 mod errors;
 mod exports;
 mod folding;
