@@ -214,6 +214,17 @@ fn folding(page: &Page, counters: &FoldingCounters, share: f64) -> Written {
         ),
         ("landfall_released_bytes_total", "Bytes of those.", counters.released_bytes),
         (
+            "landfall_compacted_segments_total",
+            "Segments that were needed in part and are gone.",
+            counters.compacted_segments,
+        ),
+        ("landfall_compacted_bytes_total", "Bytes of those.", counters.compacted_bytes),
+        (
+            "landfall_compaction_moved_bytes_total",
+            "Bytes written anew for what was needed of them.",
+            counters.moved_bytes,
+        ),
+        (
             "landfall_release_failures_total",
             "Looks for files that nobody needs that failed.",
             counters.forget_failures,

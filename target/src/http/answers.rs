@@ -225,6 +225,9 @@ impl Target {
                     folded_bytes: counters.data_bytes + counters.zero_bytes,
                     released_segments: counters.released_segments,
                     released_bytes: counters.released_bytes,
+                    compacted_segments: counters.compacted_segments,
+                    compacted_bytes: counters.compacted_bytes,
+                    moved_bytes: counters.moved_bytes,
                 }
             },
             journal: Journal {

@@ -627,6 +627,12 @@ pub(crate) struct Folding {
     pub(crate) released_segments: u64,
     /// Their bytes.
     pub(crate) released_bytes: u64,
+    /// Segments that were needed in part and are gone.
+    pub(crate) compacted_segments: u64,
+    /// Bytes they had.
+    pub(crate) compacted_bytes: u64,
+    /// Bytes written anew for what was needed of them.
+    pub(crate) moved_bytes: u64,
 }
 
 /// Where a target listens; nothing where it does not.

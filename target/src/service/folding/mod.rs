@@ -4,7 +4,7 @@
 //!   thinned ─▶ look: where should each history begin? ─▶ due ─▶ fold ─┐ one task a trunk, in turns (pacing.rs)
 //!                 ▲                                        │ fails ──▶ later, and later
 //!                 └──────── a fold has ended ◀─────────────┤
-//!                                                          └▶ forget, until nothing is left to be looked at
+//!                                                          └▶ forget, until nothing is left to be looked at ─▶ compact
 //! ```
 //!
 //! The same look sees what each group takes of the journal, and makes histories begin later where a quota wants it (space.rs).
@@ -29,7 +29,8 @@ use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::name::Name;
 use landfall_retention::point::{Point, PointQuery};
 use landfall_retention::{
-    FoldError, ForgetReport, GroupSpace, HistoryWanted, Retention, StartMoment, WantedStart,
+    CompactError, Compacted, FoldError, ForgetReport, GroupSpace, HistoryWanted, Retention,
+    StartMoment, WantedStart,
 };
 use pacing::{AtWork, Governor, InTurns};
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ use trunk::{Failing, Trunk};
 
 /// A look is taken at least so often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// While folds are under way, segments are compacted so often at most: what is folded is given back whole, without a copy.
+const COMPACT_BESIDE_FOLDS: Duration = Duration::from_secs(600);
 /// Folds that are under way at once, not counting those whose disk does not answer.
 const FOLDS_AT_ONCE: usize = 16;
 /// Points that are asked for together.
@@ -94,6 +97,8 @@ struct Forget {
     due: bool,
     running: bool,
     failing: Failing,
+    /// When segments were last compacted, or the task began.
+    compacted: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -104,6 +109,9 @@ struct Counters {
     zero_bytes: AtomicU64,
     released_segments: AtomicU64,
     released_bytes: AtomicU64,
+    compacted_segments: AtomicU64,
+    compacted_bytes: AtomicU64,
+    moved_bytes: AtomicU64,
     forget_failures: AtomicU64,
 }
 
@@ -122,6 +130,12 @@ pub(crate) struct FoldingCounters {
     pub(crate) released_segments: u64,
     /// Their bytes.
     pub(crate) released_bytes: u64,
+    /// Segments that were needed in part and are gone.
+    pub(crate) compacted_segments: u64,
+    /// Their bytes.
+    pub(crate) compacted_bytes: u64,
+    /// Bytes written anew for what was needed of them.
+    pub(crate) moved_bytes: u64,
     /// Looks for free segments that failed.
     pub(crate) forget_failures: u64,
 }
@@ -162,7 +176,7 @@ impl Folding {
         let weak = Arc::downgrade(retention);
         let of = weak.clone();
         let load = move || of.upgrade().map(|store| store.lane_load()).unwrap_or_default();
-        let forget = Forget { due: true, ..Forget::default() };
+        let forget = Forget { due: true, compacted: Some(Instant::now()), ..Forget::default() };
         Self {
             settings,
             retention: weak,
@@ -235,6 +249,8 @@ impl Folding {
         for (line, floor) in self.take_due(&retention) {
             self.start_fold(&retention, line, floor);
         }
+        // Whatever was dropped or written since may have left segments half-dead. Where nothing did, that is found at once.
+        self.state.lock().forget.due = true;
         self.start_forget(&retention);
     }
 
@@ -407,12 +423,16 @@ impl Folding {
                         break None;
                     }
                 }
-                Err(error) => break Some(error),
+                Err(error) => break Some(error.to_string()),
             }
         };
         if given.segments > 0 {
             tracing::info!("{}", words::released(&given, begun.elapsed()));
         }
+        let failed = match failed {
+            None => self.compact(retention).await.err().map(|error| error.to_string()),
+            failed => failed,
+        };
         let mut state = self.state.lock();
         let forget = &mut state.forget;
         match failed {
@@ -422,7 +442,7 @@ impl Folding {
             Some(error) => {
                 self.counters.forget_failures.fetch_add(1, Relaxed);
                 forget.due = true;
-                let (pause, news) = forget.failing.failed(error.to_string(), Instant::now());
+                let (pause, news) = forget.failing.failed(error.clone(), Instant::now());
                 if news {
                     tracing::error!("{}", words::not_released(&error, pause));
                 }
@@ -430,10 +450,51 @@ impl Folding {
         }
     }
 
+    /// Moves together what is needed of segments that are needed in part, until no more can be done at present.
+    async fn compact(&self, retention: &Retention) -> Result<(), CompactError> {
+        let begun = Instant::now();
+        {
+            let mut state = self.state.lock();
+            let at_work = |trunk: &Trunk| trunk.running.is_some() && !trunk.is_stalled();
+            let folding = state.trunks.values().any(at_work);
+            let lately =
+                state.forget.compacted.is_some_and(|at| at.elapsed() < COMPACT_BESIDE_FOLDS);
+            if folding && lately {
+                return Ok(());
+            }
+            state.forget.compacted = Some(begun);
+        }
+        let mut sum = Compacted::default();
+        let ended = loop {
+            let pace = InTurns::new(&self.governor, &Arc::default());
+            match retention.compact(&pace).await {
+                Ok(done) => {
+                    self.counters.released_segments.fetch_add(done.segments as u64, Relaxed);
+                    self.counters.released_bytes.fetch_add(done.bytes_freed, Relaxed);
+                    self.counters.compacted_segments.fetch_add(done.segments as u64, Relaxed);
+                    self.counters.compacted_bytes.fetch_add(done.bytes_freed, Relaxed);
+                    self.counters.moved_bytes.fetch_add(done.bytes_moved, Relaxed);
+                    sum.segments += done.segments;
+                    sum.bytes_freed += done.bytes_freed;
+                    sum.bytes_moved += done.bytes_moved;
+                    if done.left == 0 || (done.segments == 0 && done.examined == 0) {
+                        break Ok(());
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if sum.segments > 0 {
+            tracing::info!("{}", words::compacted(&sum, begun.elapsed()));
+        }
+        ended
+    }
+
     /// What was counted.
     pub(crate) fn counters(&self) -> FoldingCounters {
         let Counters { folds, failures, data_bytes, zero_bytes, .. } = &self.counters;
         let Counters { released_segments, released_bytes, forget_failures, .. } = &self.counters;
+        let Counters { compacted_segments, compacted_bytes, moved_bytes, .. } = &self.counters;
         FoldingCounters {
             folds: folds.load(Relaxed),
             failures: failures.load(Relaxed),
@@ -441,6 +502,9 @@ impl Folding {
             zero_bytes: zero_bytes.load(Relaxed),
             released_segments: released_segments.load(Relaxed),
             released_bytes: released_bytes.load(Relaxed),
+            compacted_segments: compacted_segments.load(Relaxed),
+            compacted_bytes: compacted_bytes.load(Relaxed),
+            moved_bytes: moved_bytes.load(Relaxed),
             forget_failures: forget_failures.load(Relaxed),
         }
     }

@@ -6,7 +6,7 @@ use landfall_retention::name::Name;
 use landfall_retention::point::Point;
 use landfall_retention::policy::{Policy, Quota, WhenFull};
 use landfall_retention::{
-    FoldError, FoldReport, ForgetError, ForgetReport, Holder, StartMoment, WantedStart,
+    Compacted, FoldError, FoldReport, ForgetReport, Holder, StartMoment, WantedStart,
 };
 use std::time::Duration;
 
@@ -139,7 +139,17 @@ pub(super) fn released(given: &ForgetReport, took: Duration) -> String {
     )
 }
 
-pub(super) fn not_released(error: &ForgetError, pause: Duration) -> String {
+pub(super) fn compacted(sum: &Compacted, took: Duration) -> String {
+    format!(
+        "released {} of the journal, {}; what is still needed of them moved and takes {}, in {}",
+        counted(sum.segments as u64, "segment"),
+        ByteSize::new(sum.bytes_freed),
+        ByteSize::new(sum.bytes_moved),
+        Span(took)
+    )
+}
+
+pub(super) fn not_released(error: &str, pause: Duration) -> String {
     format!("cannot release segments of the journal: {error}; the next try is in {}", Span(pause))
 }
 
