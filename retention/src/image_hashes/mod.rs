@@ -3,7 +3,6 @@
 //! ```text
 //!   seed, fold ─▶ image ─▶ Sums ─▶ pages in memory ─▶ log ─▶ pages of the file ─▶ SeedFinished, FoldDone
 //!   read       ─▶ image ─▶ CRC32C of each block = that of its page?  no: an error, never the data
-//!   scrub      ─▶ image ─▶ CRC32C and BLAKE3; what is not known becomes known
 //! ```
 //!
 //! A file per disk, `<data>/image-hashes/<disk>.hashes`; its bytes are `format`, and `docs/formats/image-hashes.md` says
@@ -106,7 +105,7 @@ impl ImageHashes {
         self.file.is_some() && self.zero_pages.load(Ordering::Acquire) == PageNumber::MAX.number()
     }
 
-    /// Whether some of what was known is lost: a scrub makes it known again.
+    /// Whether some of what was known is lost.
     pub(crate) fn lost_some(&self) -> bool {
         self.file.is_none() || self.page_damaged.load(Ordering::Relaxed)
     }
@@ -174,7 +173,7 @@ impl ImageHashes {
     fn note_damaged_page(&self, number: PageNumber, reason: &format::HashesError) {
         if !self.page_damaged.swap(true, Ordering::Relaxed) {
             let range = number.range();
-            tracing::warn!(disk = ?self.disk, %range, %reason, "block hashes are damaged; a scrub makes them anew");
+            tracing::warn!(disk = ?self.disk, %range, %reason, "block hashes are damaged; what they said is not checked until it is written again");
         }
     }
 

@@ -113,9 +113,11 @@ impl ImageHashes {
         };
         match reason {
             Some(reason) => {
-                tracing::warn!(disk = ?of.disk, %reason, "block hashes cannot be used; a scrub makes them anew");
+                tracing::warn!(disk = ?of.disk, %reason, "block hashes cannot be used; only what is written from now on is checked");
             }
-            None => tracing::info!(disk = ?of.disk, "no block hashes yet; a scrub makes them"),
+            None => {
+                tracing::info!(disk = ?of.disk, "no block hashes yet; only what is written from now on is checked")
+            }
         }
         Self::make(folder, of.header(PageNumber::default(), floor), cache).await
     }
