@@ -133,7 +133,11 @@ impl Segments {
             Ok(()) | Err(FileError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.folder.sync(&PathBuf::from(lane.to_string())).await
+        match self.folder.sync(&PathBuf::from(lane.to_string())).await {
+            // A crash came after the birth of the lane's first segment and before its folder: there is no file to go.
+            Err(FileError::NotFound { .. }) => Ok(()),
+            synced => synced,
+        }
     }
 
     /// Removes files of segments up to `newest` that nobody knows: they were released, and a crash came before the file
