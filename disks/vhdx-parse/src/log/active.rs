@@ -350,6 +350,7 @@ mod tests {
             torn in any::<Option<usize>>(),
         ) {
             let mut log = empty();
+            let written = sizes.len();
             let mut live: VecDeque<(u64, u32, u32)> = VecDeque::new();
             let (mut place, mut used) = (0, 0u32);
             for ((count, keep), sequence) in sizes.into_iter().zip(1u64..) {
@@ -371,12 +372,14 @@ mod tests {
                 log[at % length] ^= 0x55;
                 live.pop_back();
             }
-            let found = numbers(&log);
             if live.is_empty() {
+                // Nothing has to be found, and of a log with that one entry nothing is.
+                let found = LogRing::new(&log, &header()).active();
+                prop_assert!(written > 1 || !matches!(found, Ok(Some(_))), "{found:?}");
                 return Ok(());
             }
             // The tail a torn entry would have moved stays where the one before it had it.
-            let found = found.expect("a sequence");
+            let found = numbers(&log).expect("a sequence");
             let last = live.back().expect("not empty").0;
             prop_assert_eq!(found.last(), Some(&last));
             prop_assert!(found.contains(&live.front().expect("not empty").0));
