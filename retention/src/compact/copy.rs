@@ -87,6 +87,8 @@ impl Retention {
                 Ok(plan) => plan,
                 Err(PlanError::Index(error)) => return Err(error.into()),
                 Err(PlanError::Damaged) => {
+                    // It was whole when it was summarized.
+                    summaries.remove(&source.id());
                     report.damaged += 1;
                     continue;
                 }

@@ -24,7 +24,7 @@ pub(super) struct Plan {
 pub(super) enum PlanError {
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// A body does not match its checksum: it stays where it is.
+    /// Something of it is not what was written: it stays where it is.
     #[error("it is damaged")]
     Damaged,
 }
@@ -39,6 +39,10 @@ impl Plan {
         let mut plan = Self::default();
         let mut cursor = index.cursor();
         match &contents.records {
+            // It may have been whole when it was looked at first. What is bad must not get sums of its own.
+            Records::Written(found, _) if !found.damage.is_empty() => {
+                return Err(PlanError::Damaged);
+            }
             Records::Written(found, salt) => {
                 for one in &found.records {
                     let needed = sight.needed(&mut *cursor, &one.record)?;

@@ -4,13 +4,13 @@ use super::past::*;
 use futures_util::FutureExt;
 use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
-use landfall_disks::{Buffer, ByteOffset, DiskError, Durability};
+use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
 use landfall_retention::point::PointQuery;
 use landfall_retention::{CompactError, Compacted, FoldPace, Retention};
 use landfall_tests::world::World;
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +42,12 @@ async fn compact(store: &Retention) -> Compacted {
 
 /// Segment files there are, and their bytes.
 fn files(world: &World) -> usize {
-    let all = world.folder.files();
-    all.iter().filter(|path| path.extension().is_some_and(|extension| extension == "seg")).count()
+    segment_files(world).len()
+}
+
+fn segment_files(world: &World) -> Vec<PathBuf> {
+    let all = world.folder.files().into_iter();
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
 }
 
 async fn segment_bytes(store: &Retention) -> u64 {
@@ -116,6 +120,44 @@ fn resumes(world: &World, points: &Points) -> (u64, u64) {
         (stream.position().number(), store.machines()[0].head.number())
     });
     found.expect("no power cut")
+}
+
+#[test]
+fn what_was_damaged_since_it_was_looked_at_is_not_copied_as_if_it_were_good() {
+    let (world, points) = past(33, POINTS);
+    let found = with_store(&world, async |store, _| {
+        let sleep = |_| std::future::ready(()).boxed_local();
+        let pace = FoldPace { bytes_per_second: None, sleep: &sleep };
+        let looked_at = store.forget(&pace).await.expect("nothing fails").examined;
+        let kept = thin(&world, &store, &points).await;
+        // The first body of each segment.
+        for path in segment_files(&world) {
+            world.folder.corrupt(path, 2 * 4096 + 17, 1);
+        }
+        let mut damaged = 0;
+        for _ in 0..4 {
+            damaged += compact_once(&store).await.expect("nothing fails").damaged;
+        }
+        assert!(looked_at > 4 && damaged > 4, "{damaged} of {looked_at}");
+        let mut refused = 0;
+        for (sequence, content) in &kept {
+            let found = store.resolve(&moment(&format!("web@seq:{sequence}"))).await;
+            let found = found.expect("a point");
+            for (disk, content) in content.iter().enumerate() {
+                let view = store.view(&found, &name(&format!("d{disk}"))).expect("a disk");
+                for (at, block) in (0..).step_by(4096).zip(content.chunks(4096)) {
+                    let range = ByteRange::at(ByteOffset::new(at), block.len() as u64);
+                    match view.read(range.expect("on the disk")).await {
+                        Ok(read) => assert!(read[..] == *block, "d{disk} at {at}, seq:{sequence}"),
+                        Err(DiskError::Damaged { .. }) => refused += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        }
+        refused
+    });
+    assert!(found.is_some_and(|refused| refused > 0), "nothing that is read was hit");
 }
 
 #[test]
