@@ -30,6 +30,7 @@ mod moment;
 pub mod moments;
 pub mod name;
 mod opening;
+pub mod ordered;
 pub mod point;
 pub mod policy;
 mod replica;
@@ -69,7 +70,7 @@ pub use status::{
     PointStatus, StreamStatus,
 };
 pub use stream::{
-    BlockHash, HASH_BLOCK_BYTES, Stream, StreamContent, StreamDisk, StreamError, StreamExtent,
-    StreamRequest,
+    BlockHash, HASH_BLOCK_BYTES, Instants, Stream, StreamContent, StreamDisk, StreamError,
+    StreamExtent, StreamReport, StreamRequest, StreamState,
 };
 pub use thinning::{ThinError, ThinReport, ThinnedLine};

@@ -12,6 +12,7 @@ use crate::manifest::dropped::Dropped;
 use crate::manifest::history::HistoryStart;
 use crate::manifest::state::LineEntry;
 use crate::moments::Moments;
+use crate::ordered::Ordered;
 use crate::point::{Catalogue, Point};
 use crate::policy::DropRange;
 use crate::space::Allowance;
@@ -49,6 +50,8 @@ pub(crate) struct LineState {
     pub(crate) gaps: Vec<Sequence>,
     /// Moments that cannot be chosen any more: those of the manifest, and what is just being dropped.
     pub(crate) dropped: Arc<Dropped>,
+    /// Stretches of a trunk that came in order: those of the manifest.
+    pub(crate) ordered: Arc<Ordered>,
     /// Generation whose stream may write.
     pub(crate) generation: Generation,
     /// Raised each time the stream is opened: drafts of an earlier opening are refused.
@@ -191,8 +194,35 @@ impl Line {
     /// Whether its last record is no boundary: the disks are between two states.
     pub(crate) fn is_in_pass(&self) -> bool {
         let state = self.state.lock();
-        let at_point = state.catalogue.at(state.tail.sequence);
-        !self.is_branch() && !at_point.is_some_and(|point| point.kind.is_consistent())
+        let tail = state.tail.sequence;
+        let at_point = state.catalogue.at(tail).is_some_and(|point| point.kind.is_consistent());
+        !self.is_branch() && !at_point && !state.ordered.contains(tail)
+    }
+
+    /// Whether nothing came to it since a point, of whatever kind.
+    pub(crate) fn is_at_mark(&self) -> bool {
+        let state = self.state.lock();
+        state.catalogue.at(state.tail.sequence).is_some()
+    }
+
+    /// When the newest moment of a trunk was committed, as far as it is known without the index.
+    pub(crate) fn newest_moment(&self) -> Option<Timestamp> {
+        let state = self.state.lock();
+        let tail = state.tail;
+        if state.ordered.contains(tail.sequence) {
+            return Some(tail.commit_time);
+        }
+        state.catalogue.latest().map(|point| point.commit_time)
+    }
+
+    /// Stretches of it that came in order.
+    pub(crate) fn ordered(&self) -> Arc<Ordered> {
+        Arc::clone(&self.state.lock().ordered)
+    }
+
+    /// Takes over what is on record of its ordered stretches.
+    pub(crate) fn set_ordered(&self, entry: &LineEntry) {
+        self.state.lock().ordered = Arc::clone(&entry.stream_entry.ordered);
     }
 
     /// Whether records of it were lost: what they wrote is not known.
@@ -271,14 +301,15 @@ impl Line {
         }
     }
 
-    /// Whether there are more moments than points: every write of a branch can be returned to. What lies between the moments
-    /// of a line is given back, so a trunk whose batches are boundaries must answer yes.
+    /// Whether there are more moments than points: every write of a branch can be returned to, and every one of an ordered
+    /// stretch of a trunk.
     pub(crate) fn has_instants(&self) -> bool {
-        self.is_branch()
+        self.is_branch() || !self.state.lock().ordered.is_empty()
     }
 
     /// The moments of it that can be looked at; `entry` says what was durably dropped, and `held` has those that the manifest
-    /// keeps for others. Of a trunk every moment is a point, one where its history begins, or held.
+    /// keeps for others. Of a trunk every moment is a point, one where its history begins, held, or an instant of an ordered
+    /// stretch.
     pub(crate) fn moments(
         &self,
         entry: &LineEntry,
@@ -286,14 +317,21 @@ impl Line {
     ) -> Moments {
         let state = self.state.lock();
         let through = state.tail.sequence;
-        if self.has_instants() {
+        if self.is_branch() {
             return Moments::all_but(Arc::clone(&entry.dropped), through);
         }
         let start = state.start.as_ref().map(|start| start.sequence);
         let recorded = entry.start.as_ref().map(|start| start.sequence);
         let points = state.catalogue.sequences().chain(start).chain(recorded);
         let all = points.chain(entry.pins.iter().copied()).chain(state.readers.keys().copied());
-        Moments::these(all.chain(held).collect(), through)
+        let all = all.chain(held).collect();
+        // A stretch is on record before the first record of it, and ends there after the last.
+        let ordered = Arc::clone(&entry.stream_entry.ordered);
+        if ordered.is_empty() {
+            return Moments::these(all, through);
+        }
+        let from = recorded.unwrap_or_default();
+        Moments::these_and(all, (ordered, from), Arc::clone(&entry.dropped), through)
     }
 
     /// Moments that cannot be chosen any more.
@@ -304,8 +342,10 @@ impl Line {
     /// Adds points that no record made: instants that are kept.
     pub(crate) fn add_points(&self, points: Vec<Point>) {
         let mut state = self.state.lock();
-        let LineState { catalogue, dropped, .. } = &mut *state;
-        let there = points.into_iter().filter(|point| !dropped.contains(point.sequence));
+        let LineState { catalogue, dropped, start, .. } = &mut *state;
+        let start = start.as_ref().map(|start| start.sequence).unwrap_or_default();
+        let there = |point: &Point| point.sequence >= start && !dropped.contains(point.sequence);
+        let there = points.into_iter().filter(there);
         there.for_each(|point| catalogue.insert(point));
     }
 

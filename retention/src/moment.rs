@@ -1,7 +1,9 @@
 //! Which moment a name means: from a [`MomentName`] to a line and a sequence, or an error that names what exists.
 
 use crate::ids::{LineId, Sequence};
-use crate::index::moment_key::{boundary_at, boundary_at_or_before, boundary_at_or_below};
+use crate::index::moment_key::{
+    Boundary, boundary_at, boundary_at_or_before, boundary_at_or_below,
+};
 use crate::index::{IndexError, IndexStore};
 use crate::line::Line;
 use crate::manifest::history::HistoryStart;
@@ -209,6 +211,7 @@ pub(crate) fn resolve_on_line(
 ) -> Result<Moment, ResolveError> {
     let found = match &name.when {
         When::Latest if line.is_branch() => Some(head_of_branch(line)),
+        When::Latest if line.has_instants() => newest_of(index, line)?,
         When::Latest => line.points(|points| points.latest().map(Found::from)),
         When::App => line.points(|points| points.app().map(Found::from)),
         When::Tag(label) => line.points(|points| points.labelled(label).map(Found::from)),
@@ -310,6 +313,30 @@ fn head_of_branch(line: &Line) -> Found {
     })
 }
 
+/// The newest moment of a trunk that has instants.
+fn newest_of(index: &dyn IndexStore, line: &Line) -> Result<Option<Found>, IndexError> {
+    let newest = boundary_at_or_below(index, line.id(), line.tail().sequence)?;
+    let newest = left_at_or_below(index, line, newest)?;
+    let point = line.points(|points| points.latest().map(Found::from));
+    Ok(newer(point, newest.map(|newest| (newest.sequence, newest.commit_time))))
+}
+
+/// The newest boundary at or below `boundary` that was not dropped.
+fn left_at_or_below(
+    index: &dyn IndexStore,
+    line: &Line,
+    mut boundary: Option<Boundary>,
+) -> Result<Option<Boundary>, IndexError> {
+    let dropped = line.dropped();
+    while let Some(gone) = boundary.filter(|boundary| dropped.contains(boundary.sequence)) {
+        boundary = match dropped.below(gone.sequence) {
+            Some(below) => boundary_at_or_below(index, line.id(), below)?,
+            None => None,
+        };
+    }
+    Ok(boundary)
+}
+
 /// The newest point or boundary committed at or before `time`.
 fn newest_at(
     index: &dyn IndexStore,
@@ -319,24 +346,24 @@ fn newest_at(
     let point = line.points(|points| points.at_or_before(time).map(Found::from));
     let tail = line.tail();
     let dropped = line.dropped();
-    let mut boundary = boundary_at_or_before(index, line.id(), tail.sequence, time)?;
-    while let Some(gone) = boundary.filter(|boundary| dropped.contains(boundary.sequence)) {
-        boundary = match dropped.below(gone.sequence) {
-            Some(below) => boundary_at_or_below(index, line.id(), below)?,
-            None => None,
-        };
-    }
+    let boundary = boundary_at_or_before(index, line.id(), tail.sequence, time)?;
+    let boundary = left_at_or_below(index, line, boundary)?;
     let origin_left = line.is_branch() && !dropped.contains(Sequence::default());
     let at_origin = origin_left && line.born() <= time;
     let boundary = boundary.map(|b| (b.sequence, b.commit_time));
     let boundary = boundary.or(at_origin.then(|| (Sequence::default(), line.born())));
-    Ok(match (point, boundary) {
+    Ok(newer(point, boundary))
+}
+
+/// The newer one of a point and a boundary; one that is both is a point.
+fn newer(point: Option<Found>, boundary: Option<(Sequence, Timestamp)>) -> Option<Found> {
+    match (point, boundary) {
         (Some(point), Some((sequence, _))) if point.sequence >= sequence => Some(point),
         (_, Some((sequence, commit_time))) => {
             Some(Found { sequence, commit_time, kind: None, label: None })
         }
         (point, None) => point,
-    })
+    }
 }
 
 fn exactly(

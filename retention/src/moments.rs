@@ -13,6 +13,7 @@
 
 use crate::ids::Sequence;
 use crate::manifest::dropped::Dropped;
+use crate::ordered::Ordered;
 use std::sync::Arc;
 
 /// The moments of a line up to a sequence; whatever lies above it counts as one.
@@ -27,14 +28,33 @@ enum Which {
     /// Sorted.
     These(Arc<[Sequence]>),
     AllBut(Arc<Dropped>),
+    Stretches(Stretches),
+}
+
+/// Points, and the instants of ordered stretches from a sequence on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Stretches {
+    points: Arc<[Sequence]>,
+    ordered: Arc<Ordered>,
+    from: Sequence,
+    dropped: Arc<Dropped>,
 }
 
 impl Moments {
     /// Those listed, and no others up to `through`.
-    pub fn these(mut moments: Vec<Sequence>, through: Sequence) -> Self {
-        moments.sort_unstable();
-        moments.dedup();
-        Self { through, which: Which::These(moments.into()) }
+    pub fn these(moments: Vec<Sequence>, through: Sequence) -> Self {
+        Self { through, which: Which::These(sorted(moments)) }
+    }
+
+    /// Those listed, and from `from` on those of ordered stretches that were not dropped.
+    pub fn these_and(
+        moments: Vec<Sequence>,
+        (ordered, from): (Arc<Ordered>, Sequence),
+        dropped: Arc<Dropped>,
+        through: Sequence,
+    ) -> Self {
+        let stretches = Stretches { points: sorted(moments), ordered, from, dropped };
+        Self { through, which: Which::Stretches(stretches) }
     }
 
     /// All that were not dropped.
@@ -54,11 +74,12 @@ impl Moments {
             return sequence;
         }
         let first = match &self.which {
-            Which::These(moments) => {
-                let at = moments.partition_point(|moment| *moment < sequence);
-                moments.get(at).copied()
-            }
+            Which::These(moments) => first_of(moments, sequence),
             Which::AllBut(dropped) => dropped.above(sequence),
+            Which::Stretches(one) => {
+                let point = first_of(&one.points, sequence);
+                point.into_iter().chain(one.instant_at_or_above(sequence)).min()
+            }
         };
         first.map_or(self.through, |first| first.min(self.through))
     }
@@ -69,19 +90,49 @@ impl Moments {
             || match &self.which {
                 Which::These(moments) => moments.binary_search(&sequence).is_ok(),
                 Which::AllBut(dropped) => !dropped.contains(sequence),
+                Which::Stretches(one) => {
+                    one.points.binary_search(&sequence).is_ok()
+                        || one.instant_at_or_above(sequence) == Some(sequence)
+                }
             }
     }
 
     /// How many of `first..=last` are moments, or a number that changes whenever that does.
     pub(crate) fn tally(&self, first: Sequence, last: Sequence) -> u64 {
         match &self.which {
-            Which::These(moments) => {
-                let below = |end: Sequence| moments.partition_point(|moment| *moment < end);
-                (below(last.next()) - below(first)) as u64
-            }
+            Which::These(moments) => between(moments, first, last),
             Which::AllBut(dropped) => dropped.within(first, last),
+            Which::Stretches(one) => {
+                let instants = one.ordered.stretches(last).map(|stretch| {
+                    let first = stretch.first.max(first).max(one.from);
+                    let last = stretch.last.min(last);
+                    if first <= last { one.dropped.within(first, last) } else { 0 }
+                });
+                between(&one.points, first, last) + instants.sum::<u64>()
+            }
         }
     }
+}
+
+impl Stretches {
+    fn instant_at_or_above(&self, sequence: Sequence) -> Option<Sequence> {
+        self.ordered.left_above(sequence.max(self.from), &self.dropped)
+    }
+}
+
+fn sorted(mut moments: Vec<Sequence>) -> Arc<[Sequence]> {
+    moments.sort_unstable();
+    moments.dedup();
+    moments.into()
+}
+
+fn first_of(moments: &[Sequence], sequence: Sequence) -> Option<Sequence> {
+    moments.get(moments.partition_point(|moment| *moment < sequence)).copied()
+}
+
+fn between(moments: &[Sequence], first: Sequence, last: Sequence) -> u64 {
+    let below = |end: Sequence| moments.partition_point(|moment| *moment < end);
+    (below(last.next()) - below(first)) as u64
 }
 
 #[cfg(test)]
@@ -101,10 +152,23 @@ mod tests {
             moments in proptest::collection::btree_set(0u64..60, 0..20),
             versions in proptest::collection::btree_set(0u64..80, 1..30),
             through in 0u64..70,
-            all_but in any::<bool>(),
+            how in 0u8..3,
+            stretch in (0u64..50, 0u64..30),
         ) {
-            let known: BTreeSet<u64> = moments.into_iter().filter(|one| *one <= through).collect();
-            let these = if all_but {
+            let mut known: BTreeSet<u64> =
+                moments.into_iter().filter(|one| *one <= through).collect();
+            let these = if how == 2 {
+                let points = known.iter().copied().map(at).collect();
+                let (mut ordered, mut dropped) = (Ordered::default(), Dropped::default());
+                let (first, last) = (stretch.0, stretch.0 + stretch.1);
+                ordered.begin(at(first));
+                ordered.end(at(last));
+                // History begins within the stretch, a point or two of it were dropped, and it may go on.
+                let (from, gone) = (first + 1, first + 3);
+                dropped.drop_all_but(at(gone), at(gone + 1), &[]);
+                known.extend((from..=last.min(through)).filter(|one| !(gone..=gone + 1).contains(one)));
+                Moments::these_and(points, (Arc::new(ordered), at(from)), Arc::new(dropped), at(through))
+            } else if how == 1 {
                 let mut dropped = Dropped::default();
                 let kept: Vec<_> = known.iter().copied().map(at).collect();
                 dropped.drop_all_but(at(0), at(through), &kept);

@@ -15,6 +15,8 @@ use crate::manifest::state::ManifestState;
 use crate::name::Name;
 use crate::replica::ReplicaDisk;
 use crate::retention::{Retention, next_generation};
+use crate::stream::order::{note_opening, settle_order};
+use crate::stream::state::Opening;
 use crate::stream::{Holder, Order, Stream, StreamError, StreamParts, StreamRequest, StreamSlot};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,6 +41,9 @@ impl Retention {
         let lane = self.lane(line.lane()).clone();
         // Everything an earlier opening had queued is decided when this returns.
         lane.vouch().await?;
+        let now = self.surroundings.clock.now();
+        settle_order(&self.manifest, &line, Some(line.tail().sequence), now).await?;
+        let resumed = request.generation != Generation::default();
         let generation = if request.generation == Generation::default() {
             self.raise_generation(&slot, &request, line.id()).await?
         } else {
@@ -46,13 +51,16 @@ impl Retention {
             request.generation
         };
         line.set_generation(generation);
+        let seeding = disks.iter().any(|disk| disk.floor().is_none());
+        let opening = Opening { seeding, resumed, at_mark: line.is_at_mark() };
+        note_opening(&self.manifest, &line, opening, now).await?;
         let in_lane = line.tail().position_of(generation, request.stream);
         let start = {
             let mut slot = slot.inner.lock();
             slot.applied = slot.applied.max(in_lane);
             slot.holder = Some(Holder {
                 peer: request.peer.clone(),
-                since: self.surroundings.clock.now(),
+                since: now,
                 stream: request.stream,
                 epoch,
             });
@@ -64,6 +72,7 @@ impl Retention {
             slot: Arc::clone(&slot),
             manifest: Arc::clone(&self.manifest),
             reading: Arc::clone(&self.reading),
+            clock: Arc::clone(&self.surroundings.clock),
             disks,
             stream: request.stream,
             generation,
@@ -71,7 +80,8 @@ impl Retention {
             start,
         };
         let next = start.next();
-        let order = Order { next, last_in_lane: in_lane, applied: BTreeSet::new() };
+        let applied = BTreeSet::new();
+        let order = Order { next, last_in_lane: in_lane, applied, in_order: false };
         Ok(Stream {
             parts,
             order: Mutex::new(order),

@@ -12,7 +12,7 @@ use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Se
 use crate::image_hashes::{self, Described, ImageHashes, PageCache};
 use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
-use crate::index::moment_key::read_points;
+use crate::index::moment_key::{boundary_at_or_below, read_points};
 use crate::index::tail_key::{read_progress, read_tail};
 use crate::index::{IndexError, IndexStore};
 use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
@@ -28,6 +28,7 @@ use crate::policy::Policy;
 use crate::replica::verdict::{Verdict, judge};
 use crate::replica::{Image, ImageSpec, ImageStore, ReplicaDisk, spec};
 use crate::stream::StreamSlot;
+use crate::stream::order::settle_order;
 use crate::thinning::{Thinning, instants};
 use crate::time::Clock;
 use crate::view::Reading;
@@ -224,6 +225,7 @@ impl Retention {
             journal: settings.journal.checked(),
         };
         retention.settle_streams(&report);
+        retention.settle_orders().await?;
         retention.refresh_forgotten();
         Ok(Opened { retention: Arc::new(retention), lanes, report })
     }
@@ -249,6 +251,22 @@ impl Retention {
 
     pub(crate) fn line(&self, line: LineId) -> Option<Arc<Line>> {
         self.machines.read().lines.get(&line).cloned()
+    }
+
+    /// Whoever delivered in order when the target stopped is gone: what comes next is not known to follow.
+    async fn settle_orders(&self) -> Result<(), OpenError> {
+        let lines: Vec<_> = self.machines.read().lines.values().cloned().collect();
+        let open = |line: &Arc<Line>| line.ordered().open_since().is_some();
+        for line in lines.into_iter().filter(open) {
+            let (index, of) = (Arc::clone(&self.surroundings.index), Arc::clone(&line));
+            // Records that were lost behind it are no instants.
+            let newest =
+                offload(move || boundary_at_or_below(&*index, of.id(), of.tail().sequence));
+            let newest = newest.await?.map(|newest| newest.sequence);
+            let now = self.surroundings.clock.now();
+            settle_order(&self.manifest, &line, newest, now).await?;
+        }
+        Ok(())
     }
 
     /// Positions of a first copy are not in the journal, and damage may have taken some: such streams start over.
@@ -333,6 +351,7 @@ async fn load_lines(
             dropped: Arc::clone(&entry.dropped),
             generation: entry.generation,
             start: entry.start.clone(),
+            ordered: Arc::clone(&entry.stream_entry.ordered),
             ..LineState::default()
         };
         if let Some(start) = &entry.start {

@@ -6,6 +6,7 @@ use crate::journal::lane::LaneHandle;
 use crate::lease::{Gone, Lease};
 use crate::line::Line;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
+use crate::manifest::streams::StreamChange;
 use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
 use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
@@ -37,6 +38,10 @@ pub struct MachineStatus {
     pub generation: Generation,
     /// Who replicates it at the moment.
     pub stream: Option<StreamStatus>,
+    /// What that stream is at, whether it is open or not; nothing before it was opened for the first time.
+    pub stream_state: Option<StreamChange>,
+    /// When the newest moment was committed that `latest` means: the newest consistent point, or a later instant.
+    pub newest_moment: Option<Timestamp>,
     /// Marked points of the trunk.
     pub points: usize,
     /// The newest consistent one.
@@ -207,12 +212,8 @@ impl Retention {
         let branches = branches.filter_map(|entry| {
             Some(BranchStatus::new(entry.branch.clone()?, machines.lines.get(&entry.id)?))
         });
-        let stream = machines.streams.get(&machine.id).and_then(|slot| {
-            let slot = slot.inner.lock();
-            let holder = slot.holder.clone()?;
-            let (peer, since) = (holder.peer, holder.since);
-            Some(StreamStatus { peer, since, position: slot.applied })
-        });
+        let stream = machines.streams.get(&machine.id).and_then(|slot| slot.status());
+        let state = state.lines.get(&machine.trunk).and_then(|line| line.stream_entry.state);
         let (points, newest, newest_app, oldest) =
             line.points(|points| (points.len(), points.latest(), points.app(), points.oldest()));
         Some(MachineStatus {
@@ -222,6 +223,8 @@ impl Retention {
             head: line.tail().sequence,
             generation: line.generation(),
             stream,
+            stream_state: state,
+            newest_moment: line.newest_moment(),
             points,
             newest,
             newest_app,

@@ -339,7 +339,13 @@ fn choose_instants(
     scope: &Scope,
 ) -> Result<(), IndexError> {
     let Subject { line, policy, .. } = subject;
-    let (Some(rule), Some(keep_all)) = (policy.rules().first(), policy.keep_all()) else {
+    let Some(keep_all) = policy.keep_all() else { return Ok(()) };
+    let Some(rule) = policy.rules().first() else {
+        // None stays, but there has to be a point up to which they go.
+        let tail = line.tail().sequence;
+        let last = boundary_at_or_before(index, line.id(), tail, now.earlier(keep_all))?;
+        let left = last.filter(|last| !line.dropped().contains(last.sequence));
+        line.add_points(left.map(|l| unmarked(l.sequence, l.commit_time)).into_iter().collect());
         return Ok(());
     };
     let width = u64::try_from(rule.every.as_nanos()).unwrap_or(u64::MAX);
@@ -349,13 +355,14 @@ fn choose_instants(
     };
     let first = from.nanoseconds() / width;
     let tail = line.tail().sequence;
+    let start = line.start().map(|start| start.sequence).unwrap_or_default();
     // From slot to slot, back in time: slots in which nothing was written cost nothing.
     let mut behind = now.earlier(keep_all).nanoseconds() / width;
     while behind > first {
         let last = Timestamp::from_nanoseconds(behind * width - 1);
         let Some(found) = boundary_at_or_before(index, line.id(), tail, last)? else { break };
         let slot = found.commit_time.nanoseconds() / width;
-        if slot < first {
+        if slot < first || found.sequence < start {
             break;
         }
         let start = Timestamp::from_nanoseconds(slot * width);

@@ -3,6 +3,7 @@
 //! The fixtures are never edited. A change that makes this fail cannot read what is on people's disks.
 
 use landfall_disks::{Block, ByteOffset, ByteRange};
+use landfall_retention::StreamState;
 use landfall_retention::ids::*;
 use landfall_retention::index::block_key::{SizeClass, key};
 use landfall_retention::index::tail_key::LineTail;
@@ -19,7 +20,9 @@ use landfall_retention::manifest::history::HistoryStart;
 use landfall_retention::manifest::record::{GivenIds, ManifestRecord};
 use landfall_retention::manifest::released::ReleasedLine;
 use landfall_retention::manifest::state::{ManifestState, SegmentEntry};
+use landfall_retention::manifest::streams::StreamChange;
 use landfall_retention::name::{Label, Name};
+use landfall_retention::ordered::Stretch;
 use landfall_retention::point::PointKind;
 use landfall_retention::policy::ClockAlarm;
 use landfall_retention::time::Timestamp;
@@ -288,6 +291,7 @@ const MANIFEST_KEEPING: &str = include_str!("../../tests/fixtures/manifest-v1-ke
 const COMPACTED_V1: &str = include_str!("../../tests/fixtures/compacted-v1.hex");
 const MANIFEST_COMPACTED: &str = include_str!("../../tests/fixtures/manifest-v1-compacted.hex");
 const MANIFEST_V1_DISKS: &str = include_str!("../../tests/fixtures/manifest-v1-disks.hex");
+const MANIFEST_V1_STREAMS: &str = include_str!("../../tests/fixtures/manifest-v1-streams.hex");
 const MANIFEST_V1_HISTORY: &str = include_str!("../../tests/fixtures/manifest-v1-history.hex");
 
 #[test]
@@ -505,6 +509,38 @@ fn disks_that_change_are_read_and_written_as_ever() {
         (id, span.newest_size(), span.size_at(Sequence::new(42))),
         (DiskId::new(4), 80 << 30, 40 << 30)
     );
+}
+
+/// A stream that went through everything, and a stretch of a snapshot.
+fn stream_frames() -> [Vec<ManifestRecord>; 2] {
+    let [mut machine, _, _] = history_frames();
+    machine.truncate(1);
+    let (line, sequence) = (LineId::new(2), Sequence::new);
+    machine.push(ManifestRecord::StretchOrdered { line, first: sequence(3), last: sequence(5) });
+    let states = [
+        (StreamState::Seed, 5),
+        (StreamState::Resync, 5),
+        (StreamState::Catchup, 9),
+        (StreamState::Ordered, 10),
+        (StreamState::Catchup, 42),
+    ];
+    let changed = |(after, (state, at)): (u64, (StreamState, u64))| {
+        let time = Timestamp::from_nanoseconds(1_795_000_000_000_000_000 + after);
+        let change = StreamChange { state, at: sequence(at), time };
+        ManifestRecord::StreamChanged { line, change }
+    };
+    [machine, (1..).zip(states).map(changed).collect()]
+}
+
+#[test]
+fn states_of_streams_are_read_and_written_as_ever() {
+    assert_eq!(text_of(&manifest(stream_frames())), MANIFEST_V1_STREAMS);
+    let state = state_of(MANIFEST_V1_STREAMS, stream_frames());
+    let stream = &state.lines[&LineId::new(2)].stream_entry;
+    let stretch = |first, last| Stretch { first: Sequence::new(first), last: Sequence::new(last) };
+    assert_eq!(stream.ordered.ended(), [stretch(3, 5), stretch(10, 42)]);
+    let last = stream.state.map(|last| (last.state, last.at));
+    assert_eq!(last, Some((StreamState::Catchup, Sequence::new(42))));
 }
 
 /// The example of `docs/formats/index.md`.

@@ -121,6 +121,18 @@ pub fn boundary_at_or_below(
     boundary_below(&mut *store.cursor(), line, sequence)
 }
 
+/// The oldest boundary of the line at or above `sequence`.
+pub fn boundary_at_or_above(
+    store: &dyn IndexStore,
+    line: LineId,
+    sequence: Sequence,
+) -> Result<Option<Boundary>, IndexError> {
+    let mut cursor = store.cursor();
+    let key = key(BOUNDARY, line, sequence);
+    cursor.seek(&key)?;
+    parse_boundary(&*cursor, &key)
+}
+
 fn boundary_below(
     cursor: &mut dyn Cursor,
     line: LineId,
@@ -128,6 +140,11 @@ fn boundary_below(
 ) -> Result<Option<Boundary>, IndexError> {
     let key = key(BOUNDARY, line, sequence);
     cursor.seek_back(&key)?;
+    parse_boundary(cursor, &key)
+}
+
+/// The boundary at which a cursor stands, if it is one of the line of `key`.
+fn parse_boundary(cursor: &dyn Cursor, key: &[u8]) -> Result<Option<Boundary>, IndexError> {
     match cursor.entry() {
         Some((at, value)) if at.get(..5) == Some(&key[..5]) => {
             let parsed = number(&at[5..]).zip(number(value));
@@ -226,6 +243,8 @@ mod tests {
             store.write(batch).unwrap();
             let time = Timestamp::from_nanoseconds(time);
             let newest = Sequence::new(newest);
+            let above = boundaries.iter().find(|b| b.sequence >= newest).copied();
+            prop_assert_eq!(boundary_at_or_above(&store, LINE, newest).unwrap(), above);
             let walked = boundaries.into_iter().rev()
                 .find(|b| b.sequence <= newest && b.commit_time <= time);
             prop_assert_eq!(boundary_at_or_before(&store, LINE, newest, time).unwrap(), walked);

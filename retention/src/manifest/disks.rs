@@ -62,7 +62,7 @@ impl ManifestRecord {
                 Ok(Self::DiskRemoved { disk: disk(from)?, until: sequence(from)? })
             }
             kind::DISK_FORGOTTEN => Ok(Self::DiskForgotten { disk: disk(from)? }),
-            _ => Err(FrameError::Kind(kind)),
+            _ => Self::decode_streams(kind, from),
         }
     }
 }

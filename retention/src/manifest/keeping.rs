@@ -165,7 +165,11 @@ impl ManifestState {
             ManifestRecord::ClockAlarmAcknowledged { time } => {
                 self.clock = ClockEntry { seen: *time, alarm: None };
             }
-            other => self.apply_disks(other)?,
+            other => {
+                if !self.apply_streams(other)? {
+                    self.apply_disks(other)?;
+                }
+            }
         }
         Ok(())
     }
@@ -204,6 +208,7 @@ impl ManifestState {
         }
         entry.locks.retain(|at, _| !goes(at));
         Arc::make_mut(&mut entry.dropped).drop_all_but(first, last, kept);
+        entry.forget_stretches();
         Ok(())
     }
 
@@ -249,6 +254,7 @@ impl LineEntry {
         if !self.dropped.is_empty() {
             Arc::make_mut(&mut self.dropped).forget_below(start);
         }
+        self.forget_stretches();
     }
 
     /// That `sequence` was not dropped.

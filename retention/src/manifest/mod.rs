@@ -18,6 +18,7 @@ mod keeping;
 pub mod record;
 pub mod released;
 pub mod state;
+pub mod streams;
 
 use crate::manifest::format::{FrameError, HEADER_BYTES};
 use crate::manifest::record::ManifestRecord;

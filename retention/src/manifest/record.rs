@@ -7,6 +7,7 @@ use super::compacted::{CompactedEntry, SEGMENT_COMPACTED};
 use super::format::{FrameError, Reader, Writer};
 use super::history::HistoryStart;
 use super::released::ReleasedLine;
+use super::streams::StreamChange;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
@@ -241,6 +242,22 @@ pub enum ManifestRecord {
         /// Which.
         disk: DiskId,
     },
+    /// The stream of a trunk is at something else from here on.
+    StreamChanged {
+        /// Which trunk.
+        line: LineId,
+        /// What it became.
+        change: StreamChange,
+    },
+    /// A stretch of a trunk that came in order, and has ended: of a snapshot.
+    StretchOrdered {
+        /// Which trunk.
+        line: LineId,
+        /// The point that order began with.
+        first: Sequence,
+        /// The last instant.
+        last: Sequence,
+    },
     /// A segment is gone: nobody needs a record of it.
     SegmentReleased {
         /// Which.
@@ -462,7 +479,8 @@ impl ManifestRecord {
                 to.u32(given.export.number());
             }
             other => {
-                let encoded = other.encode_keeping(to) || other.encode_disks(to);
+                let encoded =
+                    other.encode_keeping(to) || other.encode_disks(to) || other.encode_streams(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -6,6 +6,7 @@ use super::history::HistoryStart;
 use super::keeping::ClockEntry;
 use super::record::{GivenIds, ManifestRecord};
 use super::released::Released;
+use super::streams::StreamEntry;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
@@ -89,6 +90,8 @@ pub struct LineEntry {
     pub locks: BTreeMap<Sequence, Timestamp>,
     /// Moments that were dropped. Shared, so that a change elsewhere does not copy it.
     pub dropped: Arc<Dropped>,
+    /// Its stream; that of a branch says nothing.
+    pub stream_entry: StreamEntry,
 }
 
 /// A segment of the journal.
@@ -267,6 +270,7 @@ impl ManifestState {
                     start: None,
                     locks: BTreeMap::new(),
                     dropped: Arc::default(),
+                    stream_entry: StreamEntry::default(),
                     ..above
                 };
                 self.given.line = self.given.line.max(*line);
@@ -369,6 +373,7 @@ impl ManifestState {
             start: None,
             locks: BTreeMap::new(),
             dropped: Arc::default(),
+            stream_entry: StreamEntry::default(),
         };
         self.lines.insert(trunk, line);
     }
@@ -579,5 +584,6 @@ impl LineEntry {
         let pinned = |sequence| ManifestRecord::PointPinned { line: self.id, sequence };
         into.extend(self.pins.iter().copied().map(pinned));
         self.keeping_records(into);
+        self.stream_records(into);
     }
 }

@@ -6,20 +6,30 @@
 //!   mark ─▶ seeds done? ─▶ images flushed ─▶ their hashes flushed ─▶ floor logged ─▶ mark record ─▶ point
 //! ```
 //!
+//! What the batches mean for the moments of the line is the [state](StreamState) of the stream: while a source delivers
+//! its writes in order (`order`), every batch is a boundary.
+//!
 //! **Invariants:** positions are applied in order, none twice and none after a failed one; at most one opening of a
 //! line's stream is accepted, and what an earlier one still has under way is refused by the lane. A seed is
 //! acknowledged before it is durable: should the target lose it, the generation is over and the source compares.
 
 mod hashes;
+pub(crate) mod order;
+mod report;
 mod request;
 mod seed;
+pub(crate) mod state;
 
 pub use hashes::{BlockHash, HASH_BLOCK_BYTES};
+pub use report::{Instants, StreamReport};
 pub use request::{StreamContent, StreamDisk, StreamError, StreamExtent, StreamRequest};
+pub use state::StreamState;
 
 use crate::branch::data_of;
 use crate::ids::{ContentId, DiskId, Generation, Position, Sequence, StreamId};
-use crate::journal::draft::{Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin};
+use crate::journal::draft::{
+    AppendError, Committed, Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin,
+};
 use crate::journal::format::RecordKind;
 use crate::journal::lane::LaneHandle;
 use crate::line::Line;
@@ -28,7 +38,8 @@ use crate::manifest::record::ManifestRecord;
 use crate::name::Label;
 use crate::point::{Point, PointKind};
 use crate::replica::{DiskState, Image, ReplicaDisk};
-use crate::time::Timestamp;
+use crate::status::StreamStatus;
+use crate::time::{Clock, Timestamp};
 use crate::view::Reading;
 use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange};
 use std::collections::BTreeSet;
@@ -42,6 +53,15 @@ pub(crate) struct StreamSlot {
     pub(crate) inner: parking_lot::Mutex<SlotState>,
     /// Held by whoever opens the stream.
     pub(crate) opening: Mutex<()>,
+}
+
+impl StreamSlot {
+    /// Who has it open, and how far they are.
+    pub(crate) fn status(&self) -> Option<StreamStatus> {
+        let slot = self.inner.lock();
+        let Holder { peer, since, .. } = slot.holder.clone()?;
+        Some(StreamStatus { peer, since, position: slot.applied })
+    }
 }
 
 /// The present holder.
@@ -78,11 +98,19 @@ pub(crate) struct StreamParts {
     pub(crate) slot: Arc<StreamSlot>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) reading: Arc<Reading>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disks: Vec<Arc<ReplicaDisk>>,
     pub(crate) stream: StreamId,
     pub(crate) generation: Generation,
     pub(crate) epoch: u64,
     pub(crate) start: Position,
+}
+
+/// What a mark says.
+struct Mark {
+    kind: PointKind,
+    label: Option<Label>,
+    source_time: Timestamp,
 }
 
 /// Where the stream is, in the order in which positions came.
@@ -92,6 +120,8 @@ pub(crate) struct Order {
     pub(crate) last_in_lane: Position,
     /// Positions applied out of turn, above the slot's.
     pub(crate) applied: BTreeSet<Position>,
+    /// Whether every batch is a boundary.
+    pub(crate) in_order: bool,
 }
 
 impl Stream {
@@ -177,7 +207,11 @@ impl Stream {
         source_time: Timestamp,
     ) -> Result<Point, StreamError> {
         let marked = self.mark_in_turn(position, kind, label, source_time).await;
-        self.note_failure(marked)
+        let settled = match marked {
+            Ok(point) => self.note_mark().await.map(|()| point),
+            Err(error) => Err(error),
+        };
+        self.note_failure(settled)
     }
 
     fn note_failure<T>(&self, result: Result<T, StreamError>) -> Result<T, StreamError> {
@@ -220,7 +254,7 @@ impl Stream {
                 line: Arc::clone(&self.parts.line),
                 origin,
                 kind: RecordKind::Batch,
-                boundary: false,
+                boundary: order.in_order,
                 source_time,
                 extents: drafts,
                 reply,
@@ -241,32 +275,43 @@ impl Stream {
         source_time: Timestamp,
     ) -> Result<Point, StreamError> {
         let mut order = self.order.lock().await;
-        self.take_turn(&mut order, position)?;
+        if !kind.is_consistent() {
+            // The source says that it is not sure: what comes after it stands alone no more.
+            self.leave_order(&mut order).await?;
+        }
+        let mark = Mark { kind, label: label.clone(), source_time };
+        let answer = self.enqueue_mark(&mut order, position, mark).await?;
+        drop(order);
+        let committed = answer.await?;
+        self.note_applied(position).await;
+        let Committed { sequence, commit_time } = committed;
+        Ok(Point { sequence, commit_time, source_time, kind, label })
+    }
+
+    /// Puts a mark in its place; what it gives answers when it is a point.
+    async fn enqueue_mark(
+        &self,
+        order: &mut Order,
+        position: Position,
+        mark: Mark,
+    ) -> Result<impl Future<Output = Result<Committed, AppendError>> + use<>, StreamError> {
+        self.take_turn(order, position)?;
         let seeds_done = self.seeds.write().await;
         self.finish_seeds().await?;
         drop(seeds_done);
-        let origin = self.origin(&mut order, position);
+        let origin = self.origin(order, position);
         let (reply, answer) = oneshot::channel();
+        let Mark { kind, label, source_time } = mark;
         let draft = Draft {
             line: Arc::clone(&self.parts.line),
             origin,
-            kind: RecordKind::Mark { kind, label: label.clone() },
+            kind: RecordKind::Mark { kind, label },
             boundary: kind.is_consistent(),
             source_time,
             extents: Vec::new(),
             reply,
         };
-        let answer = self.parts.lane.enqueue(draft, answer).await?;
-        drop(order);
-        let committed = answer.await?;
-        self.note_applied(position).await;
-        Ok(Point {
-            sequence: committed.sequence,
-            commit_time: committed.commit_time,
-            source_time,
-            kind,
-            label,
-        })
+        Ok(self.parts.lane.enqueue(draft, answer).await?)
     }
 
     /// Checks that it is this position's turn and moves on.
@@ -297,7 +342,10 @@ impl Stream {
 
     /// Notes a position as done; the slot's position moves over everything that is done without a hole.
     async fn note_applied(&self, position: Position) {
-        let mut order = self.order.lock().await;
+        self.note_applied_in(&mut *self.order.lock().await, position);
+    }
+
+    fn note_applied_in(&self, order: &mut Order, position: Position) {
         order.applied.insert(position);
         let mut slot = self.parts.slot.inner.lock();
         if slot.generation != self.parts.generation || slot.stream != self.parts.stream {

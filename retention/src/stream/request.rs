@@ -5,6 +5,7 @@ use crate::journal::draft::AppendError;
 use crate::manifest::ManifestError;
 use crate::name::Name;
 use crate::replica::DiskState;
+use crate::stream::state::IllegalTransition;
 use landfall_disks::{Buffer, ByteRange, DiskError};
 
 /// Who wants to stream what.
@@ -129,6 +130,20 @@ pub enum StreamError {
         /// Where the disk ends.
         size_bytes: u64,
     },
+    /// Order begins where the disks are consistent.
+    #[error("a fuzzy point cannot begin order: the source was changing while it was read")]
+    OrderAtFuzzy,
+    /// A disk of the machine does not come with the stream: nobody knows what it held at an instant.
+    #[error(
+        "order needs every disk of the machine in one stream, and disk {disk} is not part of it"
+    )]
+    OrderWithout {
+        /// Which disk.
+        disk: Name,
+    },
+    /// The stream cannot be at that now.
+    #[error(transparent)]
+    State(#[from] IllegalTransition),
     /// An earlier call failed.
     #[error("the stream failed before: {0}")]
     Failed(String),

@@ -7,6 +7,7 @@ use crate::journal::format::Chain;
 use crate::manifest::format::{encode_frame, parse_frame};
 use crate::name::Label;
 use crate::point::PointKind;
+use crate::stream::StreamState;
 
 fn start(kind: Option<PointKind>, label: Option<&str>) -> HistoryStart {
     HistoryStart {
@@ -28,6 +29,10 @@ fn released() -> ReleasedLine {
         chain: Chain([2; 32]),
     };
     ReleasedLine { first: Sequence::new(3), chain_before: Chain([3; 32]), tail }
+}
+
+fn change(state: StreamState) -> StreamChange {
+    StreamChange { state, at: Sequence::new(23), time: Timestamp::from_nanoseconds(24) }
 }
 
 fn one_of_each() -> Vec<ManifestRecord> {
@@ -128,6 +133,11 @@ fn of_history_and_keeping() -> Vec<ManifestRecord> {
         ManifestRecord::DiskJoined { disk: DiskId::new(6), since: sequence },
         ManifestRecord::DiskRemoved { disk: DiskId::new(6), until: sequence },
         ManifestRecord::DiskForgotten { disk: DiskId::new(6) },
+        ManifestRecord::StreamChanged { line, change: change(StreamState::Seed) },
+        ManifestRecord::StreamChanged { line, change: change(StreamState::Resync) },
+        ManifestRecord::StreamChanged { line, change: change(StreamState::Catchup) },
+        ManifestRecord::StreamChanged { line, change: change(StreamState::Ordered) },
+        ManifestRecord::StretchOrdered { line, first: sequence, last: Sequence::new(9) },
         ManifestRecord::SegmentReleased { segment: SegmentId::new(10) },
         ManifestRecord::RecordsReleased {
             lane: LaneId::new(5),
