@@ -9,7 +9,8 @@ use landfall_retention::Changes;
 impl Life<'_> {
     /// All moments that can be opened, with what they hold.
     fn moments(&self) -> Vec<(String, Snapshot)> {
-        let trunk = self.model.points.iter().map(|(at, held)| (format!("m@seq:{at}"), held));
+        let points = self.model.points.iter().chain(&self.model.instants);
+        let trunk = points.map(|(at, held)| (format!("m@seq:{at}"), held));
         let branches = self.model.branches.iter().flat_map(|(name, branch)| {
             branch.moments.iter().map(move |(at, held)| (format!("m~{name}@seq:{at}"), held))
         });

@@ -41,9 +41,9 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// A fold to some point while batches come.
+    /// A fold to some moment while batches come.
     pub(super) async fn fold(&mut self, stream: Stream) -> Alive<Stream> {
-        let Some((floor, _)) = pick(&self.model.points, self.choices) else {
+        let Some((floor, _)) = pick(&self.model.moments(), self.choices) else {
             return Ok(stream);
         };
         let trunk = self.alive(self.retention.trunk(&machine()), "trunk")?;

@@ -11,7 +11,7 @@ use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
     BlockHash, HASH_BLOCK_BYTES, ImageSpec, NewDisk, NewMachine, Opened, ResolveError, Retention,
-    Stream, StreamContent, StreamError, StreamExtent, StreamRequest,
+    Stream, StreamContent, StreamError, StreamExtent, StreamRequest, StreamState,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,13 +75,14 @@ impl Life<'_> {
     async fn run(mut self, last: bool) -> Alive<()> {
         self.settle_start().await?;
         self.settle_thinned().await?;
+        self.settle_instants().await?;
         self.settle_growth();
         self.settle_branches().await?;
         self.add_machine().await?;
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(37) {
+            match self.choices.below(46) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -102,6 +103,10 @@ impl Life<'_> {
                 30 => self.damage_image().await?,
                 32..=34 => stream = self.compact(stream).await?,
                 36 => stream = self.grow(stream).await?,
+                37..=40 => stream = self.begin_order(stream).await?,
+                41 => stream = self.end_order(stream).await?,
+                42..=44 => self.verify_instant().await?,
+                45 => stream = self.send_batches(stream).await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }
@@ -162,6 +167,7 @@ impl Life<'_> {
 
     /// Opens the stream and brings the target to where the source is.
     pub(super) async fn resume(&mut self) -> Alive<Stream> {
+        self.model.in_order = false;
         let held = self.model.generation;
         let stream = match self.retention.open_stream(self.request(held)).await {
             Ok(stream) if held != Generation::default() => {
@@ -271,7 +277,7 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn next_position(&self, stream: &Stream) -> Position {
+    pub(super) fn next_position(&self, stream: &Stream) -> Position {
         let sent = self.model.unacknowledged.keys().next_back().copied();
         sent.unwrap_or_else(|| stream.applied()).max(stream.applied()).next()
     }
@@ -279,12 +285,14 @@ impl Life<'_> {
     /// Several batches at once, acknowledged in any order.
     pub(super) async fn send_batches(&mut self, stream: Stream) -> Alive<Stream> {
         let first = self.next_position(&stream);
-        let mut sent = BTreeMap::new();
+        let (mut sent, mut after, head) = (BTreeMap::new(), Vec::new(), self.head());
         let mut position = first;
         for _ in 0..=self.choices.below(4) {
             sent.insert(position, self.model.change_source(self.choices));
+            after.push(self.model.snapshot());
             position = position.next();
         }
+        self.expect_instants(head, &after);
         self.model.unacknowledged.extend(sent.clone());
         let now = Timestamp::from_nanoseconds(1);
         let disks = stream.disks();
@@ -296,6 +304,7 @@ impl Life<'_> {
             self.alive(applied, "apply")?;
             self.model.unacknowledged.remove(at);
         }
+        self.note_instants(head, sent.len() as u64);
         self.model.say(format!("{} batches from {first:?}", sent.len()));
         Ok(stream)
     }
@@ -304,12 +313,14 @@ impl Life<'_> {
     /// refused too. Afterwards the source resumes and nothing is missing or applied twice.
     async fn send_while_full(&mut self, stream: Stream) -> Alive<Stream> {
         let first = self.next_position(&stream);
-        let mut sent = BTreeMap::new();
+        let (mut sent, mut after, head) = (BTreeMap::new(), Vec::new(), self.head());
         let mut position = first;
         for _ in 0..8 {
             sent.insert(position, self.model.change_source(self.choices));
+            after.push(self.model.snapshot());
             position = position.next();
         }
+        self.expect_instants(head, &after);
         self.model.unacknowledged.extend(sent.clone());
         let now = Timestamp::from_nanoseconds(1);
         let disks = stream.disks();
@@ -325,7 +336,7 @@ impl Life<'_> {
             folder.set_capacity(None);
         };
         let (applied, ()) = join(join_all(applies), space_returns).await;
-        let mut refused = 0;
+        let mut refused = 0u64;
         for (at, applied) in sent.keys().zip(applied) {
             match applied {
                 Ok(()) => {
@@ -336,6 +347,7 @@ impl Life<'_> {
                 Err(_) => refused += 1,
             }
         }
+        self.note_instants(head, 8 - refused);
         self.model.say(format!("{refused} of 8 batches from {first:?} refused on a full disk"));
         drop(stream);
         self.resume().await
@@ -360,6 +372,9 @@ impl Life<'_> {
         let point = self.alive(marked, "mark")?;
         self.model.pending_mark = None;
         self.model.seeded = true;
+        self.model.in_order &= kind.is_consistent();
+        let ordered = stream.state() == Some(StreamState::Ordered);
+        assert_eq!(ordered, self.model.in_order);
         self.model.points.insert(point.sequence.number(), snapshot);
         self.model.say(format!("{kind} point {:?} at {}", point.sequence, point.commit_time));
         if kind.is_consistent() && self.choices.chance(1, 2) {
@@ -369,7 +384,7 @@ impl Life<'_> {
     }
 
     async fn add_branch(&mut self) -> Alive<()> {
-        let Some((sequence, snapshot)) = pick(&self.model.points, self.choices) else {
+        let Some((sequence, snapshot)) = pick(&self.model.moments(), self.choices) else {
             return Ok(());
         };
         let name = format!("b{}", self.model.branches_made);
@@ -494,7 +509,7 @@ impl Life<'_> {
     async fn verify(&mut self, all: bool) -> Alive<()> {
         self.verify_list().await?;
         if all {
-            for (sequence, snapshot) in self.model.points.clone() {
+            for (sequence, snapshot) in self.model.moments() {
                 self.verify_moment(&format!("m@seq:{sequence}"), &snapshot).await?;
             }
             for (name, branch) in self.model.branches.clone() {
@@ -524,13 +539,17 @@ impl Life<'_> {
         }
         let mut grown = self.model.grown_point.take();
         for sequence in listed {
-            if self.model.points.contains_key(&sequence) {
+            // Thinning makes points of instants.
+            let instant = self.model.were_instants.contains(&sequence);
+            if instant || self.model.points.contains_key(&sequence) {
                 continue;
             }
             // Only the mark of an earlier generation can be unknown here, and it may have been seen before its time; or the
             // point that a disk left that had grown.
             let marked = || self.model.maybe_point.clone().map(|(_, snapshot)| snapshot);
-            let snapshot = grown.take().or_else(marked).expect("a point nobody marked");
+            let Some(snapshot) = grown.take().or_else(marked) else {
+                panic!("a point nobody marked: seq:{sequence}")
+            };
             self.model.points.insert(sequence, snapshot);
         }
         Ok(())
@@ -564,6 +583,11 @@ impl Life<'_> {
                 self.model.points.remove(&sequence);
             }
         }
+        for sequence in self.model.instants.keys().copied().collect::<Vec<_>>() {
+            if self.is_dropped(&format!("m@seq:{sequence}")).await? {
+                self.model.instants.remove(&sequence);
+            }
+        }
         for (name, mut branch) in self.model.branches.clone() {
             for sequence in branch.moments.keys().copied().collect::<Vec<_>>() {
                 if self.is_dropped(&format!("m~{name}@seq:{sequence}")).await? {
@@ -584,14 +608,14 @@ impl Life<'_> {
     }
 
     pub(super) async fn verify_one(&mut self) -> Alive<()> {
-        if let Some((sequence, snapshot)) = pick(&self.model.points, self.choices) {
+        if let Some((sequence, snapshot)) = pick(&self.model.moments(), self.choices) {
             self.verify_moment(&format!("m@seq:{sequence}"), &snapshot).await?;
             self.model.say(format!("verified seq:{sequence}"));
         }
         Ok(())
     }
 
-    async fn verify_moment(&self, name: &str, snapshot: &Snapshot) -> Alive<()> {
+    pub(super) async fn verify_moment(&self, name: &str, snapshot: &Snapshot) -> Alive<()> {
         let found = self.alive(self.retention.resolve(&moment(name)).await, name)?;
         for (index, content) in snapshot.iter().enumerate() {
             let view = self.alive(self.retention.view(&found, &disk_name(index)), name)?;

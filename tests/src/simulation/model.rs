@@ -3,7 +3,7 @@
 use landfall_disks::faults::Seed;
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
 use landfall_retention::ids::{Generation, Position, StreamId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Sizes of the machine's disks at first: one crosses a leaf and ends within a block, one is small.
@@ -51,6 +51,15 @@ pub(super) struct Model {
     /// The last mark of an earlier generation: it became a point or did not.
     pub(super) maybe_point: Option<(Position, Snapshot)>,
     pub(super) points: BTreeMap<u64, Snapshot>,
+    /// Whether the source delivers in order: every batch is a moment.
+    pub(super) in_order: bool,
+    /// Some of the instants there are, and those of batches that were under way.
+    pub(super) instants: BTreeMap<u64, Snapshot>,
+    pub(super) maybe_instants: BTreeMap<u64, Snapshot>,
+    /// Every sequence that was an instant.
+    pub(super) were_instants: BTreeSet<u64>,
+    /// Sequences in the middle of passes.
+    pub(super) between: BTreeSet<u64>,
     /// Where history begins, and where a fold that was not answered wanted it.
     pub(super) start: u64,
     pub(super) maybe_start: Option<u64>,
@@ -80,6 +89,11 @@ impl Model {
             pending_mark: None,
             maybe_point: None,
             points: BTreeMap::new(),
+            in_order: false,
+            instants: BTreeMap::new(),
+            maybe_instants: BTreeMap::new(),
+            were_instants: BTreeSet::new(),
+            between: BTreeSet::new(),
             start: 0,
             maybe_start: None,
             maybe_grown: None,
@@ -109,10 +123,16 @@ impl Model {
         self.log
     }
 
-    /// History begins at `start`: the points below are gone.
+    /// Points and instants of the trunk.
+    pub(super) fn moments(&self) -> BTreeMap<u64, Snapshot> {
+        self.points.iter().chain(&self.instants).map(|(at, held)| (*at, held.clone())).collect()
+    }
+
+    /// History begins at `start`: the moments below are gone.
     pub(super) fn begin_at(&mut self, start: u64) {
         self.start = start;
         self.points = self.points.split_off(&start);
+        self.instants = self.instants.split_off(&start);
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
