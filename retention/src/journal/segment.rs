@@ -203,3 +203,19 @@ pub(super) fn new_entry(
 ) -> SegmentEntry {
     SegmentEntry { id, lane, salt, first, size_bytes, ended: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_disks::faults::{FaultFolder, Seed, run};
+
+    #[test]
+    fn a_segment_whose_folder_was_never_made_is_gone_when_it_is_removed() {
+        run(&mut Seed::new(1), |_| async {
+            let folder = Arc::new(FaultFolder::new(Seed::new(1)));
+            let segments = Segments::new(folder, &ManifestState::default());
+            let removed = segments.remove(LaneId::new(1), SegmentId::new(4)).await;
+            removed.expect("there is nothing to remove");
+        });
+    }
+}
