@@ -368,12 +368,6 @@ impl Retention {
         self.machines.read().lines.keys().copied().collect()
     }
 
-    /// How many lines there ever were that are gone: discarded branches, trunks of removed machines.
-    pub fn lines_gone(&self) -> u64 {
-        let state = self.manifest.state();
-        u64::from(state.given.line.number()).saturating_sub(state.lines.len() as u64)
-    }
-
     /// The journal and the index as they are.
     pub async fn journal(&self) -> Result<JournalStatus, FileError> {
         let lanes = self.lanes.iter().map(|lane| {

@@ -13,30 +13,29 @@
 //! line in the log that says from when on, and by which policy. Nothing here is needed for what is there to be read: cut off
 //! anywhere, the next start takes it up.
 
+mod counters;
+mod fold;
 mod forecast;
 mod pacing;
+mod release;
 mod space;
 mod trunk;
 mod words;
 
+pub(crate) use counters::FoldingCounters;
 pub(crate) use forecast::{Growth, Shrinking};
 pub(crate) use pacing::PaceLimits;
 pub(crate) use words::{shrinks as shrinks_in_words, volume_fills as volume_in_words};
 
 use futures_util::future::{Either, select};
-use landfall_disks::uring::{Core, spawn, timeout};
+use landfall_disks::uring::{Core, timeout};
 use landfall_retention::ids::{LineId, Sequence};
-use landfall_retention::name::Name;
-use landfall_retention::point::{Point, PointQuery};
-use landfall_retention::{
-    CompactError, Compacted, FoldError, ForgetReport, GroupSpace, HistoryWanted, Retention,
-    StartMoment, WantedStart,
-};
-use pacing::{AtWork, Governor, InTurns};
+use landfall_retention::{GroupSpace, HistoryWanted, Retention, StartMoment, WantedStart};
+use pacing::Governor;
 use parking_lot::Mutex;
+use release::Release;
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -44,12 +43,8 @@ use trunk::{Failing, Trunk};
 
 /// A look is taken at least so often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// While folds are under way, segments are compacted so often at most: what is folded is given back whole, without a copy.
-const COMPACT_BESIDE_FOLDS: Duration = Duration::from_secs(600);
 /// Folds that are under way at once, not counting those whose disk does not answer.
 const FOLDS_AT_ONCE: usize = 16;
-/// Points that are asked for together.
-const POINTS_AT_ONCE: usize = 1000;
 
 /// How folding goes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -74,70 +69,19 @@ pub(crate) struct Folding {
     /// Tasks there are.
     tasks: watch::Sender<usize>,
     state: Mutex<State>,
-    counters: Counters,
+    counters: Mutex<FoldingCounters>,
 }
 
 #[derive(Default)]
 struct State {
     trunks: BTreeMap<LineId, Trunk>,
-    /// Lines that were gone at the last look: with each one, segments may go.
-    lines_gone: u64,
-    forget: Forget,
+    release: Release,
     /// Why the last look failed.
     looking: Failing,
     /// How the journal grows.
     growth: Growth,
     /// The volume is used up within a day, which was logged.
     volume_fills: bool,
-}
-
-#[derive(Default)]
-struct Forget {
-    /// Something was folded or taken away since the last one.
-    due: bool,
-    running: bool,
-    failing: Failing,
-    /// When segments were last compacted, or the task began.
-    compacted: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Counters {
-    folds: AtomicU64,
-    failures: AtomicU64,
-    data_bytes: AtomicU64,
-    zero_bytes: AtomicU64,
-    released_segments: AtomicU64,
-    released_bytes: AtomicU64,
-    compacted_segments: AtomicU64,
-    compacted_bytes: AtomicU64,
-    moved_bytes: AtomicU64,
-    forget_failures: AtomicU64,
-}
-
-/// What was counted since the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct FoldingCounters {
-    /// Folds that ended well.
-    pub(crate) folds: u64,
-    /// Folds that were refused or cut off by something that failed.
-    pub(crate) failures: u64,
-    /// Bytes written to images by those that ended well.
-    pub(crate) data_bytes: u64,
-    /// Bytes of images that they made zero.
-    pub(crate) zero_bytes: u64,
-    /// Segments that were released.
-    pub(crate) released_segments: u64,
-    /// Their bytes.
-    pub(crate) released_bytes: u64,
-    /// Segments that were needed in part and are gone.
-    pub(crate) compacted_segments: u64,
-    /// Their bytes.
-    pub(crate) compacted_bytes: u64,
-    /// Bytes written anew for what was needed of them.
-    pub(crate) moved_bytes: u64,
-    /// Looks for free segments that failed.
-    pub(crate) forget_failures: u64,
 }
 
 /// What is known of the history of one machine.
@@ -176,7 +120,6 @@ impl Folding {
         let weak = Arc::downgrade(retention);
         let of = weak.clone();
         let load = move || of.upgrade().map(|store| store.lane_load()).unwrap_or_default();
-        let forget = Forget { due: true, compacted: Some(Instant::now()), ..Forget::default() };
         Self {
             settings,
             retention: weak,
@@ -185,8 +128,8 @@ impl Folding {
             wake,
             stop: watch::Sender::new(false),
             tasks: watch::Sender::new(0),
-            state: Mutex::new(State { forget, ..State::default() }),
-            counters: Counters::default(),
+            state: Mutex::new(State { release: Release::new(), ..State::default() }),
+            counters: Mutex::default(),
         }
     }
 
@@ -250,15 +193,14 @@ impl Folding {
             self.start_fold(&retention, line, floor);
         }
         // Whatever was dropped or written since may have left segments half-dead. Where nothing did, that is found at once.
-        self.state.lock().forget.due = true;
-        self.start_forget(&retention);
+        self.start_release(&retention);
     }
 
     /// Takes over what was found, and says who holds history back.
     fn note(&self, retention: &Retention, found: Vec<WantedStart>) {
         let lines = retention.line_ids();
         let mut state = self.state.lock();
-        let State { trunks, forget, lines_gone, .. } = &mut *state;
+        let trunks = &mut state.trunks;
         trunks.retain(|line, trunk| lines.contains(line) || trunk.running.is_some());
         trunks.values_mut().for_each(|trunk| trunk.found = None);
         for found in found {
@@ -271,9 +213,6 @@ impl Folding {
             }
             trunk.found = Some(found);
         }
-        let gone = retention.lines_gone();
-        forget.due |= gone > *lines_gone;
-        *lines_gone = gone;
     }
 
     /// The folds that are to begin: those first that waited longest.
@@ -300,218 +239,18 @@ impl Folding {
         due.into_iter().map(|(_, line, floor)| (line, floor)).collect()
     }
 
-    fn start_fold(self: &Arc<Self>, retention: &Arc<Retention>, line: LineId, floor: Sequence) {
-        let at_work = Arc::new(AtWork::default());
-        let (machine, pressed) = {
-            let mut state = self.state.lock();
-            let trunk = state.trunks.entry(line).or_default();
-            trunk.running = Some(Arc::clone(&at_work));
-            trunk.begun = Some(Instant::now());
-            let wanted = trunk.found.as_ref().map(|found| found.wanted.sequence);
-            // Further than the policy alone would have it.
-            let pressed = trunk.space.clone().filter(|_| wanted.is_none_or(|at| floor > at));
-            (trunk.found.as_ref().map(|found| found.machine.clone()), pressed)
-        };
-        let machine = machine.or_else(|| machine_of(retention, line));
-        let task = Task::begin(self);
-        let (own, retention) = (Arc::clone(self), Arc::clone(retention));
-        // On the core of whatever: the work of a window is small beside its reads and writes.
-        let core = &self.cores[usize::try_from(line.number()).unwrap_or(0) % self.cores.len()];
-        core.spawn(move || async move {
-            let _task = task;
-            let ends = FoldEnds { folding: &own, line };
-            if let Some(machine) = machine {
-                own.fold(&retention, &machine, (line, floor), pressed, &at_work).await;
-            }
-            drop(ends);
-        });
-    }
-
-    async fn fold(
-        &self,
-        retention: &Retention,
-        machine: &Name,
-        (line, floor): (LineId, Sequence),
-        pressed: Option<GroupSpace>,
-        at_work: &Arc<AtWork>,
-    ) {
-        let begun = Instant::now();
-        let given_up = pressed.as_ref().map(|_| points_below(retention, machine, floor));
-        let before = begins(retention, machine);
-        if before.is_some_and(|before| before.sequence == floor) {
-            tracing::info!("{machine}: going on with the fold to seq:{floor} that was cut off");
-        }
-        let pace = InTurns::new(&self.governor, at_work);
-        let Some(folded) = self.until_stopped(retention.fold_to(line, floor, &pace)).await else {
-            return;
-        };
-        drop(pace);
-        let took = begun.elapsed();
-        let policy = retention.policy(machine).map(|status| status.policy);
-        if let (Some(after), Ok(policy)) = (begins(retention, machine), policy)
-            && before.is_none_or(|before| before.sequence < after.sequence)
-        {
-            let quota = pressed.as_ref().and_then(|space| space.policy.space());
-            for point in given_up.iter().flatten() {
-                tracing::warn!("{}", words::given_up(machine, point, quota));
-            }
-            tracing::info!("{}", words::begins_later(machine, before, after, &policy, quota));
-        }
-        let mut state = self.state.lock();
-        let State { trunks, forget, .. } = &mut *state;
-        let trunk = trunks.entry(line).or_default();
-        match folded {
-            Ok(report) => {
-                self.counters.folds.fetch_add(1, Relaxed);
-                self.counters.data_bytes.fetch_add(report.data_bytes, Relaxed);
-                self.counters.zero_bytes.fetch_add(report.zero_bytes, Relaxed);
-                tracing::info!("{}", words::folded(machine, &report, took));
-                trunk.failing.went_well();
-                trunk.last = Some((report, took));
-                forget.due = true;
-            }
-            // Somebody took hold of something in between, dropped it, or removed the machine: the next look knows.
-            Err(
-                FoldError::Held { .. }
-                | FoldError::Gone
-                | FoldError::UnderWay
-                | FoldError::NotAMoment(_)
-                | FoldError::AboveNewest { .. },
-            ) => trunk.failing.overtaken(Instant::now()),
-            Err(error) => {
-                self.counters.failures.fetch_add(1, Relaxed);
-                let (pause, news) = trunk.failing.failed(error.to_string(), Instant::now());
-                if news {
-                    tracing::error!("{}", words::failed(machine, &error, pause));
-                }
-            }
-        }
-    }
-
-    fn start_forget(self: &Arc<Self>, retention: &Arc<Retention>) {
-        {
-            let mut state = self.state.lock();
-            let forget = &mut state.forget;
-            if !forget.due || forget.running || !forget.failing.may_try(Instant::now()) {
-                return;
-            }
-            (forget.due, forget.running) = (false, true);
-        }
-        let task = Task::begin(self);
-        let (own, retention) = (Arc::clone(self), Arc::clone(retention));
-        spawn(async move {
-            let _task = task;
-            let ends = ForgetEnds(&own);
-            own.until_stopped(own.forget(&retention)).await;
-            drop(ends);
-        });
-    }
-
-    /// Gives back segments until none is left to be looked at.
-    async fn forget(&self, retention: &Retention) {
-        let begun = Instant::now();
-        let mut given = ForgetReport::default();
-        let failed = loop {
-            let pace = InTurns::new(&self.governor, &Arc::default());
-            match retention.forget(&pace).await {
-                Ok(report) => {
-                    self.counters.released_segments.fetch_add(report.segments as u64, Relaxed);
-                    self.counters.released_bytes.fetch_add(report.bytes, Relaxed);
-                    given.segments += report.segments;
-                    given.bytes += report.bytes;
-                    if report.left == 0 {
-                        break None;
-                    }
-                }
-                Err(error) => break Some(error.to_string()),
-            }
-        };
-        if given.segments > 0 {
-            tracing::info!("{}", words::released(&given, begun.elapsed()));
-        }
-        let failed = match failed {
-            None => self.compact(retention).await.err().map(|error| error.to_string()),
-            failed => failed,
-        };
-        let mut state = self.state.lock();
-        let forget = &mut state.forget;
-        match failed {
-            None => {
-                forget.failing.went_well();
-            }
-            Some(error) => {
-                self.counters.forget_failures.fetch_add(1, Relaxed);
-                forget.due = true;
-                let (pause, news) = forget.failing.failed(error.clone(), Instant::now());
-                if news {
-                    tracing::error!("{}", words::not_released(&error, pause));
-                }
-            }
-        }
-    }
-
-    /// Moves together what is needed of segments that are needed in part, until no more can be done at present.
-    async fn compact(&self, retention: &Retention) -> Result<(), CompactError> {
-        let begun = Instant::now();
-        {
-            let mut state = self.state.lock();
-            let at_work = |trunk: &Trunk| trunk.running.is_some() && !trunk.is_stalled();
-            let folding = state.trunks.values().any(at_work);
-            let lately =
-                state.forget.compacted.is_some_and(|at| at.elapsed() < COMPACT_BESIDE_FOLDS);
-            if folding && lately {
-                return Ok(());
-            }
-            state.forget.compacted = Some(begun);
-        }
-        let mut sum = Compacted::default();
-        let ended = loop {
-            let pace = InTurns::new(&self.governor, &Arc::default());
-            match retention.compact(&pace).await {
-                Ok(done) => {
-                    self.counters.released_segments.fetch_add(done.segments as u64, Relaxed);
-                    self.counters.released_bytes.fetch_add(done.bytes_freed, Relaxed);
-                    self.counters.compacted_segments.fetch_add(done.segments as u64, Relaxed);
-                    self.counters.compacted_bytes.fetch_add(done.bytes_freed, Relaxed);
-                    self.counters.moved_bytes.fetch_add(done.bytes_moved, Relaxed);
-                    sum.segments += done.segments;
-                    sum.bytes_freed += done.bytes_freed;
-                    sum.bytes_moved += done.bytes_moved;
-                    if done.left == 0 || (done.segments == 0 && done.examined == 0) {
-                        break Ok(());
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        if sum.segments > 0 {
-            tracing::info!("{}", words::compacted(&sum, begun.elapsed()));
-        }
-        ended
-    }
-
     /// What was counted.
     pub(crate) fn counters(&self) -> FoldingCounters {
-        let Counters { folds, failures, data_bytes, zero_bytes, .. } = &self.counters;
-        let Counters { released_segments, released_bytes, forget_failures, .. } = &self.counters;
-        let Counters { compacted_segments, compacted_bytes, moved_bytes, .. } = &self.counters;
-        FoldingCounters {
-            folds: folds.load(Relaxed),
-            failures: failures.load(Relaxed),
-            data_bytes: data_bytes.load(Relaxed),
-            zero_bytes: zero_bytes.load(Relaxed),
-            released_segments: released_segments.load(Relaxed),
-            released_bytes: released_bytes.load(Relaxed),
-            compacted_segments: compacted_segments.load(Relaxed),
-            compacted_bytes: compacted_bytes.load(Relaxed),
-            moved_bytes: moved_bytes.load(Relaxed),
-            forget_failures: forget_failures.load(Relaxed),
-        }
+        *self.counters.lock()
+    }
+
+    fn count(&self, that: impl FnOnce(&mut FoldingCounters)) {
+        that(&mut self.counters.lock());
     }
 
     /// Why segments are not released, if that fails.
     pub(crate) fn forget_failure(&self) -> Option<String> {
-        self.state.lock().forget.failing.why().map(str::to_owned)
+        self.state.lock().release.failure().map(str::to_owned)
     }
 
     /// The share of the time that a fold is at work at present.
@@ -555,63 +294,4 @@ impl Drop for Task {
             folding.tasks.send_modify(|tasks| *tasks -= 1);
         }
     }
-}
-
-/// However a fold ends, the next one may begin.
-struct FoldEnds<'a> {
-    folding: &'a Folding,
-    line: LineId,
-}
-
-impl Drop for FoldEnds<'_> {
-    fn drop(&mut self) {
-        if let Some(trunk) = self.folding.state.lock().trunks.get_mut(&self.line) {
-            trunk.running = None;
-        }
-        self.folding.wake.notify_one();
-    }
-}
-
-struct ForgetEnds<'a>(&'a Folding);
-
-impl Drop for ForgetEnds<'_> {
-    fn drop(&mut self) {
-        let due = {
-            let forget = &mut self.0.state.lock().forget;
-            forget.running = false;
-            forget.due
-        };
-        // Something was folded while it ran.
-        if due {
-            self.0.wake.notify_one();
-        }
-    }
-}
-
-fn machine_of(retention: &Retention, line: LineId) -> Option<Name> {
-    let mut machines = retention.machines().into_iter().map(|machine| machine.name);
-    machines.find(|machine| retention.trunk(machine).is_ok_and(|trunk| trunk == line))
-}
-
-/// Points that a fold to `floor` gives up, oldest first.
-fn points_below(retention: &Retention, machine: &Name, floor: Sequence) -> Vec<Point> {
-    let mut given_up = Vec::new();
-    let mut query = PointQuery::all(POINTS_AT_ONCE);
-    loop {
-        let Ok(page) = retention.points(machine, None, &query) else { return given_up };
-        let last = page.last().map(|status| status.point.sequence);
-        let below = page.into_iter().map(|status| status.point);
-        let before = given_up.len();
-        given_up.extend(below.take_while(|point| point.sequence < floor));
-        match last {
-            Some(last) if given_up.len() - before == POINTS_AT_ONCE => query.after = Some(last),
-            _ => return given_up,
-        }
-    }
-}
-
-/// Where the history of a machine begins, if anything was folded.
-fn begins(retention: &Retention, machine: &Name) -> Option<StartMoment> {
-    let start = retention.history(machine).ok()?.start?;
-    Some(StartMoment { sequence: start.sequence, commit_time: start.commit_time })
 }
