@@ -4,5 +4,6 @@
 pub mod churn;
 pub mod harness;
 pub mod simulation;
+pub mod web;
 pub mod world;
 pub mod writable;

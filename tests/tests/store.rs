@@ -1,57 +1,34 @@
 //! The store as its callers see it: what is refused, what survives damage and loss, what names mean.
 
-use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::Folder as _;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
 use landfall_retention::ids::{ContentId, Generation, Position, Sequence, StreamId};
 use landfall_retention::name::Label;
-use landfall_retention::point::{Point, PointKind};
+use landfall_retention::point::PointKind;
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
-    AppendError, BlockHash, ChangeError, DiskState, ImageSpec, NewDisk, NewExport, NewMachine,
-    OpenReport, Opened, ResolveError, Retention, Stream, StreamContent, StreamError, StreamExtent,
-    StreamRequest,
+    AppendError, BlockHash, ChangeError, DiskState, NewExport, ResolveError, Retention, Stream,
+    StreamError, StreamRequest,
 };
+use landfall_tests::web::{IMAGE, add_web, mark, put, read, with_store};
 use landfall_tests::world::{World, moment, name};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 const SIZE: u64 = 256 << 10;
-const IMAGE: &str = "web-os.raw";
-
-/// Opens the store in `world` and hands it to `test`.
-fn with_store<T>(
-    world: &World,
-    test: impl FnOnce(Arc<Retention>, OpenReport) -> LocalBoxFuture<'static, T>,
-) -> T {
-    run(&mut Seed::new(7), |spawner| async move {
-        let opened = Retention::open(world.surroundings(), World::settings()).await;
-        let Opened { retention, lanes, report } = opened.expect("the store opens");
-        lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-        test(retention, report).await
-    })
-}
 
 /// A store with machine `web` of one disk `os` whose blocks are all `1` at its first point.
 fn seeded() -> World {
     let world = World::new(&mut Seed::new(3));
     with_store(&world, |store, _| {
         Box::pin(async move {
-            add_web(&store).await.expect("a new machine");
+            add_web(&store, SIZE).await.expect("a new machine");
             let stream = open(&store, 1, 0).await.expect("nobody streams");
             put(&stream, 1, 0, vec![1; 256 << 10]).await.expect("a seed");
             mark(&stream, 2).await;
         })
     });
     world
-}
-
-async fn add_web(store: &Retention) -> Result<(), ChangeError> {
-    let image = ImageSpec { format: "raw".into(), path: IMAGE.into(), size_bytes: SIZE };
-    let disks = vec![NewDisk { name: name("os"), image, adopt: false }];
-    let machine = NewMachine { name: name("web"), display_name: String::new(), disks };
-    store.add_machine(machine).await
 }
 
 fn request(stream: u8, generation: u64) -> StreamRequest {
@@ -66,25 +43,6 @@ fn request(stream: u8, generation: u64) -> StreamRequest {
 
 async fn open(store: &Retention, stream: u8, generation: u64) -> Result<Stream, StreamError> {
     store.open_stream(request(stream, generation)).await
-}
-
-async fn put(stream: &Stream, at: u64, offset: u64, data: Vec<u8>) -> Result<(), StreamError> {
-    let range = ByteRange::at(ByteOffset::new(offset), data.len() as u64).expect("a range");
-    let hash = *blake3::hash(&data).as_bytes();
-    let content = StreamContent::Data { bytes: Buffer::copy_of(&data), hash };
-    let extents = vec![StreamExtent { range, content }];
-    stream.apply(Position::new(at), stream.disks()[0].id, Timestamp::default(), extents).await
-}
-
-async fn mark(stream: &Stream, at: u64) -> Point {
-    let marked = stream.mark(Position::new(at), PointKind::Crash, None, Timestamp::default()).await;
-    marked.expect("a point")
-}
-
-async fn read(store: &Retention, at: &str, range: ByteRange) -> Result<Vec<u8>, DiskError> {
-    let moment = store.resolve(&moment(at)).await.expect(at);
-    let view = store.view(&moment, &name("os")).expect(at);
-    view.read(range).await.map(|bytes| bytes.to_vec())
 }
 
 fn block(index: u64) -> ByteRange {

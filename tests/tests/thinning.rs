@@ -3,13 +3,13 @@
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
-use landfall_retention::ids::{Generation, Position, StreamId};
+use landfall_retention::ids::{Generation, StreamId};
 use landfall_retention::point::{Point, PointKind, PointQuery};
 use landfall_retention::time::{Clock, Timestamp};
 use landfall_retention::{
-    ChangeError, ImageSpec, Moment, NewDisk, NewExport, NewMachine, Opened, ResolveError,
-    Retention, Stream, StreamContent, StreamExtent, StreamRequest,
+    ChangeError, Moment, NewExport, Opened, ResolveError, Retention, Stream, StreamRequest,
 };
+use landfall_tests::web::{add_web, put, with_store};
 use landfall_tests::world::{World, moment, name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,26 +17,6 @@ use std::time::Duration;
 const SIZE: u64 = 64 << 10;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Opens the store in `world` and hands it to `test`.
-fn with_store<T>(
-    world: &World,
-    test: impl FnOnce(Arc<Retention>) -> LocalBoxFuture<'static, T>,
-) -> T {
-    run(&mut Seed::new(7), |spawner| async move {
-        let opened = Retention::open(world.surroundings(), World::settings()).await;
-        let Opened { retention, lanes, .. } = opened.expect("the store opens");
-        lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-        test(retention).await
-    })
-}
-
-async fn add_web(store: &Retention) {
-    let image = ImageSpec { format: "raw".into(), path: "web-os.raw".into(), size_bytes: SIZE };
-    let disks = vec![NewDisk { name: name("os"), image, adopt: false }];
-    let machine = NewMachine { name: name("web"), display_name: String::new(), disks };
-    store.add_machine(machine).await.expect("a new machine");
-}
 
 async fn set_policy(store: &Retention, text: &str) {
     let policy = text.parse().expect("a policy");
@@ -56,14 +36,8 @@ async fn open(store: &Retention, generation: u64) -> Stream {
 
 /// Block 0 becomes `byte` in every block, and that is a point.
 async fn pass(stream: &Stream, byte: u8, kind: PointKind) -> Point {
-    let at = Position::new(stream.applied().number() + 1);
-    let data = vec![byte; 4096];
-    let hash = *blake3::hash(&data).as_bytes();
-    let content = StreamContent::Data { bytes: Buffer::copy_of(&data), hash };
-    let range = ByteRange::up_to(4096);
-    let extents = vec![StreamExtent { range, content }];
-    let applied = stream.apply(at, stream.disks()[0].id, Timestamp::default(), extents).await;
-    applied.expect("it is applied");
+    let at = stream.applied().next();
+    put(stream, at.number(), 0, vec![byte; 4096]).await.expect("it is applied");
     stream.mark(at.next(), kind, None, Timestamp::default()).await.expect("a point")
 }
 
@@ -84,9 +58,9 @@ fn listed(store: &Retention, branch: Option<&str>) -> Vec<u64> {
 fn thinnable() -> (World, Vec<Point>) {
     let world = World::new(&mut Seed::new(3));
     let clock = Arc::clone(&world.clock);
-    let points = with_store(&world, |store| {
+    let points = with_store(&world, |store, _| {
         Box::pin(async move {
-            add_web(&store).await;
+            add_web(&store, SIZE).await.expect("a new machine");
             let stream = open(&store, 0).await;
             let mut points = Vec::new();
             for byte in 1..=9 {
@@ -212,7 +186,7 @@ fn pins_branches_and_exports_keep_their_points() {
     let clock = Arc::clone(&world.clock);
     let [pinned, branched, exported] = [1, 2, 4].map(|index| points[index].clone());
     let newest = points[9].clone();
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let at = |point: &Point| moment(&format!("web@seq:{}", point.sequence));
             store.pin(&at(&pinned)).await.expect("it is there");
@@ -255,7 +229,7 @@ fn pins_branches_and_exports_keep_their_points() {
 fn a_point_that_somebody_has_open_stays_until_it_is_closed() {
     let (world, points) = thinnable();
     let clock = Arc::clone(&world.clock);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let (open, late, newest) = (points[1].clone(), points[2].clone(), points[9].clone());
             let at = |point: &Point| moment(&format!("web@seq:{}", point.sequence));
@@ -285,14 +259,14 @@ fn a_pause_before_the_start_is_believed_if_it_is_short() {
         let (world, points) = thinnable();
         let all = sequences(&points);
         let clock = Arc::clone(&world.clock);
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             Box::pin(async move {
                 set_policy(&store, "keep all for 24h").await;
                 store.thin().await.expect("it thins");
             })
         });
         clock.pass(pause);
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             Box::pin(async move {
                 set_policy(&store, "keep all for 10m").await;
                 let report = store.thin().await.expect("it thins, or says why not");
@@ -311,7 +285,7 @@ fn a_locked_point_stays_until_its_date_whoever_asks() {
     let locked = points[1].clone();
     let at = moment(&format!("web@seq:{}", locked.sequence));
     let (newest, number) = (points[9].sequence.number(), locked.sequence.number());
-    let until = with_store(&world, |store| {
+    let until = with_store(&world, |store, _| {
         let (clock, at) = (Arc::clone(&clock), at.clone());
         Box::pin(async move {
             let now = clock.now();
@@ -333,7 +307,7 @@ fn a_locked_point_stays_until_its_date_whoever_asks() {
         })
     });
     // A restart forgets nothing.
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         let (clock, at) = (Arc::clone(&clock), at.clone());
         Box::pin(async move {
             let unlocked = store.unlock(&at).await;
@@ -369,7 +343,7 @@ fn a_clock_that_is_moved_drops_nothing_until_somebody_says_it_is_right() {
         let (world, points) = thinnable();
         let clock = Arc::clone(&world.clock);
         let all = sequences(&points);
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             let (clock, all) = (Arc::clone(&clock), all.clone());
             Box::pin(async move {
                 set_policy(&store, "keep all for 24h").await;
@@ -387,7 +361,7 @@ fn a_clock_that_is_moved_drops_nothing_until_somebody_says_it_is_right() {
             })
         });
         // It stands after a restart, and when time goes on as if nothing had happened.
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             let clock = Arc::clone(&clock);
             Box::pin(async move {
                 clock.pass(MINUTE);
@@ -407,7 +381,7 @@ fn a_clock_that_is_moved_drops_nothing_until_somebody_says_it_is_right() {
 fn instants_of_a_branch_are_thinned_like_points() {
     let (world, _) = thinnable();
     let clock = Arc::clone(&world.clock);
-    let kept = with_store(&world, |store| {
+    let kept = with_store(&world, |store, _| {
         Box::pin(async move {
             let origin = store.resolve(&moment("web@latest")).await.expect("there are points");
             store.add_branch(&origin, name("test")).await.expect("a branch");
@@ -437,9 +411,9 @@ fn instants_of_a_branch_are_thinned_like_points() {
         })
     });
     let again = kept.clone();
-    with_store(&world, |store| Box::pin(async move { check_instants(&store, &again).await }));
+    with_store(&world, |store, _| Box::pin(async move { check_instants(&store, &again).await }));
     let world = world.without_index();
-    with_store(&world, |store| Box::pin(async move { check_instants(&store, &kept).await }));
+    with_store(&world, |store, _| Box::pin(async move { check_instants(&store, &kept).await }));
 }
 
 async fn check_instants(store: &Retention, kept: &[u64]) {
