@@ -11,8 +11,6 @@ use landfall_tests::world::World;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 const POINTS: usize = 24;
@@ -258,27 +256,10 @@ fn reads_that_began_before_end_before_a_segment_goes() {
     for seed in 35..39 {
         let (world, points) = thinned(seed);
         with_store(&world, async |store, spawner| {
-            let reads = Rc::new(Cell::new(0));
-            let (own, counted, kept) = (Arc::clone(&store), Rc::clone(&reads), points.clone());
-            spawner.spawn(async move {
-                loop {
-                    for (sequence, content) in &kept {
-                        let at = format!("web@seq:{sequence}");
-                        let found = read(&own, &at, 0).await.expect(&at);
-                        assert!(found == content[0], "{at} differs");
-                        counted.set(counted.get() + 1);
-                    }
-                }
-            });
-            let passes = async |count: usize| {
-                let until = reads.get() + count;
-                while reads.get() < until {
-                    store.tick().await;
-                }
-            };
-            passes(2 * points.len()).await;
+            let reader = Reader::start(&store, &spawner, &points);
+            reader.has_read(2).await;
             assert!(compact(&store).await.segments > 0);
-            passes(points.len()).await;
+            reader.has_read(1).await;
         });
     }
 }

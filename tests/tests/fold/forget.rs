@@ -6,8 +6,6 @@ use landfall_disks::faults::Seed;
 use landfall_retention::ids::{Generation, Position};
 use landfall_retention::{FoldPace, ForgetReport, Retention};
 use landfall_tests::world::World;
-use std::rc::Rc;
-use std::sync::Arc;
 
 const POINTS: usize = 12;
 const KEPT: usize = 9;
@@ -134,31 +132,11 @@ fn reads_that_began_before_end_before_a_segment_goes() {
         let (world, points) = past(seed, POINTS);
         let start = points[KEPT].0;
         with_store(&world, async |store, spawner| {
-            let reads = Rc::new(std::cell::Cell::new(0));
-            let (own, counted) = (Arc::clone(&store), Rc::clone(&reads));
-            let kept = points[KEPT..].to_vec();
-            // Its leaves were resolved before the fold, and it is in the midst of a read most of the time.
-            spawner.spawn(async move {
-                loop {
-                    for (sequence, content) in &kept {
-                        let at = format!("web@seq:{sequence}");
-                        let found = read(&own, &at, 0).await.expect(&at);
-                        assert!(found == content[0], "{at} differs");
-                        counted.set(counted.get() + 1);
-                    }
-                }
-            });
-            let passes = async |count: usize| {
-                let until = reads.get() + count;
-                while reads.get() < until {
-                    // Goes through a lane, so that others have their turn.
-                    store.tick().await;
-                }
-            };
-            passes(2 * points.len()).await;
+            let reader = Reader::start(&store, &spawner, &points[KEPT..]);
+            reader.has_read(2).await;
             fold(&store, start).await.expect("nobody holds what is older");
             assert!(forget(&store).await.segments > 0);
-            passes(points.len()).await;
+            reader.has_read(1).await;
             check(&store, &points, start).await;
         });
     }

@@ -14,7 +14,9 @@ use landfall_retention::{
 };
 use landfall_tests::world::World;
 pub(crate) use landfall_tests::world::{moment, name};
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,5 +228,45 @@ pub(crate) async fn check_images(folder: &FaultFolder, content: &Content) {
         let file = file.expect("the image is there");
         let bytes = file.read_at(0, Buffer::zeroed(expected.len())).await.expect("readable");
         assert!(bytes[..] == expected[..], "image {disk} differs");
+    }
+}
+
+/// Somebody who reads the first disk at `points` again and again, and finds it as it was.
+pub(crate) struct Reader {
+    store: Arc<Retention>,
+    reads: Rc<Cell<usize>>,
+    points: usize,
+}
+
+impl Reader {
+    /// Begins. Leaves are resolved once; most of the time it is in the midst of a read.
+    pub(crate) fn start(
+        store: &Arc<Retention>,
+        spawner: &Spawner,
+        points: &[(u64, Content)],
+    ) -> Self {
+        let reads = Rc::new(Cell::new(0));
+        let (own, counted, points) = (Arc::clone(store), Rc::clone(&reads), points.to_vec());
+        let count = points.len();
+        spawner.spawn(async move {
+            loop {
+                for (sequence, content) in &points {
+                    let at = format!("web@seq:{sequence}");
+                    let found = read(&own, &at, 0).await.expect(&at);
+                    assert!(found == content[0], "{at} differs");
+                    counted.set(counted.get() + 1);
+                }
+            }
+        });
+        Self { store: Arc::clone(store), reads, points: count }
+    }
+
+    /// Waits until all points were read `times` more.
+    pub(crate) async fn has_read(&self, times: usize) {
+        let until = self.reads.get() + times * self.points;
+        while self.reads.get() < until {
+            // Goes through a lane, so that others have their turn.
+            self.store.tick().await;
+        }
     }
 }
