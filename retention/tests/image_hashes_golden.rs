@@ -3,47 +3,16 @@
 //!
 //! The fixture is never edited. A change that makes this fail cannot read what is on people's disks.
 
+mod fixture_text;
+
+use fixture_text::{bytes_of, text_of};
 use landfall_retention::ids::{DiskId, Sequence};
 use landfall_retention::image_hashes::format::{
     Header, LogHeader, PAGE_BYTES, Target, encode_page, parse_page,
 };
 use landfall_retention::image_hashes::{Page, PageNumber};
-use std::fmt::Write;
 
 const FIXTURE: &str = include_str!("../../tests/fixtures/image-hashes-v1.hex");
-const ROW: usize = 32;
-
-/// Bytes as text: the length, then `offset times hex` for rows of 32 bytes that are not zero.
-fn text_of(bytes: &[u8]) -> String {
-    let mut text = format!("{}\n", bytes.len());
-    let rows: Vec<&[u8]> = bytes.chunks(ROW).collect();
-    let mut row = 0;
-    while row < rows.len() {
-        let times = rows[row..].iter().take_while(|other| **other == rows[row]).count();
-        if rows[row].iter().any(|byte| *byte != 0) {
-            write!(text, "{} {times} ", row * ROW).expect("a string takes it");
-            rows[row].iter().for_each(|byte| write!(text, "{byte:02x}").expect("as above"));
-            text.push('\n');
-        }
-        row += times;
-    }
-    text
-}
-
-fn bytes_of(text: &str) -> Vec<u8> {
-    let mut lines = text.lines();
-    let length = lines.next().and_then(|line| line.parse().ok()).expect("a length");
-    let mut bytes = vec![0; length];
-    for line in lines {
-        let words: Vec<_> = line.split(' ').collect();
-        let [at, times, hex] = words[..] else { panic!("{line}") };
-        let (at, times): (usize, usize) = (at.parse().expect("at"), times.parse().expect("times"));
-        let byte = |byte: usize| u8::from_str_radix(&hex[2 * byte..2 * byte + 2], 16).expect("hex");
-        let row: Vec<u8> = (0..ROW).map(byte).collect::<Vec<_>>().repeat(times);
-        bytes[at..at + row.len()].copy_from_slice(&row);
-    }
-    bytes
-}
 
 fn header() -> Header {
     Header {
