@@ -378,50 +378,19 @@ mod tests {
         assert_eq!(left(&rocks), left(&memory));
     }
 
-    /// A block with a hundred thousand versions, nearly all of them forgotten, costs as many steps as one with none.
-    #[test]
-    fn forgotten_versions_are_not_in_the_way_of_a_look_up() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        let last = 100_000_u64;
+    /// Block 7 in versions 1 to `last`, each in the unit of its number.
+    fn rewrite(store: &RocksIndex, last: u32) {
         for sequence in 1..=last {
             let mut batch = IndexBatch::default();
             let range = ByteRange::at(Block::new(7).offset(), BLOCK_SIZE).unwrap();
-            let place = (SegmentId::new(1), 1);
-            put_data(&mut batch, (LINE, DISK, Sequence::new(sequence)), range, place, &[1]);
+            let place = (SegmentId::new(1), sequence);
+            put_data(&mut batch, (LINE, DISK, Sequence::new(sequence.into())), range, place, &[1]);
             store.write(batch).unwrap();
         }
-        store.flush().unwrap();
-        let before = store.size_bytes();
-        store.set_forgotten(floor(last - 10));
-        store.compact().unwrap();
-        assert!(store.size_bytes() * 20 < before, "{} of {before} bytes left", store.size_bytes());
-        let mut cursor = store.cursor();
-        cursor.seek(&[1]).unwrap();
-        let mut versions = 0;
-        while cursor.entry().is_some() {
-            versions += 1;
-            cursor.advance().unwrap();
-        }
-        assert_eq!(versions, 10);
     }
 
-    /// What lies between kept points is forgotten too, and every point sees what it saw.
-    #[test]
-    fn versions_between_kept_points_are_not_in_the_way_either() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        let last = 100_000_u64;
-        for sequence in 1..=last {
-            let mut batch = IndexBatch::default();
-            let range = ByteRange::at(Block::new(7).offset(), BLOCK_SIZE).unwrap();
-            let place = (SegmentId::new(1), u32::try_from(sequence).unwrap());
-            put_data(&mut batch, (LINE, DISK, Sequence::new(sequence)), range, place, &[1]);
-            store.write(batch).unwrap();
-        }
-        let kept = [25_000, 60_000, 99_000];
-        store.set_forgotten(seen(1000, &kept, last - 1));
-        store.compact().unwrap();
+    /// The versions that are left, newest first.
+    fn versions(store: &RocksIndex) -> Vec<u64> {
         let mut cursor = store.cursor();
         cursor.seek(&[1]).unwrap();
         let mut versions = Vec::new();
@@ -429,7 +398,36 @@ mod tests {
             versions.push(super::super::block_key::parse_key(key).unwrap().sequence.number());
             cursor.advance().unwrap();
         }
-        assert_eq!(versions, [last, last - 1, 99_000, 60_000, 25_000]);
+        versions
+    }
+
+    /// A block with a hundred thousand versions, nearly all of them forgotten, costs as many steps as one with none.
+    #[test]
+    fn forgotten_versions_are_not_in_the_way_of_a_look_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let last = 100_000;
+        rewrite(&store, last);
+        store.flush().unwrap();
+        let before = store.size_bytes();
+        store.set_forgotten(floor(u64::from(last) - 10));
+        store.compact().unwrap();
+        assert!(store.size_bytes() * 20 < before, "{} of {before} bytes left", store.size_bytes());
+        assert_eq!(versions(&store).len(), 10);
+    }
+
+    /// What lies between kept points is forgotten too, and every point sees what it saw.
+    #[test]
+    fn versions_between_kept_points_are_not_in_the_way_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let last = 100_000;
+        rewrite(&store, last);
+        let kept = [25_000, 60_000, 99_000];
+        store.set_forgotten(seen(1000, &kept, u64::from(last) - 1));
+        store.compact().unwrap();
+        let [newest, kept_back] = [last, last - 1].map(u64::from);
+        assert_eq!(versions(&store), [newest, kept_back, 99_000, 60_000, 25_000]);
         for point in kept {
             let floor = || Sequence::new(1000);
             let leaf =
