@@ -92,6 +92,12 @@ impl History {
         self.changes.keys().copied().collect()
     }
 
+    /// Whether `witness` was changed after the point of batch `after`, up to that of `through`.
+    pub(super) fn is_changed(&self, witness: Witness, after: u64, through: u64) -> bool {
+        let changes = self.changes.get(&witness).map_or(&[][..], Vec::as_slice);
+        changes.iter().any(|change| change.batch > after && change.batch <= through)
+    }
+
     /// Refuses bytes that are not what `witness` held at the point after `batch`.
     pub(super) fn check(&self, witness: Witness, batch: u64, found: &[u8]) -> anyhow::Result<()> {
         let changes = self.changes.get(&witness).map_or(&[][..], Vec::as_slice);

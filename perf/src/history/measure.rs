@@ -9,7 +9,7 @@ use crate::first_block::first_block;
 use crate::target::Target;
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
-use landfall_disks::BLOCK_BYTES;
+use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, ByteOffset};
 use landfall_retention::name::{MomentName, Name};
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +18,9 @@ use std::time::Instant;
 const INGEST_BATCHES: u64 = 64;
 const INGEST_CHANGES: u64 = 64;
 const INGEST_AT_ONCE: u64 = 8;
+
+/// Ranges of changes that are asked for together.
+const CHANGES_PAGE: usize = 10_000;
 
 /// A point and a witness, chosen evenly among all.
 pub(super) struct Choice {
@@ -98,6 +101,57 @@ pub(super) fn cold_reads(
     Ok(cold)
 }
 
+/// What it takes to tell what changed on every disk from the point of one batch to that of another.
+pub(super) struct Told {
+    pub(super) blocks: u64,
+    pub(super) seconds: f64,
+}
+
+/// Asks for all changes, page after page, and compares what is told of the witnesses with what was sent.
+pub(super) fn changes(
+    store: &Store,
+    filled: &Filled,
+    shape: Shape,
+    (after, through): (u64, u64),
+) -> anyhow::Result<Told> {
+    let mut told = Told { blocks: 0, seconds: 0.0 };
+    let mut moments = [after, through].into_iter().map(|batch| {
+        let (sequence, _) = filled.history.points[usize::try_from(batch)?];
+        anyhow::Ok(MomentName::parse(&format!("{MACHINE}@seq:{sequence}"))?)
+    });
+    let [from, to] = [(); 2].map(|()| moments.next().expect("one for each batch"));
+    let (from, to) = (from?, to?);
+    let witnesses = filled.history.witnesses();
+    for disk in 0..shape.disks {
+        let name = Name::parse(&disk_name(disk))?;
+        let retention = Arc::clone(&store.retention);
+        let (from, to) = (from.clone(), to.clone());
+        let telling = move || async move {
+            let (from, to) = (retention.resolve(&from).await?, retention.resolve(&to).await?);
+            let begun = Instant::now();
+            let changes = retention.changes(from, to, &name)?;
+            let (mut ranges, mut next) = (Vec::new(), Some(ByteOffset::new(0)));
+            while let Some(from) = next {
+                let page = changes.page(from, CHANGES_PAGE).await?;
+                ranges.extend(page.ranges.into_iter().map(|changed| changed.range));
+                next = page.next;
+            }
+            anyhow::Ok((ranges, begun.elapsed()))
+        };
+        let (ranges, took) = store.core().block_on(telling).context("the I/O core ended")??;
+        for witness in witnesses.iter().filter(|witness| witness.disk == disk) {
+            let block = range_of(witness.block);
+            let at = ranges.partition_point(|range| range.end() <= block.start());
+            let is_told = ranges.get(at).is_some_and(|range| range.start() <= block.start());
+            let changed = filled.history.is_changed(*witness, after, through);
+            ensure!(is_told == changed, "{witness:?} changed: {changed}, told: {is_told}");
+        }
+        told.blocks += ranges.iter().map(|range| range.length()).sum::<u64>() / BLOCK_SIZE;
+        told.seconds += took.as_secs_f64();
+    }
+    Ok(told)
+}
+
 /// One round of ingest: batches of 4 KiB changes of random bytes at random places, a point every few of them. Changes per
 /// second, from the first batch until the last is durable, indexed and acknowledged.
 pub(super) fn ingest(store: &Store, shape: Shape, round: u32) -> anyhow::Result<f64> {
@@ -106,7 +160,7 @@ pub(super) fn ingest(store: &Store, shape: Shape, round: u32) -> anyhow::Result<
         let stream = open_stream(&retention, shape).await?;
         let disks: Vec<_> = stream.disks().iter().map(|disk| disk.id).collect();
         let mut numbers = Numbers(u64::from(round) + 1);
-        let blocks = shape.disk_bytes / landfall_disks::BLOCK_SIZE;
+        let blocks = shape.disk_bytes / BLOCK_SIZE;
         ensure!(blocks > INGEST_CHANGES * 4, "a disk of {blocks} blocks is too small to write to");
         // Made before the time is taken: a source has its bytes and hashes.
         let mut batches = Vec::new();

@@ -1,7 +1,7 @@
 //! A long history: generated through the real write path, opened by the real daemon, and measured against bounds.
 //!
 //! ```text
-//!   generate ─▶ daemon: start ─▶ open points ─▶ memory      ─▶ in this process: cold reads, ingest beside an empty history
+//!   generate ─▶ daemon: start ─▶ open points ─▶ memory      ─▶ in this process: cold reads, changes, ingest beside an empty history
 //!                                                           ─▶ index removed ─▶ daemon: start (rebuild) ─▶ open points
 //! ```
 //!
@@ -22,7 +22,7 @@ use crate::target::Target;
 use bounds::Bounds;
 use fill::Filled;
 pub(crate) use fill::{MACHINE, Shape, add_machine, data, disk_name, open_stream};
-use measure::{Choice, Cold, count_of};
+use measure::{Choice, Cold, Told, count_of};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 pub(crate) use store::Store;
@@ -136,6 +136,7 @@ struct Findings {
     open: Series,
     open_empty: Series,
     cold: Cold,
+    changes: [(&'static str, &'static str, Told); 2],
     ingest: (Series, Series),
     resident: (Series, Series),
     rebuild: Series,
@@ -165,6 +166,20 @@ fn measure_all(landfall: &Path, scratch: &Path, shape: Shape) -> anyhow::Result<
     say("reading and ingesting");
     let store = Store::open(&place.data("long"))?;
     let cold = measure::cold_reads(&store, &long, &mut choice, COLD_READS)?;
+    let (last, middle) = (shape.points - 1, shape.points / 2);
+    let changes = [
+        ("history-changes", "from the first point to the last", (0, last)),
+        (
+            "history-changes-part",
+            "over a hundredth in the middle",
+            (middle, middle + shape.points / 100),
+        ),
+    ];
+    let told = |(name, what, window)| {
+        anyhow::Ok((name, what, measure::changes(&store, &long, shape, window)?))
+    };
+    let [all, some] = changes.map(told);
+    let changes = [all?, some?];
     store.close()?;
     let ingest = ingest(&place, shape)?;
     let journal_bytes = long.journal_bytes;
@@ -186,6 +201,7 @@ fn measure_all(landfall: &Path, scratch: &Path, shape: Shape) -> anyhow::Result<
         open,
         open_empty,
         cold,
+        changes,
         ingest,
         resident: (one(count_of(resident)), one(count_of(resident_empty))),
         rebuild: one(rebuild),
@@ -257,7 +273,7 @@ impl Findings {
             count_of(self.index_bytes) / count_of(entries)
         );
         let seconds = Unit::Seconds;
-        vec![
+        let mut figures = vec![
             figure("history-generate", generated, seconds, &one(self.fill_seconds), None),
             figure(
                 "history-start",
@@ -309,6 +325,15 @@ impl Findings {
                 &self.rebuild,
                 None,
             ),
-        ]
+        ];
+        figures.extend(self.changes.iter().map(|(name, what, told)| {
+            let rate = count_of(entries) / told.seconds / 1e6;
+            let blocks = told.blocks;
+            let what = format!(
+                "changes {what}, on all disks: {blocks} blocks; {rate:.1} million entries a second"
+            );
+            figure(name, what, seconds, &one(told.seconds), None)
+        }));
+        figures
     }
 }

@@ -16,8 +16,6 @@
 mod page;
 mod windows;
 
-#[cfg(all(test, feature = "rocksdb"))]
-mod speed;
 #[cfg(test)]
 mod tests;
 
