@@ -159,6 +159,14 @@ pub enum DiskError {
         /// What is missing, and what heals it.
         what: String,
     },
+    /// What is stored is encrypted, and the key is not there.
+    #[error("content of {range} is sealed: {what}")]
+    Sealed {
+        /// The part of the request that is.
+        range: ByteRange,
+        /// Which key is missing, and why.
+        what: String,
+    },
     /// No space for the write; what was there before is unharmed, and a later write may succeed.
     #[error("no space left for the write: {0}")]
     NoSpace(String),

@@ -209,14 +209,20 @@ impl Retention {
     /// Recorded first: after a crash in between, opening makes the images that are missing.
     pub async fn add_machine(&self, machine: NewMachine) -> Result<(), ChangeError> {
         let lanes = u32::try_from(self.lanes.len()).expect("a lane per core");
-        let id = self
+        let new_key = self.draw_key();
+        let (id, key) = self
             .manifest
             .change(|state| {
                 check_new_machine(state, &machine)?;
-                let id = state.given.machine.next();
-                Ok::<_, ChangeError>((machine_records(state, &machine, id, lanes), id))
+                let (id, key) = (state.given.machine.next(), state.keys.next());
+                let mut records = machine_records(state, &machine, id, lanes);
+                records.extend(new_key.as_ref().map(|new| new.record(id, key)));
+                Ok::<_, ChangeError>((records, (id, key)))
             })
             .await?;
+        if let Some(new) = new_key {
+            self.use_key(id, key, new);
+        }
         let ids = self.manifest.state().machines[&id].disks.clone();
         let mut images = Vec::new();
         for (disk, id_of_disk) in machine.disks.iter().zip(ids) {
@@ -228,6 +234,7 @@ impl Retention {
                     self.manifest
                         .append(vec![ManifestRecord::MachineRemoved { machine: id }])
                         .await?;
+                    self.keys().remove(id, &[key]);
                     let path = disk.image.path.clone();
                     return Err(ChangeError::Image { path, source: Box::new(source) });
                 }
@@ -276,12 +283,26 @@ impl Retention {
             let state = self.manifest.state();
             state.lines.values().filter(|line| line.machine == id).map(|line| line.id).collect()
         };
-        self.manifest
+        let keys: Vec<_> = {
+            let state = self.manifest.state();
+            state.keys.of_machine(id).map(|key| key.id).collect()
+        };
+        let removed = self
+            .manifest
             .change(|state| {
                 check_unlocked(state, id, |_| true, || format!("a point of {name}"))?;
                 Ok::<_, ChangeError>((vec![ManifestRecord::MachineRemoved { machine: id }], ()))
             })
-            .await?;
+            .await;
+        // The machine is gone then, too; that a file has its keys still is said at the end.
+        let unfinished = match removed {
+            Err(ChangeError::Manifest(error @ ManifestError::NotErased { .. })) => Some(error),
+            removed => {
+                removed?;
+                None
+            }
+        };
+        self.keys().remove(id, &keys);
         let disks: Vec<DiskId> = {
             let mut machines = self.machines.write();
             machines.streams.remove(&id);
@@ -303,7 +324,7 @@ impl Retention {
             }
         }
         self.forget_lines(lines).await?;
-        Ok(())
+        unfinished.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Marks a point at the head of a line, where its disks are consistent.

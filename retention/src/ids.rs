@@ -98,6 +98,12 @@ number!(
     "export#"
 );
 
+number!(
+    /// A data key. Never used twice; zero is none.
+    KeyId(u32),
+    "key#"
+);
+
 impl Sequence {
     /// Above every sequence that is given.
     pub const MAX: Self = Self::new(u64::MAX);

@@ -10,8 +10,11 @@
 //! are patched by every write ([`HeadLeaves`]), after the index has it and before it is acknowledged.
 
 use crate::ids::{DiskId, LineId, SegmentId, Sequence};
-use crate::index::block_key::{Place, SizeClass, Version, newest_versions, next_versioned_block};
+use crate::index::block_key::{
+    Place, SizeClass, Version, VersionSeal, newest_versions, next_versioned_block,
+};
 use crate::index::{IndexError, IndexStore};
+use crate::sealing::BlockSeal;
 use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
@@ -58,12 +61,21 @@ impl LeafIndex {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Leaf {
     places: Box<[BlockPlace; LEAF_BLOCKS]>,
+    /// Of blocks in the journal that are sealed, where there are any.
+    seals: Option<Box<Seals>>,
 }
+
+type Seals = [Option<BlockSeal>; LEAF_BLOCKS];
 
 impl Leaf {
     /// The place of a block, which must lie in the leaf.
     pub(crate) fn place(&self, block: Block) -> BlockPlace {
         self.places[slot(block)]
+    }
+
+    /// How a block is sealed, if it lies in the journal and is; it must lie in the leaf.
+    pub(crate) fn seal(&self, block: Block) -> Option<BlockSeal> {
+        self.seals.as_ref().and_then(|seals| seals[slot(block)])
     }
 
     /// Whether a block of it lies in one of these segments.
@@ -74,8 +86,11 @@ impl Leaf {
         })
     }
 
-    fn set(&mut self, block: Block, place: BlockPlace) {
-        self.places[slot(block)] = place;
+    fn set(&mut self, slot: usize, place: BlockPlace, seal: Option<BlockSeal>) {
+        self.places[slot] = place;
+        if seal.is_some() || self.seals.is_some() {
+            self.seals.get_or_insert_with(|| Box::new([None; LEAF_BLOCKS]))[slot] = seal;
+        }
     }
 }
 
@@ -104,44 +119,61 @@ pub(crate) fn resolve(
     leaf: LeafIndex,
 ) -> Result<Leaf, IndexError> {
     let range = leaf.range();
-    let mut resolved = Leaf { places: Box::new([BlockPlace::Image; LEAF_BLOCKS]) };
+    let mut resolved = Leaf { places: Box::new([BlockPlace::Image; LEAF_BLOCKS]), seals: None };
     let mut open = [true; LEAF_BLOCKS];
     let mut cursor = index.cursor();
     let trunk_floor = floor();
     for (depth, layer) in layers.iter().enumerate() {
         let floor = if depth + 1 == layers.len() { trunk_floor } else { Sequence::default() };
-        let mut newest: Box<[Option<(Sequence, BlockPlace)>; LEAF_BLOCKS]> =
-            Box::new([None; LEAF_BLOCKS]);
+        let mut newest = Box::new([None; LEAF_BLOCKS]);
+        let mut sealed = Vec::new();
         for class in SizeClass::ALL {
             let of = (layer.line, disk, class);
             newest_versions(&mut *cursor, of, range, layer.newest, |version| {
                 if version.sequence > floor {
-                    lay(&mut newest, range, class, &version);
+                    lay(&mut newest, &mut sealed, range, class, version);
                 }
             })?;
         }
         for slot in (0..LEAF_BLOCKS).filter(|slot| open[*slot]).collect::<Vec<_>>() {
             let lost = layer.gap.filter(|gap| *gap > floor);
-            let found = newest[slot].filter(|(sequence, _)| lost.is_none_or(|gap| *sequence > gap));
-            let place = match (found, lost) {
-                (Some((_, place)), _) => place,
-                (None, Some(_)) => BlockPlace::Lost,
+            let found =
+                newest[slot].filter(|found: &Found| lost.is_none_or(|gap| found.sequence > gap));
+            match (found, lost) {
+                (Some(found), _) => {
+                    let seal = found.seal.map(|(nth, within)| {
+                        let (of, sequence): (&VersionSeal, _) = (&sealed[nth], found.sequence);
+                        of.block(within, layer.line, sequence)
+                    });
+                    resolved.set(slot, found.place, seal);
+                }
+                (None, Some(_)) => resolved.set(slot, BlockPlace::Lost, None),
                 (None, None) => continue,
-            };
-            resolved.places[slot] = place;
+            }
             open[slot] = false;
         }
     }
     Ok(resolved)
 }
 
+/// The newest version of a block that was found so far.
+#[derive(Clone, Copy)]
+struct Found {
+    sequence: Sequence,
+    place: BlockPlace,
+    /// Which of the sealed versions it is part of, and which block of it.
+    seal: Option<(usize, usize)>,
+}
+
 /// Lays a version over those found so far, where it is newer.
 fn lay(
-    newest: &mut [Option<(Sequence, BlockPlace)>; LEAF_BLOCKS],
+    newest: &mut [Option<Found>; LEAF_BLOCKS],
+    sealed: &mut Vec<VersionSeal>,
     range: ByteRange,
     class: SizeClass,
-    version: &Version,
+    version: Version,
 ) {
+    let nth = version.seal.as_ref().map(|_| sealed.len());
     let first = range.start().block().index();
     let start = version.block.index();
     for index in start.max(first)..(start + class.blocks()).min(first + LEAF_BLOCKS as u64) {
@@ -155,10 +187,12 @@ fn lay(
             },
         };
         let slot = &mut newest[slot(Block::new(index))];
-        if slot.is_none_or(|(sequence, _)| version.sequence > sequence) {
-            *slot = Some((version.sequence, place));
+        if slot.is_none_or(|found| version.sequence > found.sequence) {
+            let (sequence, seal) = (version.sequence, nth.map(|nth| (nth, within)));
+            *slot = Some(Found { sequence, place, seal });
         }
     }
+    sealed.extend(version.seal);
 }
 
 /// The first leaf at or after `from` that anything was ever written to in one of the layers.
@@ -190,8 +224,18 @@ pub(crate) fn next_written_leaf(
 pub(crate) struct HeadChange {
     pub(crate) disk: DiskId,
     pub(crate) range: ByteRange,
-    /// Where the first block lies now and the checksums of all of them; `None` for zeroes.
-    pub(crate) data: Option<(SegmentId, u32, Vec<u32>)>,
+    /// `None` for zeroes.
+    pub(crate) data: Option<HeadData>,
+}
+
+/// Where the blocks of a write lie now.
+pub(crate) struct HeadData {
+    /// The segment, and the unit of the first block.
+    pub(crate) place: (SegmentId, u32),
+    /// Of each block.
+    pub(crate) checksums: Vec<u32>,
+    /// Line and sequence of the write, and how its blocks are sealed, if they are.
+    pub(crate) seal: Option<(LineId, Sequence, VersionSeal)>,
 }
 
 /// Cached leaves of the head of one line.
@@ -269,18 +313,20 @@ impl HeadLeaves {
 fn patch(leaf: &mut Leaf, change: &HeadChange, piece: ByteRange) {
     let first = change.range.start().block().index();
     for index in piece.start().block().index()..piece.end().block().index() {
-        let place = match &change.data {
-            None => BlockPlace::Zero,
-            Some((segment, unit, checksums)) => {
+        let (place, seal) = match &change.data {
+            None => (BlockPlace::Zero, None),
+            Some(HeadData { place: (segment, unit), checksums, seal }) => {
                 let within = usize::try_from(index - first).expect("a body is at most 8 MiB");
-                BlockPlace::Journal {
+                let place = BlockPlace::Journal {
                     segment: *segment,
                     unit: unit + u32::try_from(within).expect("as above"),
                     checksum: checksums[within],
-                }
+                };
+                let seal = seal.as_ref();
+                (place, seal.map(|(line, sequence, of)| of.block(within, *line, *sequence)))
             }
         };
-        leaf.set(Block::new(index), place);
+        leaf.set(slot(Block::new(index)), place, seal);
     }
 }
 

@@ -43,6 +43,17 @@ pub enum ResolveError {
         /// What exists.
         known: Vec<Name>,
     },
+    /// Its keys were destroyed, and its history with them.
+    #[error(
+        "the history of machine {machine} was destroyed with its keys at {at}; \
+         remove the machine, and add it anew to protect it again"
+    )]
+    Destroyed {
+        /// The machine.
+        machine: Name,
+        /// When.
+        at: Timestamp,
+    },
     /// No such disk.
     #[error("machine {machine} has no disk {disk}; {}", existing("its disks", .known))]
     UnknownDisk {

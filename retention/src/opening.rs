@@ -10,6 +10,7 @@
 //! the new epoch on, and those queued before were decided.
 
 use crate::ids::{Generation, MachineId, Position, StreamId};
+use crate::journal::draft::AppendError;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::ManifestState;
 use crate::name::Name;
@@ -27,6 +28,8 @@ impl Retention {
     /// Opens the stream of a machine, taking it over from an earlier connection of the same source.
     pub async fn open_stream(&self, request: StreamRequest) -> Result<Stream, StreamError> {
         let (machine, disks) = self.find_disks(&request)?;
+        // Not even an image may take something over while what is written then cannot be sealed.
+        self.keys().writing(machine).map_err(AppendError::Sealed)?;
         let slot = {
             let machines = self.machines.read();
             machines.streams.get(&machine).cloned().ok_or_else(|| self.unknown(&request.machine))?

@@ -18,6 +18,7 @@ use crate::index::{IndexError, IndexStore};
 use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
 use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
 use crate::journal::segment::Segments;
+use crate::keys::open_keys;
 use crate::line::{Line, LineIdentity, LineState};
 use crate::manifest::dropped::Dropped;
 use crate::manifest::record::ManifestRecord;
@@ -27,6 +28,7 @@ use crate::point::Catalogue;
 use crate::policy::Policy;
 use crate::replica::verdict::{Verdict, judge};
 use crate::replica::{Image, ImageSpec, ImageStore, ReplicaDisk, spec};
+use crate::sealing::Encryption;
 use crate::stream::StreamSlot;
 use crate::stream::order::settle_order;
 use crate::thinning::{Thinning, instants};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub lanes: u16,
     /// How long and how densely points of groups are kept that were given no policy.
     pub default_policy: Policy,
+    /// How history is encrypted.
+    pub encryption: Encryption,
 }
 
 impl Default for Settings {
@@ -87,6 +91,7 @@ impl Default for Settings {
             hash_cache_bytes: 64 << 20,
             lanes: 1,
             default_policy: Policy::default(),
+            encryption: Encryption::default(),
         }
     }
 }
@@ -164,6 +169,8 @@ pub struct Retention {
     pub(crate) summaries: tokio::sync::Mutex<Summaries>,
     /// Of the lanes.
     pub(crate) journal: JournalSettings,
+    /// What data keys are wrapped with.
+    pub(crate) encryption: Encryption,
 }
 
 impl Retention {
@@ -175,6 +182,8 @@ impl Retention {
         let state = manifest.state().clone();
         let journal = Arc::clone(&surroundings.journal);
         let segments = Arc::new(Segments::new(journal, &state));
+        let keys = open_keys(&manifest, &settings.encryption, &*surroundings.random).await?;
+        let keys = Arc::new(keys);
         surroundings.index.set_forgotten(Forgotten::of(&state));
         let mut report = OpenReport::default();
         let mut lanes = Vec::new();
@@ -193,6 +202,7 @@ impl Retention {
                 index: Arc::clone(&surroundings.index),
                 clock: Arc::clone(&surroundings.clock),
                 settings: settings.journal.checked(),
+                keys: Arc::clone(&keys),
                 salts: Box::new(move || {
                     let mut salt = [0; 8];
                     random.fill(&mut salt);
@@ -206,8 +216,8 @@ impl Retention {
         let hash_cache = Arc::new(PageCache::new(settings.hash_cache_bytes));
         let disks = open_disks(&manifest, &surroundings, &hash_cache, &mut report).await?;
         let streams = state.machines.keys().map(|id| (*id, Arc::default())).collect();
-        let reading =
-            Reading::new(Arc::clone(&surroundings.index), segments, settings.leaf_cache_bytes);
+        let index = Arc::clone(&surroundings.index);
+        let reading = Reading::new(index, segments, keys, settings.leaf_cache_bytes);
         let newest_commit = lines.values().map(|line| line.tail().commit_time).max();
         let newest_commit = newest_commit.unwrap_or_default();
         let thinning = Thinning::new(&state, newest_commit, &*surroundings.clock);
@@ -223,6 +233,7 @@ impl Retention {
             hash_cache,
             summaries: tokio::sync::Mutex::default(),
             journal: settings.journal.checked(),
+            encryption: settings.encryption,
         };
         retention.settle_streams(&report);
         retention.settle_orders().await?;

@@ -256,6 +256,7 @@ impl Retention {
     /// The moment a name means now.
     pub async fn resolve(&self, name: &MomentName) -> Result<Moment, ResolveError> {
         let line = self.line_named(&name.machine, name.branch.as_ref())?;
+        self.check_not_destroyed(&name.machine)?;
         let (index, name) = (Arc::clone(&self.surroundings.index), name.clone());
         let now = self.surroundings.clock.now();
         offload(move || resolve_on_line(&*index, &line, &name, now)).await
@@ -276,6 +277,7 @@ impl Retention {
         disk: &Name,
     ) -> Result<(Arc<Line>, Arc<ReplicaDisk>, Lease), ResolveError> {
         let line = self.line_of(moment)?;
+        self.check_not_destroyed(&moment.machine)?;
         let replica = self.disk_named(&moment.machine, disk)?;
         let lease = Lease::take(&line, moment.sequence).map_err(|gone| {
             let name = line_name(&moment.machine, moment.branch.as_ref());
@@ -325,6 +327,7 @@ impl Retention {
         disk: &Name,
     ) -> Result<Arc<dyn Disk>, ResolveError> {
         let line = self.line_named(machine, Some(branch))?;
+        self.check_not_destroyed(machine)?;
         let replica = self.disk_named(machine, disk)?;
         self.check_there(&replica, &line, Sequence::default())?;
         let locks = {

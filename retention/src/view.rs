@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Opening a view costs nothing: leaves are resolved when they are read, and kept. **Invariants:** a block from the
-//! journal is returned only if its checksum matches; a block whose content is not known is an error, never zeroes.
+//! journal is returned only if its checksum matches, and if it is sealed, its tag; a block whose content is not known is an
+//! error, never zeroes.
 
 use crate::ids::{DiskId, LineId, SegmentId, Sequence};
 use crate::image_hashes::ImageHashes;
@@ -16,6 +17,7 @@ use crate::lease::Lease;
 use crate::line::Line;
 use crate::replica::{Image, ReplicaDisk};
 use crate::runs::{Run, add_block};
+use crate::sealing::{BlockSeal, Keyring, OPEN_INLINE_BYTES, open_blocks};
 use crate::turn::Turns;
 use futures_util::future::{join, try_join_all};
 use landfall_disks::file::FileError;
@@ -37,6 +39,8 @@ pub(crate) struct Reading {
     pub(crate) segments: Arc<Segments>,
     /// Reads that are under way.
     pub(crate) turns: Turns,
+    /// What opens blocks that are sealed.
+    pub(crate) keys: Arc<Keyring>,
     /// Leaves of fixed moments.
     leaves: Cache<(LineId, Sequence, DiskId, LeafIndex), Arc<Leaf>>,
 }
@@ -45,10 +49,11 @@ impl Reading {
     pub(crate) fn new(
         index: Arc<dyn IndexStore>,
         segments: Arc<Segments>,
+        keys: Arc<Keyring>,
         leaf_cache_bytes: usize,
     ) -> Self {
         let leaves = Cache::new((leaf_cache_bytes / size_of::<[BlockPlace; 256]>()).max(16));
-        Self { index, segments, turns: Turns::default(), leaves }
+        Self { index, segments, turns: Turns::default(), keys, leaves }
     }
 
     /// Drops leaves of fixed moments that name one of these segments.
@@ -56,12 +61,14 @@ impl Reading {
         self.leaves.retain(|_, leaf| !leaf.names(segments));
     }
 
-    /// Reads blocks of a segment; what fails its checksum is never returned.
+    /// Reads blocks of a disk from a segment, and opens them if they are sealed; what fails its checksum or is not proven by
+    /// its tag is never returned.
     pub(crate) async fn read_journal(
         &self,
-        range: ByteRange,
+        (disk, range): (DiskId, ByteRange),
         (segment, unit): (SegmentId, u32),
         checksums: &[u32],
+        seals: &[BlockSeal],
         into: Buffer,
     ) -> Result<Buffer, DiskError> {
         let damaged = |range, what: String| DiskError::Damaged {
@@ -87,7 +94,28 @@ impl Reading {
                 return Err(damaged(block, "checksum does not match".into()));
             }
         }
-        Ok(bytes)
+        if seals.is_empty() {
+            Ok(bytes)
+        } else {
+            self.open_sealed((disk, range), seals, bytes).await
+        }
+    }
+
+    async fn open_sealed(
+        &self,
+        (disk, range): (DiskId, ByteRange),
+        seals: &[BlockSeal],
+        mut bytes: Buffer,
+    ) -> Result<Buffer, DiskError> {
+        let first = range.start().block();
+        if bytes.len() <= OPEN_INLINE_BYTES {
+            open_blocks(&self.keys, disk, first, seals, &mut bytes)?;
+            return Ok(bytes);
+        }
+        let (keys, seals) = (Arc::clone(&self.keys), seals.to_vec());
+        let opened =
+            offload(move || open_blocks(&keys, disk, first, &seals, &mut bytes).map(|()| bytes));
+        opened.await
     }
 }
 
@@ -190,7 +218,8 @@ impl View {
         for piece in range.chunks(LEAF_BYTES) {
             let leaf = self.leaf(LeafIndex::of(piece.start())).await?;
             for block in piece.start().block().index()..piece.end().block().index() {
-                add_block(&mut runs, Block::new(block), leaf.place(Block::new(block)));
+                let block = Block::new(block);
+                add_block(&mut runs, block, leaf.place(block), leaf.seal(block));
             }
         }
         Ok(runs)
@@ -269,8 +298,9 @@ impl View {
                 into.copy_from_slice(&image);
                 Ok(into)
             }
-            Run::Journal { segment, unit, checksums } => {
-                self.reading.read_journal(range, (segment, unit), &checksums, into).await
+            Run::Journal { segment, unit, checksums, seals } => {
+                let (of, place) = ((self.disk.id(), range), (segment, unit));
+                self.reading.read_journal(of, place, &checksums, &seals, into).await
             }
         }
     }

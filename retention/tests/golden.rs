@@ -67,6 +67,7 @@ fn records() -> Vec<Record> {
         source_time: Timestamp::from_nanoseconds(1_795_000_000_000_000_001),
         commit_time: Timestamp::from_nanoseconds(1_795_000_000_000_000_002),
         previous_chain: Chain([0xc4; 32]),
+        seal: None,
         extents: vec![
             RecordExtent { disk: DiskId::new(4), range: range(3, 1), content: data(4096, 0x5a, 1) },
             RecordExtent {
@@ -93,6 +94,7 @@ fn records() -> Vec<Record> {
         position: Position::new(1001),
         commit_time: batch.commit_time.next(),
         previous_chain: batch.chain(),
+        seal: None,
         extents: Vec::new(),
         ..batch.clone()
     };
@@ -107,6 +109,7 @@ fn records() -> Vec<Record> {
         stream: StreamId::NONE,
         position: Position::default(),
         previous_chain: Chain::default(),
+        seal: None,
         extents: vec![RecordExtent {
             disk: DiskId::new(4),
             range: range(0, 1),

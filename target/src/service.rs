@@ -226,6 +226,7 @@ fn open_retention(
         hash_cache_bytes: config.hash_cache_bytes,
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
         default_policy: config.policy.keep.clone(),
+        ..Settings::default()
     };
     let opened = engine.cores()[0]
         .block_on(move || async move { Retention::open(surroundings, settings).await })??;

@@ -207,7 +207,11 @@ impl Retention {
         let mut moments = self.moments();
         let state = self.manifest.state();
         let machines = self.machines.read();
-        let of_lane = state.lines.values().filter(|line| line.lane == lane);
+        // What nobody can open any more is needed by nobody.
+        let of_lane = state
+            .lines
+            .values()
+            .filter(|line| line.lane == lane && state.keys.destroyed(line.machine).is_none());
         let sight = |line: &crate::manifest::state::LineEntry| {
             let disks = machines.disks.values().filter(|disk| disk.machine() == line.machine);
             let disks = disks.filter(|_| line.origin.is_none());

@@ -22,6 +22,7 @@ use crate::ids::{LineId, Sequence};
 use crate::image_hashes::Sums;
 use crate::index::IndexError;
 use crate::index::moment_key::boundary_at;
+use crate::journal::indexing::block_checksums;
 use crate::lease::{Holder, recorded_holders};
 use crate::line::Line;
 use crate::manifest::ManifestError;
@@ -450,6 +451,7 @@ impl DiskFold<'_> {
                 let checksums = checksums(pieces);
                 let start = inside.start();
                 let (mut bytes, sums) = offload(move || {
+                    let checksums = checksums.unwrap_or_else(|| block_checksums(&bytes));
                     let sums = Sums::with_checksums(start, &bytes, checksums, size_bytes);
                     (bytes, sums)
                 })
@@ -473,10 +475,11 @@ impl DiskFold<'_> {
         let mut reads = Vec::with_capacity(pieces.len());
         for (piece, run) in pieces {
             let tail = rest.split_off(length(piece.length()));
-            let Run::Journal { segment, unit, checksums } = run else {
+            let Run::Journal { segment, unit, checksums, seals } = run else {
                 unreachable!("{run:?} is not data")
             };
-            reads.push(reading.read_journal(*piece, (*segment, *unit), checksums, rest));
+            let (of, place) = ((self.disk.id(), *piece), (*segment, *unit));
+            reads.push(reading.read_journal(of, place, checksums, seals, rest));
             rest = tail;
         }
         let mut whole: Option<Buffer> = None;
@@ -511,13 +514,18 @@ impl DiskFold<'_> {
     }
 }
 
-/// CRC32C of the blocks of runs of the journal, which were checked when they were read.
-fn checksums(pieces: &[(ByteRange, Run)]) -> Vec<u32> {
-    let of_run = |(_, run): &(ByteRange, Run)| match run {
-        Run::Journal { checksums, .. } => checksums.clone(),
-        other => unreachable!("{other:?} is not data"),
-    };
-    pieces.iter().flat_map(of_run).collect()
+/// CRC32C of the blocks of runs of the journal, which were checked when they were read; `None` if some were sealed, as theirs
+/// are of what is stored.
+fn checksums(pieces: &[(ByteRange, Run)]) -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for (_, run) in pieces {
+        match run {
+            Run::Journal { checksums, seals, .. } if seals.is_empty() => all.extend(checksums),
+            Run::Journal { .. } => return None,
+            other => unreachable!("{other:?} is not data"),
+        }
+    }
+    Some(all)
 }
 
 fn zero_bytes(window: &Window) -> u64 {

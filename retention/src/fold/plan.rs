@@ -80,7 +80,8 @@ impl Source {
             let range = ByteRange::up_to(self.size_bytes).intersection(leaf.range());
             let mut runs = Vec::new();
             for block in range.start().block().index()..range.end().bytes().div_ceil(BLOCK) {
-                add_block(&mut runs, Block::new(block), places.place(Block::new(block)));
+                let block = Block::new(block);
+                add_block(&mut runs, block, places.place(block), places.seal(block));
             }
             add_writes(&mut writes, runs)?;
             at = leaf.range().end();

@@ -81,6 +81,8 @@ impl Retention {
             let shown = Shown::of(&state);
             let trunk = |line: &Arc<Line>| {
                 let entry = state.lines.get(&line.id()).filter(|_| !line.is_branch())?;
+                // What cannot be opened cannot be folded.
+                self.keys().writing(entry.machine).ok()?;
                 let machine = state.machines.get(&entry.machine)?.name.clone();
                 let policy = self.policy_of(&state, entry.group);
                 let holds = holds(entry, &shown, line, now);

@@ -3,6 +3,7 @@
 //! ```text
 //!   key    1 │ line 4 │ disk 4 │ class 1 │ block 5 │ sequence, inverted 8                       = 23 bytes
 //!   value  kind 1 │ codec 1 │ reserved 2 │ segment 4 │ unit 4 │ CRC32C of each 4 KiB 4 … 64      = 16 … 76 bytes
+//!   sealed … │ key 4 │ first segment 4 │ first unit 4 │ salt 8 │ CRC32C of each 4 │ tag of each 16 = 52 … 352 bytes
 //! ```
 //!
 //! A change is stored in the largest size class that fits, so long writes and whole-disk zeroing cost few keys; a read
@@ -10,7 +11,8 @@
 //! comes first and "newest at or below P" is one seek.
 
 use super::{Cursor, IndexBatch, IndexError, damaged};
-use crate::ids::{DiskId, LineId, SegmentId, Sequence};
+use crate::ids::{DiskId, KeyId, LineId, SegmentId, Sequence};
+use crate::sealing::{BlockSeal, SealOrigin, TAG_BYTES, Tag};
 use landfall_disks::{BLOCK_SIZE, Block, ByteRange};
 
 /// First byte of every key of this kind.
@@ -74,8 +76,28 @@ pub struct Version {
     pub sequence: Sequence,
     /// Where it lies.
     pub place: Place,
-    /// CRC32C of each of its blocks; empty for zeroes.
+    /// CRC32C of each of its blocks, as they are stored; empty for zeroes.
     pub checksums: Vec<u32>,
+    /// How its blocks are sealed, if they are.
+    pub seal: Option<VersionSeal>,
+}
+
+/// How the blocks of a version are sealed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VersionSeal {
+    /// Where the first of them was first written to.
+    pub origin: SealOrigin,
+    /// A tag each.
+    pub tags: Vec<Tag>,
+}
+
+impl VersionSeal {
+    /// How one of its blocks is sealed, which `line` wrote at `sequence`.
+    pub(crate) fn block(&self, within: usize, line: LineId, sequence: Sequence) -> BlockSeal {
+        let skip = u32::try_from(within).expect("a body is at most 8 MiB");
+        let (origin, tag) = (self.origin.skip(skip), self.tags[within]);
+        BlockSeal { origin, line, sequence, tag }
+    }
 }
 
 /// The key of a version; `sequence` newest first.
@@ -169,15 +191,26 @@ fn parse_entry(key: &[u8], value: &[u8], class: SizeClass) -> Option<Version> {
     let mut block = [0; 8];
     block[3..].copy_from_slice(&key[10..15]);
     let sequence = !u64::from_be_bytes(key[15..].try_into().ok()?);
-    let (head, rest) = value.split_at_checked(12)?;
-    if head[1..4] != [0; 3] || rest.len() % 4 != 0 {
+    let (head, mut rest) = value.split_at_checked(12)?;
+    if head[1..4] != [0; 3] {
         return None;
     }
     let number = |at: usize| head[at..at + 4].try_into().map(u32::from_be_bytes).ok();
+    let journal = || Some(Place::Journal { segment: SegmentId::new(number(4)?), unit: number(8)? });
+    let mut seal = None;
     let place = match head[0] {
         0 if rest.is_empty() => Place::Zero,
-        1 if rest.len() as u64 == class.blocks() * 4 => {
-            Place::Journal { segment: SegmentId::new(number(4)?), unit: number(8)? }
+        1 if rest.len() as u64 == class.blocks() * 4 => journal()?,
+        2 => {
+            let blocks = usize::try_from(class.blocks()).ok()?;
+            let (origin, after) = rest.split_at_checked(SEAL_BYTES)?;
+            let (sums, tags) = after.split_at_checked(blocks * 4)?;
+            if tags.len() != blocks * TAG_BYTES {
+                return None;
+            }
+            seal = Some(parse_seal(origin, tags)?);
+            rest = sums;
+            journal()?
         }
         _ => return None,
     };
@@ -190,7 +223,35 @@ fn parse_entry(key: &[u8], value: &[u8], class: SizeClass) -> Option<Version> {
         sequence: Sequence::new(sequence),
         place,
         checksums,
+        seal,
     })
+}
+
+/// Bytes of the origin of a seal.
+const SEAL_BYTES: usize = 20;
+
+fn encode_sealed(place: Place, checksums: &[u32], origin: SealOrigin, tags: &[Tag]) -> Vec<u8> {
+    let mut value = encode_value(place, &[]);
+    value[0] = 2;
+    value.extend_from_slice(&origin.key.number().to_be_bytes());
+    value.extend_from_slice(&origin.segment.number().to_be_bytes());
+    value.extend_from_slice(&origin.unit.to_be_bytes());
+    value.extend_from_slice(&origin.salt.to_be_bytes());
+    checksums.iter().for_each(|sum| value.extend_from_slice(&sum.to_be_bytes()));
+    tags.iter().for_each(|tag| value.extend_from_slice(&tag.0));
+    value
+}
+
+fn parse_seal(origin: &[u8], tags: &[u8]) -> Option<VersionSeal> {
+    let number = |at: usize| origin[at..at + 4].try_into().map(u32::from_be_bytes).ok();
+    let origin = SealOrigin {
+        key: KeyId::new(number(0)?),
+        segment: SegmentId::new(number(4)?),
+        unit: number(8)?,
+        salt: u64::from_be_bytes(origin[12..].try_into().ok()?),
+    };
+    let tags = tags.as_chunks().0.iter().copied().map(Tag).collect();
+    Some(VersionSeal { origin, tags })
 }
 
 /// Adds the entries for data of `range`, whose bytes start at `unit` of `segment`.
@@ -201,15 +262,44 @@ pub fn put_data(
     (segment, unit): (SegmentId, u32),
     checksums: &[u32],
 ) {
+    put_stored(batch, (line, disk, sequence), range, (segment, unit), checksums, None);
+}
+
+/// Adds the entries for data of `range` that is sealed: its first block was first written to where `origin` says.
+pub fn put_sealed(
+    batch: &mut IndexBatch,
+    version: (LineId, DiskId, Sequence),
+    range: ByteRange,
+    place: (SegmentId, u32),
+    checksums: &[u32],
+    seal: (SealOrigin, &[Tag]),
+) {
+    put_stored(batch, version, range, place, checksums, Some(seal));
+}
+
+fn put_stored(
+    batch: &mut IndexBatch,
+    (line, disk, sequence): (LineId, DiskId, Sequence),
+    range: ByteRange,
+    (segment, unit): (SegmentId, u32),
+    checksums: &[u32],
+    seal: Option<(SealOrigin, &[Tag])>,
+) {
     let first = range.start().block().index();
     for (class, piece) in pieces(range, SizeClass::Sixteen) {
         let skip = piece.start().block().index() - first;
         let skip_units = u32::try_from(skip).expect("an extent is at most 8 MiB");
-        let from = slots(skip);
-        let of_piece = &checksums[from..from + slots(class.blocks())];
+        let of_piece = slots(skip)..slots(skip) + slots(class.blocks());
+        let checksums = &checksums[of_piece.clone()];
         let place = Place::Journal { segment, unit: unit + skip_units };
         let key = key(line, disk, class, piece.start().block(), sequence);
-        batch.put(key, encode_value(place, of_piece));
+        let value = match seal {
+            None => encode_value(place, checksums),
+            Some((origin, tags)) => {
+                encode_sealed(place, checksums, origin.skip(skip_units), &tags[of_piece])
+            }
+        };
+        batch.put(key, value);
     }
 }
 
@@ -328,6 +418,36 @@ mod tests {
         };
         assert!(at(1, 9) < at(1, 8));
         assert!(at(1, 0) < at(2, u64::MAX));
+    }
+
+    #[test]
+    fn sealed_versions_read_back() {
+        let store = MemoryIndex::default();
+        let mut batch = IndexBatch::default();
+        let key = KeyId::new(8);
+        let origin = SealOrigin { key, segment: SegmentId::new(9), salt: 1 << 40, unit: 70 };
+        let tags: Vec<Tag> = (0..21).map(|at| Tag([at; TAG_BYTES])).collect();
+        let sums: Vec<u32> = (100..121).collect();
+        let place = (SegmentId::new(3), 200);
+        let version = (LINE, DISK, Sequence::new(5));
+        put_sealed(&mut batch, version, range(14, 21), place, &sums, (origin, &tags));
+        store.write(batch).unwrap();
+        let mut blocks = 0;
+        for class in SizeClass::ALL {
+            let (of, newest) = ((LINE, DISK, class), Sequence::new(5));
+            newest_versions(&mut *store.cursor(), of, range(0, 64), newest, |version| {
+                let first = u32::try_from(version.block.index()).unwrap() - 14;
+                let within = slots(u64::from(first))..slots(u64::from(first) + class.blocks());
+                let segment = SegmentId::new(3);
+                assert_eq!(version.place, Place::Journal { segment, unit: 200 + first });
+                assert_eq!(version.checksums, sums[within.clone()]);
+                let tags = tags[within].to_vec();
+                assert_eq!(version.seal, Some(VersionSeal { origin: origin.skip(first), tags }));
+                blocks += class.blocks();
+            })
+            .unwrap();
+        }
+        assert_eq!(blocks, 21);
     }
 
     #[test]

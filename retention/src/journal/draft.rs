@@ -4,6 +4,7 @@ use super::format::{MAX_BODY_BYTES, MAX_EXTENTS, RecordKind};
 use super::plan::record_bytes;
 use crate::ids::{DiskId, Generation, Position, Sequence, StreamId};
 use crate::line::Line;
+use crate::sealing::SealError;
 use crate::time::Timestamp;
 use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange};
 use std::sync::Arc;
@@ -110,6 +111,9 @@ pub enum AppendError {
         "a batch is at most {MAX_EXTENTS} extents of whole blocks and {MAX_BODY_BYTES} bytes, without overlap"
     )]
     Shape,
+    /// What the machine seals its history by is not there.
+    #[error(transparent)]
+    Sealed(#[from] SealError),
     /// The line was discarded.
     #[error("the line was discarded")]
     LineGone,
@@ -143,8 +147,9 @@ impl Draft {
         }
     }
 
-    pub(super) fn record_bytes(&self) -> u64 {
-        record_bytes(&self.kind, &self.extents)
+    /// Bytes of its record, sealed or not.
+    pub(super) fn record_bytes(&self, sealed: bool) -> u64 {
+        record_bytes(&self.kind, &self.extents, sealed)
     }
 
     pub(super) fn answer(self, answer: Result<Committed, AppendError>) {

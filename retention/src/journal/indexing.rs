@@ -5,28 +5,31 @@ use super::compacted::KeptRecord;
 use super::format::{ExtentContent, Record, RecordKind, UNIT};
 use crate::ids::SegmentId;
 use crate::index::IndexBatch;
-use crate::index::block_key::{put_data, put_zeroes};
+use crate::index::block_key::{put_data, put_sealed, put_zeroes};
 use crate::index::moment_key::{Boundary, put_boundary, put_point};
 use crate::index::tail_key::LineTail;
 use crate::point::Point;
 use landfall_disks::BLOCK_BYTES;
 
-/// Adds versions, boundary and point of `record`, which starts at `offset` of `segment`. `checksums` has, for each
-/// extent, the CRC32C of each of its blocks (none for zeroes).
+/// Adds versions, boundary and point of `record`, which starts at `offset` of a segment that has `salt`. `checksums` has,
+/// for each extent, the CRC32C of each of its blocks (none for zeroes).
 pub(crate) fn index_record(
     batch: &mut IndexBatch,
     record: &Record,
-    segment: SegmentId,
+    (segment, salt): (SegmentId, u64),
     offset: u64,
     checksums: &[Vec<u32>],
 ) {
-    for (extent, checksums) in record.extents.iter().zip(checksums) {
+    for (number, (extent, checksums)) in record.extents.iter().zip(checksums).enumerate() {
         let version = (record.line, extent.disk, record.sequence);
         match extent.content {
             ExtentContent::Zero => put_zeroes(batch, version, extent.range),
             ExtentContent::Data { body, .. } => {
-                let unit = unit_of(offset + u64::from(body));
-                put_data(batch, version, extent.range, (segment, unit), checksums);
+                let place = (segment, unit_of(offset + u64::from(body)));
+                match record.seal_of(number, 0, salt) {
+                    None => put_data(batch, version, extent.range, place, checksums),
+                    Some(seal) => put_sealed(batch, version, extent.range, place, checksums, seal),
+                }
             }
         }
     }
@@ -39,7 +42,12 @@ pub(crate) fn index_kept_data(batch: &mut IndexBatch, kept: &KeptRecord, segment
     for piece in &kept.pieces {
         let extent = &kept.record.extents[piece.extent as usize];
         let version = (kept.record.line, extent.disk, kept.record.sequence);
-        put_data(batch, version, piece.range(extent), (segment, piece.unit), &piece.checksums);
+        let (range, place, sums) =
+            (piece.range(extent), (segment, piece.unit), &piece.checksums[..]);
+        match kept.record.seal_of(piece.extent as usize, piece.first_block, kept.salt) {
+            None => put_data(batch, version, range, place, sums),
+            Some(seal) => put_sealed(batch, version, range, place, sums, seal),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::draft::{AppendError, Committed, Draft};
 use super::format::{MAX_SEGMENT_BYTES, Record, SEGMENT_HEADER_BYTES};
 use super::indexing::index_record;
 use super::plan::{Layout, Plan, Taken};
+use super::sealed::GroupPlace;
 use super::segment::{Segments, new_entry};
 use crate::ids::{LaneId, LaneSequence};
 use crate::index::tail_key::{put_progress, put_tail};
@@ -21,6 +22,7 @@ use crate::index::{IndexBatch, IndexStore};
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::SegmentEntry;
 use crate::manifest::{Manifest, ManifestError};
+use crate::sealing::Keyring;
 use crate::time::Clock;
 use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::uring::offload;
@@ -34,6 +36,8 @@ use tokio::sync::{mpsc, oneshot};
 const GROUP_BYTES: u64 = 16 << 20;
 /// Drafts that may wait for a lane before senders wait too.
 const QUEUE_DRAFTS: usize = 256;
+/// Bytes that are sealed on the I/O core: that takes less than handing them over does.
+const SEAL_INLINE_BYTES: u64 = 64 << 10;
 
 /// Limits of the journal.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +142,7 @@ pub(crate) struct LaneParts {
     pub(crate) index: Arc<dyn IndexStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: JournalSettings,
+    pub(crate) keys: Arc<Keyring>,
     pub(crate) salts: Box<dyn FnMut() -> u64 + Send>,
 }
 
@@ -223,7 +228,10 @@ impl LaneTask {
 
     /// Decide, do, complete: one group.
     async fn write_group(&mut self) {
-        let needed = self.pending.front().map_or(0, Draft::record_bytes);
+        let needed = self
+            .pending
+            .front()
+            .map_or(0, |draft| draft.record_bytes(self.parts.keys.seals(draft.line.machine())));
         match self.make_room(needed).await {
             Ok(()) => {}
             Err(AppendError::Shape) => {
@@ -238,7 +246,7 @@ impl LaneTask {
             }
         }
         let room = self.segment.as_ref().map_or(0, OpenSegment::room).min(GROUP_BYTES);
-        let mut plan = Plan::new(self.parts.clock.now(), room);
+        let mut plan = Plan::new(self.parts.clock.now(), room, Arc::clone(&self.parts.keys));
         while let Some(draft) = self.pending.pop_front() {
             if let Taken::Full(draft) = plan.take(draft) {
                 self.pending.push_front(draft);
@@ -248,8 +256,8 @@ impl LaneTask {
         if plan.is_empty() {
             return;
         }
-        let layout = plan.lay_out(self.durable.next(), self.durable);
         let begun = self.parts.clock.uptime();
+        let layout = self.lay_out(plan).await;
         match self.write_layout(&layout).await {
             Ok(offset) => self.complete(layout, offset).await,
             Err(error) => return layout.refuse(&error),
@@ -257,6 +265,16 @@ impl LaneTask {
         let took = self.parts.clock.uptime().saturating_sub(begun);
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.counters.busy_nanoseconds.fetch_add(took, Ordering::Relaxed);
+    }
+
+    /// Seals what is to be sealed, off the I/O core if it is much.
+    async fn lay_out(&self, plan: Plan) -> Layout {
+        let (first, durable) = (self.durable.next(), self.durable);
+        let place = self.segment.as_ref().expect("room was made").place();
+        if plan.sealed_bytes() <= SEAL_INLINE_BYTES {
+            return plan.lay_out((first, durable), place);
+        }
+        offload(move || plan.lay_out((first, durable), place)).await
     }
 
     fn refuse_pending(&mut self, error: &AppendError) {
@@ -300,10 +318,12 @@ impl LaneTask {
 
     /// Indexes the durable group, shows it to its lines, acknowledges it.
     async fn complete(&mut self, layout: Layout, offset: u64) {
-        let segment = self.segment.as_ref().expect("it was just written to").entry.id;
+        let place = self.segment.as_ref().expect("it was just written to").place();
+        let place = GroupPlace { offset, ..place };
         let mut batch = IndexBatch::default();
         for laid in &layout.records {
             let at = offset + laid.offset;
+            let segment = (place.segment, place.salt);
             index_record(&mut batch, &laid.record, segment, at, &laid.checksums);
         }
         for (line, (_, tail)) in &layout.tails {
@@ -331,7 +351,7 @@ impl LaneTask {
             return;
         }
         for (id, (line, tail)) in &layout.tails {
-            let (points, changes) = layout.news_of(*id, segment, offset);
+            let (points, changes) = layout.news_of(*id, place);
             line.publish(*tail, points, &changes);
         }
         layout.acknowledge();
@@ -448,6 +468,11 @@ impl LaneTask {
 }
 
 impl OpenSegment {
+    /// Where the next group goes.
+    fn place(&self) -> GroupPlace {
+        GroupPlace { segment: self.entry.id, salt: self.entry.salt, offset: self.end }
+    }
+
     fn room(&self) -> u64 {
         self.entry.size_bytes - self.end
     }

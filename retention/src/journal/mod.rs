@@ -17,4 +17,5 @@ pub mod lane;
 mod plan;
 pub mod recovery;
 pub(crate) mod replay;
+mod sealed;
 pub mod segment;

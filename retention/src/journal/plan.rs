@@ -8,12 +8,16 @@ use super::draft::{
 };
 use super::format::{ExtentContent, MAX_BODY_BYTES, MAX_EXTENTS, Record, RecordExtent, RecordKind};
 use super::indexing::{block_checksums, point, tail_after, unit_of};
-use crate::ids::{LaneSequence, LineId, SegmentId, StreamId};
+use super::sealed::{GroupPlace, Sealing};
+use crate::ids::{KeyId, LaneSequence, LineId, StreamId};
+use crate::index::block_key::VersionSeal;
 use crate::index::tail_key::LineTail;
-use crate::leaf::HeadChange;
+use crate::leaf::{HeadChange, HeadData};
 use crate::line::Line;
 use crate::point::Point;
+use crate::sealing::{DataKey, Keyring};
 use crate::time::Timestamp;
+use landfall_disks::BLOCK_SIZE;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -26,10 +30,13 @@ pub(super) struct Plan {
     room: u64,
     planned: Vec<Planned>,
     bytes: u64,
+    keys: Arc<Keyring>,
 }
 
 struct Planned {
     line: Arc<Line>,
+    /// What its bodies are sealed by, if they are.
+    key: Option<(KeyId, Arc<DataKey>)>,
     kind: RecordKind,
     boundary: bool,
     stream: StreamOrigin,
@@ -65,8 +72,14 @@ pub(super) struct LaidRecord {
 
 impl Plan {
     /// An empty plan for at most `room` bytes.
-    pub(super) fn new(now: Timestamp, room: u64) -> Self {
-        Self { now, room, planned: Vec::new(), bytes: 0 }
+    pub(super) fn new(now: Timestamp, room: u64, keys: Arc<Keyring>) -> Self {
+        Self { now, room, planned: Vec::new(), bytes: 0, keys }
+    }
+
+    /// Bytes that laying it out will seal.
+    pub(super) fn sealed_bytes(&self) -> u64 {
+        let sealed = self.planned.iter().filter(|planned| planned.key.is_some());
+        sealed.map(|planned| body_bytes(&planned.extents)).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -79,8 +92,15 @@ impl Plan {
             draft.answer(Err(refusal));
             return Taken::Yes;
         }
+        let key = match self.keys.writing(draft.line.machine()) {
+            Ok(key) => key,
+            Err(sealed) => {
+                draft.answer(Err(sealed.into()));
+                return Taken::Yes;
+            }
+        };
         let Some(draft) = self.merge(draft) else { return Taken::Yes };
-        let bytes = draft.record_bytes();
+        let bytes = draft.record_bytes(key.is_some());
         if self.bytes + bytes > self.room {
             return Taken::Full(draft);
         }
@@ -91,6 +111,7 @@ impl Plan {
         };
         self.planned.push(Planned {
             line: draft.line,
+            key,
             kind: draft.kind,
             boundary: draft.boundary,
             stream,
@@ -166,9 +187,10 @@ impl Plan {
         if !mergeable || bodies > MAX_BODY_BYTES || overlapping() {
             return Some(draft);
         }
-        let before = record_bytes(&last.kind, &last.extents);
+        let before = record_bytes(&last.kind, &last.extents, last.key.is_some());
         let extents = last.extents.len() + draft.extents.len();
-        let after = Record::head_bytes(extents, 0) + bodies;
+        let tags = if last.key.is_some() { blocks(bodies) } else { 0 };
+        let after = Record::sealed_head_bytes(extents, 0, tags) + bodies;
         if self.bytes - before + after > self.room {
             return Some(draft);
         }
@@ -178,14 +200,19 @@ impl Plan {
         None
     }
 
-    /// Gives every record its sequence, its lane sequence and its place.
-    pub(super) fn lay_out(self, first: LaneSequence, durable_through: LaneSequence) -> Layout {
+    /// Gives every record its sequence, its lane sequence and its place, and seals it for that place.
+    pub(super) fn lay_out(
+        self,
+        (first, durable_through): (LaneSequence, LaneSequence),
+        place: GroupPlace,
+    ) -> Layout {
         let mut layout = Layout { records: Vec::new(), tails: BTreeMap::new(), bytes: 0 };
         let mut lane_sequence = first;
         for planned in self.planned {
             let line = Arc::clone(&planned.line);
             let tail = layout.tails.get(&line.id()).map_or_else(|| line.tail(), |(_, tail)| *tail);
-            let laid = planned.lay(tail, self.now, (lane_sequence, durable_through), layout.bytes);
+            let offset = (layout.bytes, place);
+            let laid = planned.lay(tail, self.now, (lane_sequence, durable_through), offset);
             layout.bytes += laid.record.length_bytes();
             if let Some(allowance) = line.allowance() {
                 allowance.spend(laid.record.length_bytes());
@@ -200,25 +227,34 @@ impl Plan {
 
 impl Planned {
     fn lay(
-        self,
+        mut self,
         tail: LineTail,
         now: Timestamp,
         (lane_sequence, durable_through): (LaneSequence, LaneSequence),
-        offset: u64,
+        (offset, place): (u64, GroupPlace),
     ) -> LaidRecord {
         let label = label_bytes(&self.kind);
-        let mut body = Record::head_bytes(self.extents.len(), label);
+        let key = self.key.take().filter(|_| body_bytes(&self.extents) > 0);
+        let tags = key.as_ref().map_or(0, |_| blocks(body_bytes(&self.extents)));
+        let mut body = Record::sealed_head_bytes(self.extents.len(), label, tags);
+        let (sequence, unit) = (tail.sequence.next(), unit_of(place.offset + offset));
+        let mut sealing = key
+            .as_ref()
+            .map(|(id, key)| Sealing::new((*id, key), place, unit, (self.line.id(), sequence)));
         let mut checksums = Vec::with_capacity(self.extents.len());
         let mut extents = Vec::with_capacity(self.extents.len());
-        for extent in &self.extents {
-            let content = match &extent.content {
+        for extent in &mut self.extents {
+            let content = match &mut extent.content {
                 DraftContent::Zero => {
                     checksums.push(Vec::new());
                     ExtentContent::Zero
                 }
                 DraftContent::Data { bytes, hash } => {
-                    checksums.push(block_checksums(bytes));
                     let start = u32::try_from(body).expect("a record is far below 4 GiB");
+                    if let Some(sealing) = &mut sealing {
+                        *hash = sealing.seal(extent.disk, extent.range, start, bytes);
+                    }
+                    checksums.push(block_checksums(bytes));
                     body += bytes.len() as u64;
                     ExtentContent::Data { body: start, hash: *hash }
                 }
@@ -233,7 +269,7 @@ impl Planned {
             durable_through,
             group: self.line.group(),
             line: self.line.id(),
-            sequence: tail.sequence.next(),
+            sequence,
             generation,
             stream,
             position,
@@ -241,6 +277,7 @@ impl Planned {
             commit_time: now.max(tail.commit_time.next()),
             previous_chain: tail.chain,
             extents,
+            seal: sealing.map(Sealing::finish),
         };
         LaidRecord { record, offset, extents: self.extents, checksums, replies: self.replies }
     }
@@ -263,23 +300,25 @@ impl Layout {
         }
     }
 
-    /// What the head of `line` learns from the group, now that it starts at `offset` of `segment`.
-    pub(super) fn news_of(
-        &self,
-        line: LineId,
-        segment: SegmentId,
-        offset: u64,
-    ) -> (Vec<Point>, Vec<HeadChange>) {
+    /// What the head of `line` learns from the group, now that it is at its place.
+    pub(super) fn news_of(&self, line: LineId, place: GroupPlace) -> (Vec<Point>, Vec<HeadChange>) {
         let of_line = || self.records.iter().filter(|laid| laid.record.line == line);
         let points = of_line().filter_map(|laid| point(&laid.record)).collect();
         let mut changes = Vec::new();
         for laid in of_line() {
-            for (extent, checksums) in laid.record.extents.iter().zip(&laid.checksums) {
+            let sealed = |extent: usize| {
+                let (origin, tags) = laid.record.seal_of(extent, 0, place.salt)?;
+                let tags = tags[..laid.checksums[extent].len()].to_vec();
+                Some((line, laid.record.sequence, VersionSeal { origin, tags }))
+            };
+            for (number, extent) in laid.record.extents.iter().enumerate() {
                 let data = match extent.content {
                     ExtentContent::Zero => None,
                     ExtentContent::Data { body, .. } => {
-                        let unit = unit_of(offset + laid.offset + u64::from(body));
-                        Some((segment, unit, checksums.clone()))
+                        let unit = unit_of(place.offset + laid.offset + u64::from(body));
+                        let checksums = laid.checksums[number].clone();
+                        let place = (place.segment, unit);
+                        Some(HeadData { place, checksums, seal: sealed(number) })
                     }
                 };
                 changes.push(HeadChange { disk: extent.disk, range: extent.range, data });
@@ -327,8 +366,14 @@ fn label_bytes(kind: &RecordKind) -> usize {
 }
 
 /// Bytes of the record that `extents` make.
-pub(super) fn record_bytes(kind: &RecordKind, extents: &[DraftExtent]) -> u64 {
-    Record::head_bytes(extents.len(), label_bytes(kind)) + body_bytes(extents)
+pub(super) fn record_bytes(kind: &RecordKind, extents: &[DraftExtent], sealed: bool) -> u64 {
+    let bodies = body_bytes(extents);
+    let tags = if sealed { blocks(bodies) } else { 0 };
+    Record::sealed_head_bytes(extents.len(), label_bytes(kind), tags) + bodies
+}
+
+fn blocks(bytes: u64) -> usize {
+    usize::try_from(bytes / BLOCK_SIZE).expect("a record is far below 4 GiB")
 }
 
 fn position(offset: u64) -> usize {
@@ -338,10 +383,12 @@ fn position(offset: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::SegmentId;
     use crate::ids::{DiskId, Generation, GroupId, LaneId, MachineId, Position, Sequence};
     use crate::line::{LineIdentity, LineState};
-    use landfall_disks::{BLOCK_SIZE, Block, Buffer, ByteRange};
+    use landfall_disks::{Block, Buffer, ByteRange};
 
+    const PLACE: GroupPlace = GroupPlace { segment: SegmentId::new(1), salt: 2, offset: 4096 };
     const STREAM: StreamId = StreamId::new([1; 16]);
 
     fn line(id: u32) -> Arc<Line> {
@@ -388,11 +435,11 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        Plan::new(Timestamp::from_nanoseconds(5), 1 << 20)
+        Plan::new(Timestamp::from_nanoseconds(5), 1 << 20, Arc::default())
     }
 
     fn sequences(plan: Plan) -> Vec<(u32, u64, usize)> {
-        let layout = plan.lay_out(LaneSequence::new(100), LaneSequence::new(99));
+        let layout = plan.lay_out((LaneSequence::new(100), LaneSequence::new(99)), PLACE);
         let of = |laid: &LaidRecord| {
             let record = &laid.record;
             (record.line.number(), record.sequence.number(), record.extents.len())
@@ -446,11 +493,14 @@ mod tests {
     #[test]
     fn a_plan_takes_no_more_than_its_room() {
         let line = line(1);
-        let mut plan = Plan::new(Timestamp::default(), 5 * BLOCK_SIZE);
+        let mut plan = Plan::new(Timestamp::default(), 5 * BLOCK_SIZE, Arc::default());
         assert!(matches!(plan.take(draft(&line, streamed(1, 0), 0, 2).0), Taken::Yes));
         assert!(matches!(plan.take(draft(&line, streamed(2, 1), 4, 2).0), Taken::Full(_)));
         assert!(matches!(plan.take(draft(&line, streamed(2, 1), 4, 1).0), Taken::Yes));
-        assert_eq!(plan.lay_out(LaneSequence::new(1), LaneSequence::new(0)).bytes, 5 * BLOCK_SIZE);
+        assert_eq!(
+            plan.lay_out((LaneSequence::new(1), LaneSequence::new(0)), PLACE).bytes,
+            5 * BLOCK_SIZE
+        );
     }
 
     #[test]
@@ -460,7 +510,7 @@ mod tests {
         for position in 1..4 {
             plan.take(draft(&line, streamed(position, position - 1), 0, 1).0);
         }
-        let layout = plan.lay_out(LaneSequence::new(1), LaneSequence::new(0));
+        let layout = plan.lay_out((LaneSequence::new(1), LaneSequence::new(0)), PLACE);
         let times: Vec<u64> =
             layout.records.iter().map(|laid| laid.record.commit_time.nanoseconds()).collect();
         assert_eq!(times, [5, 6, 7]);

@@ -275,6 +275,7 @@ mod tests {
                 source_time: Timestamp::default(),
                 commit_time: Timestamp::default(),
                 previous_chain: Chain::default(),
+                seal: None,
                 extents: vec![RecordExtent {
                     disk: DiskId::new(1),
                     range: ByteRange::at(ByteOffset::new(0), 4096).unwrap(),

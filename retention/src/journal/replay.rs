@@ -192,7 +192,7 @@ impl Replay {
             }
             last = Some(record.record.lane_sequence);
             if record.record.lane_sequence > self.progress {
-                self.take_record(entry.id, record, bytes)?;
+                self.take_record((entry.id, entry.salt), record, bytes)?;
             }
         }
         // Loss that reaches the end of the segment has no record after it that would tell.
@@ -246,7 +246,7 @@ impl Replay {
 
     fn take_record(
         &mut self,
-        segment: SegmentId,
+        segment: (SegmentId, u64),
         found: &FoundRecord,
         bytes: &[u8],
     ) -> Result<(), ReplayError> {

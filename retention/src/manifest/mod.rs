@@ -7,7 +7,8 @@
 //!
 //! **Invariants:** the state in memory never holds a record that is not durable. A damaged frame that is followed by
 //! an undamaged one is media damage and refuses to open; only a torn last frame, which nobody was told of, is cut off.
-//! After a failed write the manifest refuses further ones until it is reopened.
+//! After a failed write the manifest refuses further ones until it is reopened. A change that takes a wrapped key away ends
+//! with a file that does not have it, and with the one before overwritten.
 
 pub mod compacted;
 mod disks;
@@ -15,6 +16,7 @@ pub mod dropped;
 pub mod format;
 pub mod history;
 mod keeping;
+pub mod keys;
 pub mod record;
 pub mod released;
 pub mod state;
@@ -72,6 +74,15 @@ pub enum ManifestError {
     /// The file is longer than any manifest.
     #[error("MANIFEST has {0} bytes, more than any manifest")]
     TooLong(u64),
+    /// Keys are out of use, and a file still has them.
+    #[error(
+        "the keys are out of use, but MANIFEST could not be rewritten without them: {source}; \
+         a restart does it as soon as there is space"
+    )]
+    NotErased {
+        /// Why.
+        source: Box<ManifestError>,
+    },
     /// An earlier write failed.
     #[error("an earlier write to MANIFEST failed; the service must be restarted")]
     Poisoned,
@@ -149,11 +160,13 @@ impl Manifest {
             |offset: usize, source| ManifestError::Damaged { offset: offset as u64, source };
         let folder_id = format::parse_header(&bytes).map_err(|source| damaged(0, source))?;
         let mut state = ManifestState::default();
+        let mut erases = false;
         let (mut at, mut number) = (HEADER_BYTES, 0);
         while at < bytes.len() {
             match format::parse_frame(&bytes[at..], number) {
                 Ok((records, frame)) => {
                     for record in &records {
+                        erases |= record.erases(&state);
                         state.apply(record).map_err(|source| ManifestError::Misfit {
                             offset: at as u64,
                             source,
@@ -180,7 +193,18 @@ impl Manifest {
         }
         let snapshot_bytes = encode_snapshot(folder_id, &state).0.len() as u64;
         let log = Log::new(file, at as u64, number, snapshot_bytes, snapshot_from);
-        Ok(Self::assemble(folder, folder_id, state, log))
+        let manifest = Self::assemble(folder, folder_id, state, log);
+        if erases {
+            // A crash came between a change that takes keys away and the end of it.
+            let mut log = manifest.log.lock().await;
+            match manifest.erase(&mut log).await {
+                Err(ManifestError::File(FileError::NoSpace { .. })) => {
+                    tracing::warn!("no space to rewrite MANIFEST without keys that are out of use");
+                }
+                erased => erased?,
+            }
+        }
+        Ok(manifest)
     }
 
     /// What all records so far add up to.
@@ -208,12 +232,17 @@ impl Manifest {
             return Ok(answer);
         }
         let mut after = self.state.read().clone();
+        let mut erases = false;
         for record in &records {
+            erases |= record.erases(&after);
             after.apply(record).map_err(|source| E::from(ManifestError::Overtaken(source)))?;
         }
         log.append(&records).await.map_err(E::from)?;
         *self.state.write() = after;
-        if log.length > log.snapshot_at {
+        if erases {
+            let erased = self.erase(&mut log).await;
+            erased.map_err(|source| ManifestError::NotErased { source: Box::new(source) })?;
+        } else if log.length > log.snapshot_at {
             self.rewrite(&mut log).await.map_err(E::from)?;
         }
         Ok(answer)
@@ -222,6 +251,24 @@ impl Manifest {
     /// Appends records that depend on nothing.
     pub async fn append(&self, records: Vec<ManifestRecord>) -> Result<(), ManifestError> {
         self.change(|_| Ok((records, ()))).await
+    }
+
+    /// Rewrites the log, and overwrites what it was: some of it must not stay.
+    async fn erase(&self, log: &mut Log) -> Result<(), ManifestError> {
+        let state = self.state.read().clone();
+        let snapshot =
+            write_snapshot(&*self.folder, self.folder_id, &state, log.snapshot_from).await?;
+        log.poisoned = true;
+        install_snapshot(&*self.folder).await?;
+        let before = std::mem::replace(log, snapshot);
+        // It has no name any more. On media that write in place this takes what was in it; nothing rests on it.
+        let zeroes = Buffer::zeroed(usize::try_from(before.length).expect("it was in memory"));
+        if let Err(error) = before.file.write_at(0, zeroes).await {
+            tracing::info!(%error, "what MANIFEST was cannot be overwritten");
+            return Ok(());
+        }
+        before.file.flush().await?;
+        Ok(())
     }
 
     async fn rewrite(&self, log: &mut Log) -> Result<(), ManifestError> {

@@ -6,6 +6,7 @@
 use super::compacted::{CompactedEntry, SEGMENT_COMPACTED};
 use super::format::{FrameError, Reader, Writer};
 use super::history::HistoryStart;
+use super::keys::KeyRecord;
 use super::released::ReleasedLine;
 use super::streams::StreamChange;
 use crate::ids::{
@@ -285,6 +286,8 @@ pub enum ManifestRecord {
         /// What is kept.
         released: ReleasedLine,
     },
+    /// Of data keys.
+    Key(KeyRecord),
     /// The highest ids given out when a snapshot was written, so that none is used twice.
     IdsGiven(GivenIds),
 }
@@ -481,6 +484,7 @@ impl ManifestRecord {
             other => {
                 let encoded =
                     other.encode_keeping(to) || other.encode_disks(to) || other.encode_streams(to);
+                let encoded = encoded || other.encode_keys(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -4,6 +4,7 @@ use super::compacted::CompactedEntry;
 use super::dropped::Dropped;
 use super::history::HistoryStart;
 use super::keeping::ClockEntry;
+use super::keys::Keys;
 use super::record::{GivenIds, ManifestRecord};
 use super::released::Released;
 use super::streams::StreamEntry;
@@ -141,6 +142,8 @@ pub struct ManifestState {
     pub compacted: BTreeMap<SegmentId, CompactedEntry>,
     /// What is kept of records that are gone.
     pub released: Released,
+    /// Data keys.
+    pub keys: Keys,
     /// Exports by id.
     pub exports: BTreeMap<ExportId, ExportEntry>,
     /// Policies of groups that were given one.
@@ -236,6 +239,7 @@ impl ManifestState {
                 entry.ended = Some((*end, *next));
             }
             ManifestRecord::SegmentReleased { segment } => self.release_segment(*segment)?,
+            ManifestRecord::Key(record) => self.apply_key(record)?,
             ManifestRecord::SegmentCompacted(entry) => self.add_compacted(entry)?,
             ManifestRecord::RecordsReleased { lane, first, next } => {
                 self.released.add(*lane, *first, *next)?;
@@ -385,6 +389,7 @@ impl ManifestState {
         if !self.machines.values().any(|other| other.group == removed.group) {
             self.policies.remove(&removed.group);
         }
+        self.keys.forget_machine(machine);
         self.disks.retain(|_, disk| disk.machine != machine);
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
@@ -468,6 +473,7 @@ impl ManifestState {
         // A branch has a higher id than the line it starts from, so parents come first.
         self.lines.values().for_each(|line| line.records(&mut records));
         self.keeping_records(&mut records);
+        self.key_records(&mut records);
         for segment in self.segments.values() {
             let SegmentEntry { id, lane, salt, first, size_bytes, ended } = *segment;
             records.push(ManifestRecord::SegmentBorn {

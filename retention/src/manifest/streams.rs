@@ -86,7 +86,7 @@ impl ManifestRecord {
                 first: Sequence::new(from.u64()?),
                 last: Sequence::new(from.u64()?),
             }),
-            _ => Err(FrameError::Kind(kind)),
+            _ => Self::decode_keys(kind, from),
         }
     }
 }

@@ -4,15 +4,17 @@ use super::format::encode_frame;
 use super::*;
 use crate::change::{MAX_DISKS, MAX_PATH_BYTES, MAX_TEXT_BYTES};
 use crate::ids::{
-    ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
-    SegmentId, Sequence, StreamId,
+    ContentId, DiskId, ExportId, Generation, GroupId, KeyId, LaneId, LaneSequence, LineId,
+    MachineId, SegmentId, Sequence, StreamId,
 };
 use crate::index::tail_key::LineTail;
 use crate::journal::format::Chain;
 use crate::manifest::history::HistoryStart;
+use crate::manifest::keys::KeyRecord;
 use crate::manifest::released::ReleasedLine;
 use crate::name::{Label, Name};
 use crate::point::PointKind;
+use crate::sealing::{KekId, WRAPPED_BYTES, WrappedKey};
 use crate::time::Timestamp;
 use landfall_disks::faults::{Fault, FaultFolder, Seed, run};
 
@@ -85,6 +87,13 @@ fn released(number: u32, first: u64, next: u64) -> Vec<ManifestRecord> {
     vec![records_released(first, next), line_released(1, first), gone]
 }
 
+fn key_added(machine: u32) -> ManifestRecord {
+    let (key, machine) = (KeyId::new(machine), MachineId::new(machine));
+    let (kek, nonce) = (KekId::new([1; 8]), [2; 12]);
+    let wrapped = WrappedKey { kek, nonce, wrapped: [3; WRAPPED_BYTES] };
+    ManifestRecord::Key(KeyRecord::Added { key, machine, at: Timestamp::default(), wrapped })
+}
+
 /// Some of everything, so that snapshots have to carry it, and some that undoes it.
 fn history() -> Vec<Vec<ManifestRecord>> {
     let (line, sequence) = (LineId::new(1), Sequence::new(4));
@@ -111,11 +120,17 @@ fn history() -> Vec<Vec<ManifestRecord>> {
         segment(2, 10, 20),
         released(2, 10, 20),
         released(1, 1, 10),
+        vec![key_added(1)],
+        vec![ManifestRecord::Key(KeyRecord::Destroyed {
+            machine: MachineId::new(1),
+            at: Timestamp::default(),
+        })],
     ];
     for number in 2..8 {
         changes.push(vec![machine(number), disk(number + 1, number)]);
         if number % 2 == 0 {
             let machine = MachineId::new(number);
+            changes.push(vec![key_added(number)]);
             changes.push(vec![ManifestRecord::MachineRemoved { machine }]);
         }
     }

@@ -8,14 +8,16 @@
 use arbitrary::Arbitrary;
 use landfall_disks::{ByteOffset, ByteRange};
 use landfall_retention::ids::{
-    DiskId, Generation, GroupId, LaneSequence, LineId, Position, Sequence, StreamId,
+    DiskId, Generation, GroupId, KeyId, LaneSequence, LineId, Position, SegmentId, Sequence,
+    StreamId,
 };
 use landfall_retention::journal::format::{
     Chain, ExtentContent, MAX_BODY_BYTES, MAX_RECORD_BYTES, Record, RecordExtent, RecordKind,
-    SegmentHeader, UNIT,
+    RecordSeal, SegmentHeader, UNIT,
 };
 use landfall_retention::name::Label;
 use landfall_retention::point::PointKind;
+use landfall_retention::sealing::{TAG_BYTES, Tag};
 use landfall_retention::time::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
@@ -46,6 +48,8 @@ struct Made {
     stream: [u8; 16],
     chain: [u8; 32],
     salt: u64,
+    /// What it is sealed by, if it is: the key, and where it was first.
+    seal: Option<(u32, u32, u32)>,
     /// Disk, first block, blocks, whether it has a body, and what its hash begins with.
     extents: Vec<(u32, u32, u16, bool, u8)>,
 }
@@ -62,9 +66,10 @@ impl Made {
         };
         let takes_extents = kind == RecordKind::Batch;
         let wanted = self.extents.iter().filter(|_| takes_extents).take(1024);
-        let mut body = Record::head_bytes(wanted.clone().count(), 0);
+        let plain = Record::head_bytes(wanted.clone().count(), 0);
+        let mut body = plain;
         let end = body + MAX_BODY_BYTES;
-        let extents = wanted.map(|(disk, block, blocks, data, hash)| {
+        let extents = wanted.clone().map(|(disk, block, blocks, data, hash)| {
             let length = (u64::from(*blocks) + 1) * UNIT;
             let start = ByteOffset::new(u64::from(*block) * UNIT);
             let range = ByteRange::at(start, length).expect("far below the end of a disk");
@@ -77,9 +82,25 @@ impl Made {
             };
             RecordExtent { disk: DiskId::new(*disk), range, content }
         });
+        let mut extents: Vec<RecordExtent> = extents.collect();
+        let blocks = usize::try_from((body - plain) / UNIT).expect("at most 2048");
+        let seal = self.seal.filter(|_| blocks > 0).map(|(key, segment, unit)| RecordSeal {
+            key: KeyId::new(key.max(1)),
+            segment: SegmentId::new(segment),
+            unit: 1 + unit % 200_000,
+            tags: (0..blocks).map(|at| Tag([at.to_le_bytes()[0]; TAG_BYTES])).collect(),
+        });
+        if seal.is_some() {
+            let moved = Record::sealed_head_bytes(extents.len(), 0, blocks) - plain;
+            for extent in &mut extents {
+                if let ExtentContent::Data { body, .. } = &mut extent.content {
+                    *body += u32::try_from(moved).expect("at most 32 KiB");
+                }
+            }
+        }
         let lane_sequence = self.lane_sequence.max(1);
         Record {
-            extents: extents.collect(),
+            extents,
             kind,
             boundary: self.boundary,
             lane_sequence: LaneSequence::new(lane_sequence),
@@ -93,16 +114,24 @@ impl Made {
             source_time: Timestamp::from_nanoseconds(self.numbers[3]),
             commit_time: Timestamp::from_nanoseconds(self.numbers[4]),
             previous_chain: Chain(self.chain),
+            seal,
         }
     }
 }
 
-/// Header, label and table.
+/// Header, label and table, and a tag for each block where there is a key.
 fn head_length(bytes: &[u8]) -> Option<usize> {
     let header = bytes.get(..HEADER)?;
     let extents = u32::from_le_bytes(header[12..16].try_into().expect("four bytes")) as usize;
     let label = usize::from(u16::from_le_bytes([header[20], header[21]]));
-    let length = HEADER + label + extents.checked_mul(ENTRY)?;
+    let key = u32::from_le_bytes(header[24..28].try_into().expect("four bytes"));
+    let table = bytes.get(HEADER + label..HEADER + label + extents.checked_mul(ENTRY)?)?;
+    let stored =
+        |entry: &[u8]| u64::from(u32::from_le_bytes(entry[28..32].try_into().expect("four bytes")));
+    let bodies: u64 = table.chunks_exact(ENTRY).map(stored).sum();
+    let tags =
+        if key == 0 { 0 } else { usize::try_from(bodies / UNIT).ok()?.checked_mul(TAG_BYTES)? };
+    let length = (HEADER + label + table.len()).checked_add(tags)?;
     (length <= bytes.len()).then_some(length)
 }
 
@@ -124,7 +153,8 @@ fn written(record: &Record, salt: u64) -> Vec<u8> {
         RecordKind::Mark { label: Some(label), .. } => label.as_str().len(),
         _ => 0,
     };
-    let head = Record::head_bytes(record.extents.len(), label);
+    let tags = record.seal.as_ref().map_or(0, |seal| seal.tags.len());
+    let head = Record::sealed_head_bytes(record.extents.len(), label, tags);
     let mut bytes = vec![0; usize::try_from(head).expect("a head")];
     record.encode(salt, &mut bytes);
     bytes

@@ -79,6 +79,7 @@ fn record(number: u64, behind: u8, extents: &[u8]) -> Record {
         source_time: Timestamp::default(),
         commit_time: Timestamp::default(),
         previous_chain: Chain::default(),
+        seal: None,
     }
 }
 

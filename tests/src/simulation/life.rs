@@ -1,5 +1,6 @@
 //! One life of the store: from opening it to the next power cut.
 
+use super::keys::check_nonces;
 use super::model::{Branch, Change, Model, SIZES, Sent, Snapshot, bytes};
 use crate::world::{World, moment};
 use futures_util::future::{join, join_all};
@@ -11,7 +12,7 @@ use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
     BlockHash, HASH_BLOCK_BYTES, ImageSpec, NewDisk, NewMachine, Opened, ResolveError, Retention,
-    Stream, StreamContent, StreamError, StreamExtent, StreamRequest, StreamState,
+    Settings, Stream, StreamContent, StreamError, StreamExtent, StreamRequest, StreamState,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
         let (surroundings, world, model) = (world.surroundings(), &world, &mut *model);
         let choices = &mut choices;
         async move {
-            let opened = Retention::open(surroundings, World::settings()).await;
+            let settings = Settings { encryption: model.encryption(choices), ..World::settings() };
+            let opened = Retention::open(surroundings, settings).await;
             let opened = match opened {
                 Ok(opened) => opened,
                 Err(_) if world.folder.is_dead() => return Err(PowerCut),
@@ -61,6 +63,7 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
         return world;
     }
     let world = world.crash(random);
+    check_nonces(&world, model);
     if random.chance(1, 6) { world.without_index() } else { world }
 }
 
@@ -102,6 +105,7 @@ impl Life<'_> {
                 28 | 29 => self.verify_changes().await?,
                 30 => self.damage_image().await?,
                 32..=34 => stream = self.compact(stream).await?,
+                35 => self.rotate_key().await?,
                 36 => stream = self.grow(stream).await?,
                 37..=40 => stream = self.begin_order(stream).await?,
                 41 => stream = self.end_order(stream).await?,

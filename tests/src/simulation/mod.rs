@@ -15,6 +15,7 @@ mod differences;
 mod folding;
 mod growing;
 mod instants;
+mod keys;
 mod life;
 mod model;
 

@@ -1,8 +1,10 @@
 //! What the store must hold: plain bytes for the source, every point and every branch.
 
+use super::keys::Nonces;
 use landfall_disks::faults::Seed;
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
 use landfall_retention::ids::{Generation, Position, StreamId};
+use landfall_retention::sealing::KeyEncryptionKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -71,6 +73,11 @@ pub(super) struct Model {
     pub(super) branches_made: u32,
     /// A policy was being applied: any moment may be gone.
     pub(super) thinning: bool,
+    /// Whether what is written is sealed, by keys that these wrap, the newest first.
+    pub(super) sealed: bool,
+    pub(super) keks: Vec<KeyEncryptionKey>,
+    /// What was ever found on the medium under each nonce.
+    pub(super) nonces: Nonces,
     log: Vec<String>,
 }
 
@@ -101,6 +108,9 @@ impl Model {
             branches: BTreeMap::new(),
             branches_made: 0,
             thinning: false,
+            sealed: seed.chance(1, 2),
+            keks: Vec::new(),
+            nonces: Nonces::new(),
             log: Vec::new(),
         }
     }

@@ -155,7 +155,9 @@ pub(super) fn failure(error: &DiskError, action: &Action) -> Failure {
     };
     let at = match (error, action) {
         (
-            DiskError::Damaged { range: bad, .. } | DiskError::Unknown { range: bad, .. },
+            DiskError::Damaged { range: bad, .. }
+            | DiskError::Unknown { range: bad, .. }
+            | DiskError::Sealed { range: bad, .. },
             Action::Read { range, .. },
         ) if range.overlaps(*bad) => Some(range.intersection(*bad).start()),
         _ => None,

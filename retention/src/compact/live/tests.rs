@@ -31,6 +31,7 @@ fn record(line: LineId, sequence: u64, kind: RecordKind, extents: Vec<RecordExte
         source_time: Timestamp::default(),
         commit_time: Timestamp::default(),
         previous_chain: Chain::default(),
+        seal: None,
         extents,
     }
 }

@@ -1,8 +1,8 @@
 //! Extent tables: what a record changes, 80 bytes an entry.
 
-use super::{FormatError, MAX_BODY_BYTES, Record, UNIT};
+use super::{FormatError, MAX_BODY_BYTES, UNIT};
 use crate::ids::DiskId;
-use landfall_disks::{ByteOffset, ByteRange, MAX_DISK_SIZE};
+use landfall_disks::{BLOCK_BYTES, ByteOffset, ByteRange, MAX_DISK_SIZE};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -20,7 +20,7 @@ pub(super) struct ExtentBytes {
     body: U32,
     /// Bytes of the body as stored.
     stored_length: U32,
-    /// BLAKE3 of the plain content; zero for extents without content.
+    /// BLAKE3 of the body as stored; zero for extents without content.
     hash: [u8; 32],
     /// Where a `ref` points: a sequence of the same line.
     target: U64,
@@ -47,7 +47,7 @@ pub enum ExtentContent {
     Data {
         /// Where they start, from the start of the record.
         body: u32,
-        /// Their BLAKE3.
+        /// Their BLAKE3, as they are stored.
         hash: [u8; 32],
     },
     /// Zeroes.
@@ -134,14 +134,23 @@ impl RecordExtent {
     }
 }
 
-/// Reads a whole table; bodies must follow each other without a hole.
-pub(super) fn parse_table(
-    table: &[u8],
-    extents: usize,
-    label_bytes: usize,
-) -> Result<Vec<RecordExtent>, FormatError> {
-    let mut parsed = Vec::with_capacity(extents);
-    let mut next_body = Record::head_bytes(extents, label_bytes);
+/// Blocks of the bodies that a table speaks of, as long as no other field of it was looked at.
+pub(super) fn count_blocks(table: &[u8]) -> Result<usize, FormatError> {
+    let mut carried = 0;
+    for bytes in table.chunks_exact(EXTENT_BYTES) {
+        let entry = ExtentBytes::read_from_bytes(bytes).map_err(|_| FormatError::Short)?;
+        carried += u64::from(entry.stored_length.get());
+    }
+    match usize::try_from(carried.min(MAX_BODY_BYTES + 1)) {
+        Ok(bytes) if bytes as u64 <= MAX_BODY_BYTES => Ok(bytes / BLOCK_BYTES),
+        _ => Err(FormatError::Field("extent lengths")),
+    }
+}
+
+/// Reads a whole table; bodies must follow each other without a hole, the first at `first_body`.
+pub(super) fn parse_table(table: &[u8], first_body: u64) -> Result<Vec<RecordExtent>, FormatError> {
+    let mut parsed = Vec::with_capacity(table.len() / EXTENT_BYTES);
+    let mut next_body = first_body;
     let mut carried = 0;
     for bytes in table.chunks_exact(EXTENT_BYTES) {
         let entry = ExtentBytes::read_from_bytes(bytes).map_err(|_| FormatError::Short)?;

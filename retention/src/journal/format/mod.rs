@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   segment   ├ header 4 KiB ┤├ record ┤├ record ┤ … ├ never parsed: zeroes, a torn tail, an older life ┤
-//!   record    ├ header 256 │ label │ extent table, 80 each │ zeroes to 4 KiB ┤├ bodies, 4 KiB aligned ┤
+//!   record    ├ header 256 │ label │ extent table, 80 each │ tags, 16 each │ zeroes to 4 KiB ┤├ bodies, 4 KiB aligned ┤
 //! ```
 //!
 //! Pure functions from bytes to meaning and back. A header is trusted without its bodies: its checksum covers header,
-//! label and table, the table holds the BLAKE3 of every body. Every length is checked against a named limit before it
+//! label, table and tags, the table holds the BLAKE3 of every body as it is stored. Only sealed records have tags. Every length is checked against a named limit before it
 //! is used; reserved bytes are written zero and checked.
 
 mod extent;
@@ -16,7 +16,7 @@ mod segment;
 mod tests;
 
 pub use extent::{ExtentContent, RecordExtent};
-pub use record::{Chain, Record, RecordKind};
+pub use record::{Chain, Record, RecordKind, RecordSeal};
 pub use segment::SegmentHeader;
 
 use landfall_disks::BLOCK_SIZE;
@@ -29,8 +29,8 @@ pub const SEGMENT_HEADER_BYTES: u64 = UNIT;
 pub const MAX_EXTENTS: usize = 1024;
 /// Bytes of data a record may carry.
 pub const MAX_BODY_BYTES: u64 = 8 << 20;
-/// Longest record: header, label, full table and bodies, each rounded up.
-pub const MAX_RECORD_BYTES: u64 = MAX_BODY_BYTES + 25 * UNIT;
+/// Longest record: header, label, full table, a tag for each block, and bodies, rounded up.
+pub const MAX_RECORD_BYTES: u64 = MAX_BODY_BYTES + 29 * UNIT;
 /// Smallest segment: its header and the longest record.
 pub const MIN_SEGMENT_BYTES: u64 = SEGMENT_HEADER_BYTES + MAX_RECORD_BYTES;
 /// Largest segment: places count units in 32 bits, far above this; the limit keeps recovery of one segment short.

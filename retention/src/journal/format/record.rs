@@ -1,18 +1,24 @@
-//! Records: header, label and extent table; their bodies are not looked at here.
+//! Records: header, label, extent table and tags; their bodies are not looked at here.
 
-use super::extent::{EXTENT_BYTES, extent_kind, parse_table};
+use super::extent::{EXTENT_BYTES, count_blocks, extent_kind, parse_table};
 use super::{
-    ExtentContent, FormatError, MAX_EXTENTS, MAX_RECORD_BYTES, RecordExtent, UNIT, Version,
+    ExtentContent, FormatError, MAX_EXTENTS, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES, RecordExtent,
+    UNIT, Version,
 };
-use crate::ids::{Generation, GroupId, LaneSequence, LineId, Position, Sequence, StreamId};
+use crate::ids::{
+    Generation, GroupId, KeyId, LaneSequence, LineId, Position, SegmentId, Sequence, StreamId,
+};
 use crate::name::{Label, MAX_LABEL_BYTES};
 use crate::point::PointKind;
+use crate::sealing::{SealOrigin, TAG_BYTES, Tag};
 use crate::time::Timestamp;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const RECORD_MAGIC: [u8; 4] = *b"LFRC";
 const FLAG_BOUNDARY: u8 = 1;
+#[expect(clippy::cast_possible_truncation, reason = "4096")]
+const UNIT_BYTES: u32 = UNIT as u32;
 
 /// First 256 bytes of a record.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -30,8 +36,9 @@ struct RecordHeaderBytes {
     length: U32,
     label_length: U16,
     mark_kind: u8,
-    /// Whole-record codec and key: reserved, zero.
+    /// Whole-record codec: reserved, zero.
     codec: u8,
+    /// Data key that its bodies are sealed by; zero if they are plain.
     key_id: U32,
     lane_sequence: U64,
     /// Lane sequence known durable when this record was written.
@@ -49,7 +56,10 @@ struct RecordHeaderBytes {
     root: [u8; 32],
     /// Chain value of the line before this record.
     chain: [u8; 32],
-    reserved: [u8; 76],
+    /// Of a sealed record: where it was first written to. Zero otherwise.
+    segment: U32,
+    unit: U32,
+    reserved: [u8; 68],
 }
 pub(super) const RECORD_HEADER_BYTES: usize = size_of::<RecordHeaderBytes>();
 const _: () = assert!(RECORD_HEADER_BYTES == 256);
@@ -101,6 +111,21 @@ pub struct Record {
     pub previous_chain: Chain,
     /// What it changes, in the order of the table; disjoint per disk.
     pub extents: Vec<RecordExtent>,
+    /// How its bodies are sealed, if they are. A record without bodies never is.
+    pub seal: Option<RecordSeal>,
+}
+
+/// How the bodies of a record are sealed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordSeal {
+    /// The data key.
+    pub key: KeyId,
+    /// The segment that the record was first written to.
+    pub segment: SegmentId,
+    /// The unit of that segment that the record started at.
+    pub unit: u32,
+    /// A tag for each block of its bodies, in their order.
+    pub tags: Vec<Tag>,
 }
 
 /// The running hash over a line's history.
@@ -108,21 +133,50 @@ pub struct Record {
 pub struct Chain(pub [u8; 32]);
 
 impl Record {
-    /// Bytes of a record with `extents` extents and a label of `label` bytes, before its first body.
+    /// Bytes of a plain record with `extents` extents and a label of `label` bytes, before its first body.
     pub fn head_bytes(extents: usize, label: usize) -> u64 {
-        let bytes = RECORD_HEADER_BYTES + label + extents * EXTENT_BYTES;
+        Self::sealed_head_bytes(extents, label, 0)
+    }
+
+    /// Bytes of a record with `tags` sealed blocks, before its first body.
+    pub fn sealed_head_bytes(extents: usize, label: usize, tags: usize) -> u64 {
+        let bytes = RECORD_HEADER_BYTES + label + extents * EXTENT_BYTES + tags * TAG_BYTES;
         (bytes as u64).next_multiple_of(UNIT)
     }
 
-    /// Bytes of its header, label and table, without what fills them up.
+    /// Bytes of its header, label, table and tags, without what fills them up.
     pub fn head_length(&self) -> usize {
-        RECORD_HEADER_BYTES + self.label_bytes() + self.extents.len() * EXTENT_BYTES
+        let table = self.extents.len() * EXTENT_BYTES;
+        RECORD_HEADER_BYTES + self.label_bytes() + table + self.tags().len() * TAG_BYTES
+    }
+
+    fn tags(&self) -> &[Tag] {
+        self.seal.as_ref().map_or(&[], |seal| &seal.tags)
     }
 
     /// Bytes of the whole record.
     pub fn length_bytes(&self) -> u64 {
         let bodies: u64 = self.extents.iter().map(RecordExtent::body_bytes).sum();
-        Self::head_bytes(self.extents.len(), self.label_bytes()) + bodies
+        let tags = self.tags().len();
+        Self::sealed_head_bytes(self.extents.len(), self.label_bytes(), tags) + bodies
+    }
+
+    /// How blocks of an extent with data are sealed, if they are: where its block `first` was first written to in a segment
+    /// with this salt, and the tags from there on.
+    pub fn seal_of(&self, extent: usize, first: u32, salt: u64) -> Option<(SealOrigin, &[Tag])> {
+        let seal = self.seal.as_ref()?;
+        let ExtentContent::Data { body, .. } = self.extents.get(extent)?.content else {
+            return None;
+        };
+        let head = self.extents.iter().find_map(|one| match one.content {
+            ExtentContent::Data { body, .. } => Some(body),
+            ExtentContent::Zero => None,
+        })?;
+        let units = |bytes: u32| bytes / UNIT_BYTES;
+        let unit = seal.unit + units(body) + first;
+        let origin = SealOrigin { key: seal.key, segment: seal.segment, salt, unit };
+        let from = (units(body - head) + first) as usize;
+        seal.tags.get(from..).map(|tags| (origin, tags))
     }
 
     /// An empty record that vouches for everything through `durable_through`.
@@ -142,6 +196,7 @@ impl Record {
             commit_time: Timestamp::default(),
             previous_chain: Chain::default(),
             extents: Vec::new(),
+            seal: None,
         }
     }
 
@@ -202,7 +257,8 @@ impl Record {
         table
     }
 
-    /// Writes header, label and table to the start of `into`, which must hold [`Record::head_bytes`] zero bytes.
+    /// Writes header, label, table and tags to the start of `into`, which must hold as many zero bytes as
+    /// there are before the first body.
     pub fn encode(&self, salt: u64, into: &mut [u8]) {
         let (kind, mark_kind, label) = self.kind_bytes();
         let table = self.table();
@@ -218,7 +274,7 @@ impl Record {
             label_length: U16::new(u16::try_from(label.len()).expect("a label is short")),
             mark_kind,
             codec: 0,
-            key_id: U32::ZERO,
+            key_id: U32::new(self.seal.as_ref().map_or(0, |seal| seal.key.number())),
             lane_sequence: U64::new(self.lane_sequence.number()),
             durable_through: U64::new(self.durable_through.number()),
             salt: U64::new(salt),
@@ -232,19 +288,24 @@ impl Record {
             commit_time: U64::new(self.commit_time.nanoseconds()),
             root: self.root(),
             chain: self.previous_chain.0,
-            reserved: [0; 76],
+            segment: U32::new(self.seal.as_ref().map_or(0, |seal| seal.segment.number())),
+            unit: U32::new(self.seal.as_ref().map_or(0, |seal| seal.unit)),
+            reserved: [0; 68],
         };
         let table_start = RECORD_HEADER_BYTES + label.len();
-        let head_end = table_start + table.len();
+        let table_end = table_start + table.len();
+        let head_end = self.head_length();
         into[..RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
         into[RECORD_HEADER_BYTES..table_start].copy_from_slice(label.as_bytes());
-        into[table_start..head_end].copy_from_slice(&table);
+        into[table_start..table_end].copy_from_slice(&table);
+        let tags = into[table_end..head_end].chunks_exact_mut(TAG_BYTES);
+        tags.zip(self.tags()).for_each(|(at, tag)| at.copy_from_slice(&tag.0));
         let checksum = crc32c::crc32c(&into[..head_end]);
         into[8..12].copy_from_slice(&checksum.to_le_bytes());
     }
 
     /// Reads the record that starts at the start of `bytes`. `bytes` may end anywhere: [`FormatError::Short`] is
-    /// answered when header, label or table are cut off; bodies are not looked at.
+    /// answered when header, label, table or tags are cut off; bodies are not looked at.
     pub fn parse(bytes: &[u8], salt: u64) -> Result<Self, FormatError> {
         let (header, _) =
             RecordHeaderBytes::read_from_prefix(bytes).map_err(|_| FormatError::Short)?;
@@ -260,13 +321,19 @@ impl Record {
             return Err(FormatError::Field("label_length"));
         }
         let table_start = RECORD_HEADER_BYTES + label_length;
-        let head_end = table_start + extent_count * EXTENT_BYTES;
+        let table_end = table_start + extent_count * EXTENT_BYTES;
+        let blocks = match header.key_id.get() {
+            0 => 0,
+            _ => count_blocks(bytes.get(table_start..table_end).ok_or(FormatError::Short)?)?,
+        };
+        let head_end = table_end + blocks * TAG_BYTES;
         let head = bytes.get(..head_end).ok_or(FormatError::Short)?;
         if header.checksum.get() != checksum_with_field_zero(head) {
             return Err(FormatError::Checksum);
         }
         check_header(&header, salt)?;
-        let table = &head[table_start..];
+        let seal = parse_seal(&header, &head[table_end..])?;
+        let first_body = Self::sealed_head_bytes(extent_count, label_length, blocks);
         let label = std::str::from_utf8(&head[RECORD_HEADER_BYTES..table_start])
             .map_err(|_| FormatError::Field("label"))?;
         let record = Self {
@@ -283,7 +350,8 @@ impl Record {
             source_time: Timestamp::from_nanoseconds(header.source_time.get()),
             commit_time: Timestamp::from_nanoseconds(header.commit_time.get()),
             previous_chain: Chain(header.chain),
-            extents: parse_table(table, extent_count, label_length)?,
+            extents: parse_table(&head[table_start..table_end], first_body)?,
+            seal,
         };
         if u64::from(header.length.get()) != record.length_bytes() {
             return Err(FormatError::Field("length"));
@@ -293,6 +361,21 @@ impl Record {
         }
         Ok(record)
     }
+}
+
+/// What a header and its tags say of sealing.
+fn parse_seal(header: &RecordHeaderBytes, tags: &[u8]) -> Result<Option<RecordSeal>, FormatError> {
+    let (key, segment, unit) = (header.key_id.get(), header.segment.get(), header.unit.get());
+    if key == 0 {
+        return if (segment, unit) == (0, 0) { Ok(None) } else { Err(FormatError::Field("seal")) };
+    }
+    let end = u64::from(unit) * UNIT + u64::from(header.length.get());
+    if tags.is_empty() || unit == 0 || end > MAX_SEGMENT_BYTES {
+        return Err(FormatError::Field("seal"));
+    }
+    let tags = tags.as_chunks().0.iter().copied().map(Tag).collect();
+    let (key, segment) = (KeyId::new(key), SegmentId::new(segment));
+    Ok(Some(RecordSeal { key, segment, unit, tags }))
 }
 
 fn checksum_with_field_zero(head: &[u8]) -> u32 {
@@ -308,10 +391,10 @@ fn check_header(header: &RecordHeaderBytes, salt: u64) -> Result<(), FormatError
     if header.salt.get() != salt {
         return Err(FormatError::Salt);
     }
-    if header.codec != 0 || header.key_id.get() != 0 {
+    if header.codec != 0 {
         return Err(FormatError::Unsupported("record codec"));
     }
-    if header.flags & !FLAG_BOUNDARY != 0 || header.reserved != [0; 76] {
+    if header.flags & !FLAG_BOUNDARY != 0 || header.reserved != [0; 68] {
         return Err(FormatError::Field("reserved"));
     }
     if u64::from(header.length.get()) > MAX_RECORD_BYTES {

@@ -6,6 +6,7 @@ use super::*;
 use crate::ids::*;
 use crate::name::{Label, MAX_LABEL_BYTES};
 use crate::point::PointKind;
+use crate::sealing::Tag;
 use crate::time::Timestamp;
 use landfall_disks::{ByteOffset, ByteRange};
 use proptest::prelude::*;
@@ -50,13 +51,33 @@ fn record(lengths: &[(bool, u64)], label: Option<&str>) -> Record {
         source_time: Timestamp::from_nanoseconds(11),
         commit_time: Timestamp::from_nanoseconds(12),
         previous_chain: Chain([13; 32]),
+        seal: None,
         extents,
     }
 }
 
+/// The same, sealed by a key, where it has bodies.
+fn sealed(lengths: &[(bool, u64)]) -> Record {
+    let mut record = record(lengths, None);
+    let bodies: u64 = record.extents.iter().map(RecordExtent::body_bytes).sum();
+    let blocks = u8::try_from(bodies / UNIT).expect("few");
+    let head = Record::sealed_head_bytes(lengths.len(), 0, usize::from(blocks));
+    let more = head - Record::head_bytes(lengths.len(), 0);
+    for extent in &mut record.extents {
+        if let ExtentContent::Data { body, .. } = &mut extent.content {
+            *body += u32::try_from(more).expect("little");
+        }
+    }
+    let tags = (0..blocks).map(|at| Tag([at; 16])).collect();
+    let seal = RecordSeal { key: KeyId::new(3), segment: SegmentId::new(4), unit: 5, tags };
+    record.seal = (blocks > 0).then_some(seal);
+    record
+}
+
 fn encoded(record: &Record) -> Vec<u8> {
     let label = record.label_bytes();
-    let head = Record::head_bytes(record.extents.len(), label);
+    let tags = record.seal.as_ref().map_or(0, |seal| seal.tags.len());
+    let head = Record::sealed_head_bytes(record.extents.len(), label, tags);
     let mut bytes = vec![0; usize::try_from(head).unwrap()];
     record.encode(99, &mut bytes);
     bytes
@@ -75,6 +96,56 @@ fn any_flipped_bit_of_a_head_is_noticed() {
 }
 
 #[test]
+fn any_flipped_bit_of_a_sealed_head_is_noticed() {
+    let bytes = encoded(&sealed(&[(true, 1), (false, 3), (true, 2)]));
+    let covered = RECORD_HEADER_BYTES + 3 * EXTENT_BYTES + 3 * 16;
+    for bit in 0..covered * 8 {
+        let mut broken = bytes.clone();
+        broken[bit / 8] ^= 1 << (bit % 8);
+        assert!(Record::parse(&broken, 99).is_err(), "bit {bit} went unnoticed");
+    }
+}
+
+#[test]
+fn every_block_of_a_sealed_record_has_its_own_nonce_and_tag() {
+    let made = sealed(&[(true, 2), (false, 3), (true, 3)]);
+    let at = |extent, first| {
+        let (origin, tags) = made.seal_of(extent, first, 99)?;
+        assert_eq!(
+            (origin.key, origin.segment, origin.salt),
+            (KeyId::new(3), SegmentId::new(4), 99)
+        );
+        Some((origin.unit, tags[0].0[0]))
+    };
+    // One unit of head, and bodies behind each other.
+    let all = [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)].map(|(extent, first)| at(extent, first));
+    assert_eq!(all, [(6, 0), (7, 1), (8, 2), (9, 3), (10, 4)].map(Some));
+    assert_eq!(at(1, 0), None, "zeroes are not sealed");
+    assert_eq!(record(&[(true, 1)], None).seal_of(0, 0, 99), None);
+}
+
+#[test]
+fn half_a_seal_is_none() {
+    let refused = |change: &dyn Fn(&mut Record)| {
+        let mut record = sealed(&[(true, 1)]);
+        change(&mut record);
+        Record::parse(&encoded(&record), 99).err()
+    };
+    assert_eq!(refused(&|_| ()), None);
+    let seal = Some(FormatError::Field("seal"));
+    let changed = |record: &mut Record, change: &dyn Fn(&mut RecordSeal)| {
+        change(record.seal.as_mut().expect("it is sealed"));
+    };
+    // A key, and where the record was: both or none.
+    assert_eq!(refused(&|record| changed(record, &|seal| seal.unit = 0)), seal);
+    assert_eq!(refused(&|record| changed(record, &|seal| seal.unit = 1 << 18)), seal);
+    assert!(refused(&|record| changed(record, &|seal| seal.key = KeyId::new(0))).is_some());
+    let mut nothing = record(&[(false, 1)], None);
+    nothing.seal = sealed(&[(true, 1)]).seal.map(|seal| RecordSeal { tags: Vec::new(), ..seal });
+    assert_eq!(Record::parse(&encoded(&nothing), 99).err(), seal, "nothing to seal");
+}
+
+#[test]
 fn a_record_of_another_life_is_told_apart() {
     let bytes = encoded(&record(&[(true, 1)], None));
     assert_eq!(Record::parse(&bytes, 98), Err(FormatError::Salt));
@@ -82,7 +153,8 @@ fn a_record_of_another_life_is_told_apart() {
 
 #[test]
 fn the_longest_record_fits_the_limit() {
-    let head = Record::head_bytes(MAX_EXTENTS, MAX_LABEL_BYTES);
+    let blocks = usize::try_from(MAX_BODY_BYTES / UNIT).expect("2048");
+    let head = Record::sealed_head_bytes(MAX_EXTENTS, MAX_LABEL_BYTES, blocks);
     assert!(head + MAX_BODY_BYTES <= MAX_RECORD_BYTES);
 }
 
@@ -109,6 +181,15 @@ proptest! {
         lengths in proptest::collection::vec((any::<bool>(), 1u64..20), 0..60),
     ) {
         let record = record(&lengths, None);
+        let bytes = encoded(&record);
+        prop_assert_eq!(Record::parse(&bytes, 99), Ok(record));
+    }
+
+    #[test]
+    fn sealed_records_read_back(
+        lengths in proptest::collection::vec((any::<bool>(), 1u64..9), 0..25),
+    ) {
+        let record = sealed(&lengths);
         let bytes = encoded(&record);
         prop_assert_eq!(Record::parse(&bytes, 99), Ok(record));
     }

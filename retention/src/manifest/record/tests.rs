@@ -1,12 +1,13 @@
 //! Records: that each reads back, and that nothing else is read.
 
 use super::*;
-use crate::ids::Position;
+use crate::ids::{KeyId, Position};
 use crate::index::tail_key::LineTail;
 use crate::journal::format::Chain;
 use crate::manifest::format::{encode_frame, parse_frame};
 use crate::name::Label;
 use crate::point::PointKind;
+use crate::sealing::{KekId, WRAPPED_BYTES, WrappedKey};
 use crate::stream::StreamState;
 
 fn start(kind: Option<PointKind>, label: Option<&str>) -> HistoryStart {
@@ -110,6 +111,9 @@ fn of_machines_and_journal() -> Vec<ManifestRecord> {
 
 fn of_history_and_keeping() -> Vec<ManifestRecord> {
     let (line, sequence) = (LineId::new(2), Sequence::new(3));
+    let (key, machine, at) = (KeyId::new(30), MachineId::new(1), Timestamp::from_nanoseconds(31));
+    let kek = KekId::new([32; 8]);
+    let wrapped = WrappedKey { kek, nonce: [33; 12], wrapped: [34; WRAPPED_BYTES] };
     vec![
         ManifestRecord::FoldStarted { line, start: start(Some(PointKind::App), Some("before")) },
         ManifestRecord::FoldStarted { line, start: start(None, None) },
@@ -159,6 +163,11 @@ fn of_history_and_keeping() -> Vec<ManifestRecord> {
             through: LaneSequence::new(14),
             from: vec![SegmentId::new(10), SegmentId::new(12)],
         }),
+        ManifestRecord::Key(KeyRecord::Added { key, machine, at, wrapped }),
+        ManifestRecord::Key(KeyRecord::Rewrapped { key, wrapped }),
+        ManifestRecord::Key(KeyRecord::Destroyed { machine, at }),
+        ManifestRecord::Key(KeyRecord::Gone { key, machine, at, destroyed: at }),
+        ManifestRecord::Key(KeyRecord::Given { key }),
         ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
     ]
 }

@@ -39,6 +39,7 @@ fn record(number: u64, kind: RecordKind, extents: &[(u64, bool)]) -> Record {
         source_time: Timestamp::default(),
         commit_time: Timestamp::from_nanoseconds(number),
         previous_chain: Chain([5; 32]),
+        seal: None,
         extents: extents.iter().map(extent).collect(),
     }
 }
