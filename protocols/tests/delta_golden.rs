@@ -22,7 +22,7 @@ fn hello() -> Hello {
     Hello {
         min_version: 1,
         max_version: 1,
-        features: Features { lz4: true, contents: false },
+        features: Features { lz4: true, ..Features::NONE },
         mode: StreamMode::Passes,
         stream: StreamId::from_bytes(*b"0123456789abcdef"),
         generation: Generation::new(7),
@@ -46,7 +46,7 @@ fn marked() -> Marked {
 fn welcome() -> Welcome {
     Welcome {
         version: 1,
-        features: Features { lz4: true, contents: false },
+        features: Features { lz4: true, ..Features::NONE },
         generation: Generation::new(7).expect("above zero"),
         position: Position::new(41),
         credit_bytes: 16 << 20,
@@ -98,6 +98,7 @@ fn mark() -> Mark {
         kind: MarkKind::Crash,
         label: "before the upgrade".to_owned(),
         contents: Vec::new(),
+        in_order: false,
     }
 }
 
@@ -209,7 +210,7 @@ fn frames_of_version_1_are_read() {
 
 #[test]
 fn frames_with_contents_are_written_and_read_as_ever() {
-    let features = Features { lz4: true, contents: true };
+    let features = Features { lz4: true, contents: true, order: false };
     let content = ContentId::new([0xc0; 32]);
     let hello = Hello { features, ..hello() };
     let mut welcome = Welcome { features, ..welcome() };
@@ -227,4 +228,18 @@ fn frames_with_contents_are_written_and_read_as_ever() {
     assert_eq!(Hello::parse(body(0)), Ok(hello));
     assert_eq!(Welcome::parse(body(1)), Ok(welcome));
     assert_eq!(Mark::parse(body(2)), Ok(mark));
+}
+
+/// Order is a bit of what was reserved, in `Hello` and `Mark`; nothing else of them is another.
+#[test]
+fn a_mark_that_begins_order_differs_by_one_bit() {
+    let bit = |plain: &[u8], ordered: &[u8]| {
+        let differing = plain.iter().zip(ordered).enumerate().filter(|(_, (one, two))| one != two);
+        differing.map(|(at, (one, two))| (at - HEADER_BYTES, one ^ two)).collect::<Vec<_>>()
+    };
+    let ordered = Mark { in_order: true, ..mark() };
+    assert_eq!(bit(&mark().encode(), &ordered.encode()), [(20, 1)]);
+    assert_eq!(Mark::parse(&ordered.encode()[HEADER_BYTES..]), Ok(ordered));
+    let features = Features { order: true, ..hello().features };
+    assert_eq!(bit(&hello().encode(), &Hello { features, ..hello() }.encode()), [(4, 4)]);
 }

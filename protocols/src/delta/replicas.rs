@@ -144,7 +144,7 @@ pub trait ReplicaSink {
     /// source does not send what is there already.
     fn hashes(&self, request: HashRequest) -> LocalBoxFuture<'_, Result<Vec<BlockHash>, Refusal>>;
 
-    /// A pass begins; may be told twice. Called alone, like [`ReplicaSink::mark`].
+    /// A pass begins: order, if a mark began it, has ended. May be told twice. Called alone, like [`ReplicaSink::mark`].
     fn pass_begin(&self, pass: PassBegin) -> LocalBoxFuture<'_, Applied>;
 
     /// The connection is over; every future has ended. The last call.

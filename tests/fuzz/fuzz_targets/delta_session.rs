@@ -207,6 +207,7 @@ fuzz_target!(|steps: Vec<Step>| {
                     kind: MarkKind::Crash,
                     label: String::new(),
                     contents: Vec::new(),
+                    in_order: false,
                 };
                 model.handle(parsed(&mark.encode()));
             }

@@ -111,6 +111,9 @@ pub enum ClientError {
     /// The two do not trust each other's certificates.
     #[error("no trust between source and target: {0}")]
     Untrusted(String),
+    /// The target takes passes alone.
+    #[error("the target takes no writes in order; it is older than this source")]
+    NoOrder,
     /// The address cannot be used.
     #[error("{address}: {what}")]
     Address {
@@ -265,6 +268,32 @@ impl Pass {
         self.shared.wake.notify_one();
         self.wait(|shared| shared.marked.get().is_some()).await?;
         Ok(self.shared.marked.take().expect("waited for"))
+    }
+
+    /// Makes a point of what was sent, and begins order: every batch that follows holds the writes of one instant, and can be
+    /// chosen. Waits until the point is durable. Order ends with the next pass, and with the connection: after
+    /// [`ClientEvent::Resumed`] it begins with another mark.
+    pub async fn mark_in_order(
+        &self,
+        kind: MarkKind,
+        label: &str,
+        source_time: Timestamp,
+    ) -> Result<Option<Marked>, ClientError> {
+        assert!(Mark::is_label(label), "label {label:?} was not checked");
+        self.wait(|shared| shared.session.borrow().can_mark()).await?;
+        if !self.shared.session.borrow().takes_order() {
+            return Err(ClientError::NoOrder);
+        }
+        self.shared.marked.set(None);
+        self.shared.session.borrow_mut().push_mark_in_order(kind, label, source_time);
+        self.shared.wake.notify_one();
+        self.wait(|shared| shared.marked.get().is_some()).await?;
+        Ok(self.shared.marked.take().expect("waited for"))
+    }
+
+    /// Waits until everything that was sent is durable.
+    pub async fn settled(&self) -> Result<(), ClientError> {
+        self.wait(|shared| shared.session.borrow().is_settled()).await
     }
 
     async fn wait(&self, ready: impl Fn(&Shared) -> bool) -> Result<(), ClientError> {

@@ -252,7 +252,7 @@ impl ClientSession {
             position,
             cost_bytes: batch.cost_bytes(),
             plain_bytes: batch.plain_bytes(),
-            needs: Features { lz4: batch.is_compressed(), contents: false },
+            needs: Features { lz4: batch.is_compressed(), ..Features::NONE },
             frame: Arc::new(batch.into_frame(position)),
         };
         self.kept_bytes += kept.cost_bytes;
@@ -276,16 +276,40 @@ impl ClientSession {
         let position = self.next_position();
         let told = self.features.contents && contents.iter().any(Option::is_some);
         let contents = if told { contents } else { Vec::new() };
-        let mark = Mark { position, source_time, kind, label: label.to_owned(), contents };
+        let (label, in_order) = (label.to_owned(), false);
+        let mark = Mark { position, source_time, kind, label, contents, in_order };
+        self.keep_mark(&mark, Features { contents: told, ..Features::NONE })
+    }
+
+    /// Whether the target takes marks that begin order.
+    pub fn takes_order(&self) -> bool {
+        self.features.order
+    }
+
+    /// Puts a mark at the end of the stream after which every batch is a moment.
+    pub fn push_mark_in_order(
+        &mut self,
+        kind: MarkKind,
+        label: &str,
+        source_time: Timestamp,
+    ) -> Position {
+        assert!(self.can_mark() && self.takes_order(), "one mark at a time, where it is taken");
+        let (position, contents) = (self.next_position(), Vec::new());
+        let (label, in_order) = (label.to_owned(), true);
+        let mark = Mark { position, source_time, kind, label, contents, in_order };
+        self.keep_mark(&mark, Features { order: true, ..Features::NONE })
+    }
+
+    fn keep_mark(&mut self, mark: &Mark, needs: Features) -> Position {
         self.kept.push_back(Kept {
-            position,
+            position: mark.position,
             frame: Arc::new(mark.encode()),
             cost_bytes: 0,
             plain_bytes: 0,
-            needs: Features { lz4: false, contents: told },
+            needs,
         });
-        self.mark = Some(position);
-        position
+        self.mark = Some(mark.position);
+        mark.position
     }
 
     /// Asks for hashes.

@@ -15,8 +15,8 @@ use crate::delta::refusal::Refusal;
 use crate::delta::replicas::{StreamDisk, StreamHello};
 use crate::delta::wire::{
     Ack, BatchFrame, BlockHash, Bye, DiskEntry, Features, FrameKind, HashRequest, Hashes, Hello,
-    MAX_BATCH_BYTES, MAX_CONTROL_BODY, MAX_VERSION, MIN_VERSION, Mark, Marked, PassBegin, Ping,
-    RawFrame, Refused, Welcome, WelcomeDisk,
+    MAX_BATCH_BYTES, MAX_CONTROL_BODY, MAX_VERSION, MIN_VERSION, Mark, MarkKind, Marked, PassBegin,
+    Ping, RawFrame, Refused, Welcome, WelcomeDisk,
 };
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
 use std::collections::VecDeque;
@@ -318,6 +318,7 @@ impl ServerSession {
             FrameKind::Mark => {
                 let mark = Mark::parse(body)?;
                 streaming.check_contents(&mark, self.features)?;
+                check_order(&mark, self.features)?;
                 streaming.mark(mark).map(Some)
             }
             FrameKind::HashRequest => streaming.hash_request(HashRequest::parse(body)?).map(Some),
@@ -361,6 +362,17 @@ impl ServerSession {
     pub fn stop(&mut self) {
         self.refuse(&Refusal::Stopping);
     }
+}
+
+/// Order begins where the disks are consistent, and only if that was agreed.
+fn check_order(mark: &Mark, features: Features) -> Result<(), Refusal> {
+    if mark.in_order && !features.order {
+        return Err(Refusal::BadFrame("a Mark that begins order, which was not agreed".to_owned()));
+    }
+    if mark.in_order && mark.kind == MarkKind::Fuzzy {
+        return Err(Refusal::BadFrame("a fuzzy Mark that begins order".to_owned()));
+    }
+    Ok(())
 }
 
 impl Streaming {

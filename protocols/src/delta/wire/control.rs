@@ -91,6 +91,9 @@ pub struct Mark {
     /// What the source calls the content of each disk of the stream, in the order of the slots; or none at all. Only where
     /// both ends have [`Features::contents`](super::Features::contents).
     pub contents: Vec<Option<ContentId>>,
+    /// From here on the source delivers every write, in order: each batch is a moment, until a pass begins, a fuzzy mark
+    /// comes, or the connection ends. Only where both ends have [`Features::order`](super::Features::order).
+    pub in_order: bool,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -101,13 +104,16 @@ struct RawMark {
     kind: u8,
     label_length: u8,
     content_count: U16,
-    reserved: [u8; 4],
+    flags: u8,
+    reserved: [u8; 3],
 }
 
-// 8 position, 8 time, 1 + 1 + 2, 4 reserved
+// 8 position, 8 time, 1 + 1 + 2, 1 flags, 3 reserved
 const _: () = assert!(size_of::<RawMark>() == 24);
 
 impl Mark {
+    const IN_ORDER: u8 = 1;
+
     /// Whether `label` may stand in a mark.
     pub fn is_label(label: &str) -> bool {
         label.len() <= MAX_LABEL && !label.chars().any(char::is_control)
@@ -123,7 +129,8 @@ impl Mark {
             kind: self.kind.number(),
             label_length: u8::try_from(self.label.len()).expect("at most 128"),
             content_count: u16::try_from(self.contents.len()).expect("at most 64").into(),
-            reserved: [0; 4],
+            flags: if self.in_order { Self::IN_ORDER } else { 0 },
+            reserved: [0; 3],
         };
         let contents = encode_contents(self.contents.iter().copied());
         frame(FrameKind::Mark, &[raw.as_bytes(), self.label.as_bytes(), &contents])
@@ -133,6 +140,7 @@ impl Mark {
     pub fn parse(body: &[u8]) -> Result<Self, FrameError> {
         let kind = FrameKind::Mark;
         let (raw, rest) = take::<RawMark>(kind, body)?;
+        zero(kind, "flags", &[raw.flags & !Self::IN_ORDER])?;
         zero(kind, "end", &raw.reserved)?;
         let needed = usize::from(raw.label_length);
         let text =
@@ -160,6 +168,7 @@ impl Mark {
             kind: MarkKind::from_number(kind, raw.kind)?,
             label: label.to_owned(),
             contents,
+            in_order: raw.flags & Self::IN_ORDER != 0,
         })
     }
 }
@@ -545,14 +554,14 @@ mod tests {
         fn small_frames_round_trip(
             position in 1u64.., number: u64, time: u64, kind in mark_kind(),
             label in "[^\\p{Cc}]{0,20}", copy: bool, first: u64, count in 1u32..=MAX_HASH_BLOCKS,
-            disk: u16, contents in prop::collection::vec(any::<[u8; 32]>(), 0..=MAX_DISKS),
+            disk: u16, in_order: bool, contents in prop::collection::vec(any::<[u8; 32]>(), 0..=MAX_DISKS),
         ) {
             let position = Position::new(position);
             let time = Timestamp::from_nanoseconds(time);
             let ack = Ack { position, credit_bytes: number };
             round_trip(&ack, &ack.encode(), Ack::parse);
             let contents = contents.into_iter().map(ContentId::new).collect();
-            let mark = Mark { position, source_time: time, kind, label, contents };
+            let mark = Mark { position, source_time: time, kind, label, contents, in_order };
             round_trip(&mark, &mark.encode(), Mark::parse);
             let marked = Marked { position, sequence: number, commit_time: time, kind };
             round_trip(&marked, &marked.encode(), Marked::parse);

@@ -43,27 +43,40 @@ pub struct Features {
     pub lz4: bool,
     /// The target remembers what the source calls the content of a disk at a mark.
     pub contents: bool,
+    /// A mark may begin order: every batch after it is a moment.
+    pub order: bool,
 }
 
 impl Features {
     /// All there are.
-    pub const ALL: Self = Self { lz4: true, contents: true };
+    pub const ALL: Self = Self { lz4: true, contents: true, order: true };
+    /// None.
+    pub const NONE: Self = Self { lz4: false, contents: false, order: false };
     const LZ4: u32 = 1;
     const CONTENTS: u32 = 2;
+    const ORDER: u32 = 4;
 
     /// What both have.
     pub fn common(self, other: Self) -> Self {
-        Self { lz4: self.lz4 && other.lz4, contents: self.contents && other.contents }
+        Self {
+            lz4: self.lz4 && other.lz4,
+            contents: self.contents && other.contents,
+            order: self.order && other.order,
+        }
     }
 
     fn bits(self) -> u32 {
         let bit = |has: bool, bit: u32| if has { bit } else { 0 };
-        bit(self.lz4, Self::LZ4) | bit(self.contents, Self::CONTENTS)
+        bit(self.lz4, Self::LZ4) | bit(self.contents, Self::CONTENTS) | bit(self.order, Self::ORDER)
     }
 
     /// Unknown bits are left out: the source offers, the target picks what it knows.
     fn from_offer(bits: u32) -> Self {
-        Self { lz4: bits & Self::LZ4 != 0, contents: bits & Self::CONTENTS != 0 }
+        Self {
+            lz4: bits & Self::LZ4 != 0,
+            contents: bits & Self::CONTENTS != 0,
+            order: bits & Self::ORDER != 0,
+        }
     }
 }
 
@@ -475,12 +488,13 @@ mod tests {
             disks in prop::collection::btree_map("[a-z0-9][a-z0-9.-]{0,62}", 1..=MAX_DISK_SIZE, 1..64),
             lz4: bool,
             contents: bool,
+            order: bool,
             max_version in 1u16..,
         ) -> Hello {
             Hello {
                 min_version: 1,
                 max_version,
-                features: Features { lz4, contents },
+                features: Features { lz4, contents, order },
                 mode: StreamMode::Passes,
                 stream: StreamId::from_bytes(stream),
                 generation: Generation::new(generation),
@@ -514,10 +528,11 @@ mod tests {
             disks in prop::collection::vec((any::<u64>(), 0usize..5, any::<[u8; 32]>()), 0..64),
             lz4: bool,
             contents: bool,
+            order: bool,
         ) -> Welcome {
             Welcome {
                 version: 1,
-                features: Features { lz4, contents },
+                features: Features { lz4, contents, order },
                 generation: Generation::new(generation).expect("above zero"),
                 position: Position::new(position),
                 credit_bytes,

@@ -58,7 +58,7 @@ fn hello(stream: u8) -> Vec<u8> {
     Hello {
         min_version: 1,
         max_version: 1,
-        features: Features { lz4: true, contents: false },
+        features: Features { lz4: true, ..Features::NONE },
         mode: StreamMode::Passes,
         stream: StreamId::from_bytes([stream; 16]),
         generation: None,

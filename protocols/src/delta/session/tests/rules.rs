@@ -211,6 +211,7 @@ fn frames_out_of_place_are_refused() {
         kind: MarkKind::Crash,
         label: String::new(),
         contents: Vec::new(),
+        in_order: false,
     };
     let (mut session, _) = streaming();
     assert!(matches!(session.handle_frame(one(&mark(5).encode())), Ok(Some(Request::Mark(_)))));
@@ -223,7 +224,8 @@ fn contents_are_named_where_that_was_agreed_for_every_disk() {
     let named = |contents: Vec<Option<ContentId>>| {
         let (source_time, kind) = (Timestamp::default(), MarkKind::Crash);
         let label = String::new();
-        Mark { position: Position::new(5), source_time, kind, label, contents }
+        let (position, in_order) = (Position::new(5), false);
+        Mark { position, source_time, kind, label, contents, in_order }
     };
     let content = ContentId::new([7; 32]);
     let (mut session, _) = streaming();
@@ -234,13 +236,36 @@ fn contents_are_named_where_that_was_agreed_for_every_disk() {
     let refusal = refused_with(&mut session, one(&named(vec![content, None]).encode()));
     assert_eq!(refusal.code(), RefusalCode::BadFrame);
 
-    let old = Hello { features: Features { lz4: true, contents: false }, ..hello() };
+    let old = Hello { features: Features { lz4: true, ..Features::NONE }, ..hello() };
     let (mut session, welcome) = streaming_to(&old, content);
     assert_eq!(welcome.disks[0].content, None, "it would not be understood");
     let refusal = refused_with(&mut session, one(&named(vec![content]).encode()));
     assert_eq!(refusal.code(), RefusalCode::BadFrame);
     let (_, welcome) = streaming_to(&hello(), content);
     assert_eq!(welcome.disks[0].content, content);
+}
+
+#[test]
+fn order_begins_where_that_was_agreed_and_the_disks_are_consistent() {
+    let in_order = |kind| Mark {
+        position: Position::new(5),
+        source_time: Timestamp::default(),
+        kind,
+        label: String::new(),
+        contents: Vec::new(),
+        in_order: true,
+    };
+    let (mut session, _) = streaming();
+    let taken = session.handle_frame(one(&in_order(MarkKind::App).encode()));
+    assert!(matches!(&taken, Ok(Some(Request::Mark(mark))) if mark.in_order), "{taken:?}");
+    let (mut session, _) = streaming();
+    let fuzzy = refused_with(&mut session, one(&in_order(MarkKind::Fuzzy).encode()));
+    assert_eq!(fuzzy.code(), RefusalCode::BadFrame);
+    let old = Hello { features: Features { order: false, ..Features::ALL }, ..hello() };
+    let (mut session, welcome) = streaming_to(&old, None);
+    assert!(!welcome.features.order);
+    let refused = refused_with(&mut session, one(&in_order(MarkKind::Crash).encode()));
+    assert_eq!(refused.code(), RefusalCode::BadFrame);
 }
 
 #[test]
