@@ -13,6 +13,7 @@ use crate::point::{Point, PointQuery};
 use crate::replica::span::DiskSpan;
 use crate::replica::{DiskState, ReplicaDisk};
 use crate::retention::Retention;
+use crate::stream::StreamState;
 use crate::time::Timestamp;
 use crate::view::{Showing, View};
 use landfall_disks::Disk;
@@ -166,6 +167,14 @@ pub struct LaneLoad {
     pub groups: u64,
     /// The time that took.
     pub busy: Duration,
+}
+
+impl MachineStatus {
+    /// Whether somebody delivers its writes in order at this moment: any instant up to now can be chosen.
+    pub fn is_fed_in_order(&self) -> bool {
+        let ordered = |change: StreamChange| change.state == StreamState::Ordered;
+        self.stream.is_some() && self.stream_state.is_some_and(ordered)
+    }
 }
 
 impl BranchStatus {

@@ -13,10 +13,11 @@ use axum::routing::get;
 use landfall_protocols::delta;
 use landfall_protocols::nbd;
 use landfall_retention::time::{Clock, SystemClock, Timestamp};
-use landfall_retention::{DiskState, Holder, JournalStatus, MachineStatus};
+use landfall_retention::{DiskState, Holder, JournalStatus, MachineStatus, StreamState};
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// `/metrics` and `/healthz`.
 pub(crate) fn router(target: Arc<Target>) -> Router {
@@ -140,7 +141,8 @@ fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
     let points = page.gauges("landfall_points", "Points of the trunk of a machine.", label)?;
     let age = page.gauges(
         "landfall_newest_point_age_seconds",
-        "Age of the newest consistent point: what would be lost now (RPO). Absent without one.",
+        "Age of the newest consistent moment: what would be lost now (RPO); 0 while a source delivers \
+         in order. Absent without one.",
         label,
     )?;
     let app_age = page.gauges(
@@ -151,6 +153,11 @@ fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
     let branches = page.gauges("landfall_branches", "Branches of a machine.", label)?;
     let streams =
         page.gauges("landfall_stream_open", "1 while a stream feeds a machine.", label)?;
+    let states = page.gauges(
+        "landfall_stream_state",
+        "1 for what the stream of a machine is at: seed, resync, catchup or ordered.",
+        &["machine", "state"],
+    )?;
     let sizes = page.gauges("landfall_disk_size_bytes", "Size of a disk.", &["machine", "disk"])?;
     let lost = page.gauges(
         "landfall_image_lost",
@@ -163,8 +170,14 @@ fn machines(page: &Page, machines: &[MachineStatus]) -> Written {
         points.with_label_values(name).set(float(machine.points as u64));
         branches.with_label_values(name).set(float(machine.branches.len() as u64));
         streams.with_label_values(name).set(if machine.stream.is_some() { 1.0 } else { 0.0 });
-        if let Some(newest) = &machine.newest {
-            age.with_label_values(name).set(now.since(newest.commit_time).as_secs_f64());
+        if let Some(newest) = machine.newest_moment {
+            let lost = if machine.is_fed_in_order() { Duration::ZERO } else { now.since(newest) };
+            age.with_label_values(name).set(lost.as_secs_f64());
+        }
+        for state in StreamState::ALL {
+            let is_at = machine.stream_state.is_some_and(|change| change.state == state);
+            let value = if is_at { 1.0 } else { 0.0 };
+            states.with_label_values(&[machine.name.as_str(), state.word()]).set(value);
         }
         if let Some(newest) = &machine.newest_app {
             app_age.with_label_values(name).set(now.since(newest.commit_time).as_secs_f64());

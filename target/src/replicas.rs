@@ -18,7 +18,8 @@ use landfall_retention::ids::{ContentId, DiskId, Generation, Position, StreamId}
 use landfall_retention::name::{Label, Name};
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
-use landfall_retention::{Retention, StreamError};
+use landfall_retention::{Retention, StreamError, StreamState};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// The machines of a retention.
@@ -64,6 +65,14 @@ fn opened(stream: retention::Stream, refusals: Refusals) -> Result<OpenedStream,
     let generation = delta::Generation::new(stream.generation().number())
         .ok_or_else(|| Refusal::Failed("the stream was given no generation".to_owned()))?;
     let disks = stream.disks();
+    let sink = Sink {
+        disks: disks.iter().map(|disk| (disk.id, disk.size_bytes)).collect(),
+        stream,
+        refusals,
+        said: Cell::new(None),
+    };
+    sink.say_state();
+    let stream = &sink.stream;
     Ok(OpenedStream {
         generation,
         position: delta::Position::new(stream.position().number()),
@@ -76,11 +85,7 @@ fn opened(stream: retention::Stream, refusals: Refusals) -> Result<OpenedStream,
                 content: disk.content.and_then(|content| delta::ContentId::new(content.bytes())),
             })
             .collect(),
-        sink: Box::new(Sink {
-            disks: disks.iter().map(|disk| (disk.id, disk.size_bytes)).collect(),
-            stream,
-            refusals,
-        }),
+        sink: Box::new(sink),
     })
 }
 
@@ -112,9 +117,20 @@ struct Sink {
     /// Id and size of each disk, by slot.
     disks: Vec<(DiskId, u64)>,
     refusals: Refusals,
+    /// The state that the log has.
+    said: Cell<Option<StreamState>>,
 }
 
 impl Sink {
+    /// Says in the log what the stream is at, once per change.
+    fn say_state(&self) {
+        let state = self.stream.state();
+        if let Some(state) = state.filter(|_| self.said.replace(state) != state) {
+            let machine = &self.refusals.machine;
+            tracing::info!(%machine, %state, means = state.meaning(), "state of the stream");
+        }
+    }
+
     /// Remembers what the source calls what its disks hold at `point`.
     async fn name_contents(
         &self,
@@ -164,7 +180,11 @@ impl ReplicaSink for Sink {
             };
             let source_time = Timestamp::from_nanoseconds(mark.source_time.nanoseconds());
             let position = Position::new(mark.position.number());
-            let point = self.stream.mark(position, kind, label, source_time).await;
+            let point = match mark.in_order {
+                true => self.stream.mark_in_order(position, kind, label, source_time).await,
+                false => self.stream.mark(position, kind, label, source_time).await,
+            };
+            self.say_state();
             let point = point.map_err(|error| self.refusals.of(error))?;
             self.name_contents(&point, &mark.contents).await?;
             tracing::info!(
@@ -199,13 +219,20 @@ impl ReplicaSink for Sink {
                 machine = %self.refusals.machine, pass = pass.pass, bytes = pass.bytes_total,
                 kind = ?pass.kind, "pass begins"
             );
-            Ok(())
+            let ended = self.stream.end_order().await;
+            self.say_state();
+            ended.map_err(|error| self.refusals.of(error))
         })
     }
 
     fn closed(&self, why: Closed) -> LocalBoxFuture<'_, ()> {
         Box::pin(async move {
-            // The protocol tells of it in the log; the stream itself ends when it is dropped.
+            // The protocol tells of it in the log; the stream itself ends when it is dropped. What could not be recorded now
+            // is by whoever opens it next, or by the next start.
+            if let Err(error) = self.stream.end_order().await {
+                tracing::debug!(machine = %self.refusals.machine, %error, "order ends later");
+            }
+            self.say_state();
             tracing::debug!(machine = %self.refusals.machine, %why, "sink closed");
         })
     }
@@ -266,6 +293,7 @@ impl Refusals {
                 Refusal::OutOfRange { disk: disk.to_string(), range, size_bytes }
             }
             StreamError::Append(error) => self.of_append(&error),
+            StreamError::OrderAtFuzzy => Refusal::BadFrame(error.to_string()),
             other => Refusal::Failed(other.to_string()),
         }
     }

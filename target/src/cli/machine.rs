@@ -202,7 +202,10 @@ fn show(machine: &Machine) -> String {
     text.push_str(&format!("\n\n{}", disks(&machine.disks)));
     text.push_str(&match &machine.stream {
         None => "\nstream    none open".to_owned(),
-        Some(stream) => format!("\nstream    {} since {}", stream.peer, stream.since),
+        Some(stream) => {
+            let state = stream.state.as_deref().unwrap_or("opened");
+            format!("\nstream    {} since {}, {state}", stream.peer, stream.since)
+        }
     });
     text.push_str(&match (&machine.oldest, &machine.newest) {
         (Some(oldest), Some(newest)) => format!(

@@ -19,6 +19,7 @@ mod replicate_verb;
 mod restore;
 mod serve;
 mod status;
+mod stream;
 mod table;
 
 use crate::config::{Config, ConfigError, Given, ListenGiven};
@@ -83,6 +84,8 @@ enum Verb {
     Disk(disk::DiskVerb),
     Replicate(replicate_verb::ReplicateVerb),
     #[command(subcommand)]
+    Stream(stream::StreamVerb),
+    #[command(subcommand)]
     Point(point::PointVerb),
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
@@ -111,6 +114,7 @@ impl Cli {
             Verb::Machine(verb) => verb.run(place),
             Verb::Disk(verb) => verb.run(place),
             Verb::Replicate(verb) => verb.run(place),
+            Verb::Stream(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
             Verb::Policy(verb) => verb.run(place),
             Verb::Changes(verb) => verb.run(place),

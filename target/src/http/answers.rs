@@ -40,6 +40,7 @@ impl Target {
                 peer: stream.peer.clone(),
                 since: stream.since.to_string(),
                 position: stream.position.number(),
+                state: status.stream_state.map(|change| change.state.to_string()),
             }),
             points: status.points as u64,
             oldest: status.oldest.as_ref().map(point),
@@ -318,12 +319,13 @@ impl Target {
         let limits = &self.config.policy;
         let now = SystemClock.now();
         for machine in self.retention.machines() {
-            let newest = [
-                (&machine.newest, limits.rpo, "point"),
-                (&machine.newest_app, limits.app_every, "app point"),
-            ];
+            let newest_app = machine.newest_app.as_ref().map(|newest| newest.commit_time);
+            // While a source delivers in order, nothing but what is under way would be lost.
+            let newest_moment = machine.newest_moment.filter(|_| !machine.is_fed_in_order());
+            let newest =
+                [(newest_moment, limits.rpo, "point"), (newest_app, limits.app_every, "app point")];
             for (newest, limit, what) in newest {
-                let age = newest.as_ref().map(|newest| now.since(newest.commit_time));
+                let age = newest.map(|newest| now.since(newest));
                 if let Some(age) = age.filter(|age| *age > limit) {
                     warnings.push(format!(
                         "the newest {what} of {} is {} old; one is due every {}",

@@ -242,6 +242,54 @@ pub(crate) struct Stream {
     pub(crate) since: String,
     /// Last durable position.
     pub(crate) position: u64,
+    /// What it is at: `seed`, `resync`, `catchup` or `ordered`.
+    #[serde(default)]
+    pub(crate) state: Option<String>,
+}
+
+/// The streams of all machines.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Streams {
+    /// By name of the machine.
+    pub(crate) streams: Vec<StreamAt>,
+}
+
+/// What the stream of a machine is at; nothing before it was opened for the first time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct StreamAt {
+    /// The machine.
+    pub(crate) machine: String,
+    /// `seed`, `resync`, `catchup` or `ordered`.
+    pub(crate) state: Option<String>,
+    /// What that means for points, for people.
+    pub(crate) meaning: Option<String>,
+    /// Since when.
+    pub(crate) since: Option<String>,
+    /// Where on the trunk it began.
+    pub(crate) at_sequence: Option<u64>,
+    /// Who sends, if somebody does.
+    pub(crate) peer: Option<String>,
+    /// Since when they do.
+    pub(crate) peer_since: Option<String>,
+    /// Last durable position.
+    pub(crate) position: Option<u64>,
+    /// Where any instant can be chosen, oldest first.
+    pub(crate) instants: Vec<Instants>,
+}
+
+/// Instants without a gap.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Instants {
+    /// When the first was committed.
+    pub(crate) from: String,
+    /// When the last was.
+    pub(crate) to: String,
+    /// Its sequence.
+    pub(crate) from_sequence: u64,
+    /// Its sequence.
+    pub(crate) to_sequence: u64,
+    /// Whether more come to be.
+    pub(crate) grows: bool,
 }
 
 /// Which points of a line are wanted; all but the name may be left out.
@@ -276,6 +324,9 @@ pub(crate) struct Points {
     /// Where the next page goes on; nothing if this was the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<u64>,
+    /// Where any instant can be chosen beside the points; with the first page alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) instants: Vec<Instants>,
 }
 
 /// A recovery point.

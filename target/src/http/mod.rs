@@ -16,6 +16,7 @@ pub(crate) mod messages;
 mod points;
 mod policy;
 mod problem;
+mod streams;
 
 use axum::Router;
 use axum::serve::Listener;

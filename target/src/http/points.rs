@@ -38,12 +38,17 @@ async fn points(
     let query = read_query(&asked, SystemClock.now())?;
     let disks = target.machine_named(&machine)?.disks;
     let found = target.retention.points(&machine, branch.as_ref(), &query)?;
+    // Every instant of a branch can be chosen, and they are said to be with the first page of a trunk.
+    let instants = match (&branch, query.after) {
+        (None, None) => target.instants(&machine).await?,
+        _ => Vec::new(),
+    };
     let full = found.len() == query.limit;
     let next = found.last().filter(|_| full).map(|last| last.point.sequence.number());
     let points =
         found.iter().map(|one| target.point(&machine, branch.as_ref(), &disks, one)).collect();
     let branch = branch.map(|branch| branch.to_string());
-    Ok(Json(Points { machine: machine.to_string(), branch, points, next }))
+    Ok(Json(Points { machine: machine.to_string(), branch, points, next, instants }))
 }
 
 fn read_query(asked: &PointsAsked, now: Timestamp) -> Result<PointQuery, Problem> {

@@ -16,3 +16,4 @@ mod points;
 mod policies;
 mod quotas;
 mod restarts;
+mod streams;

@@ -1,10 +1,11 @@
 //! `landfall point list`: the points of a line, page by page, so that neither end holds them all.
 
 use super::super::machine::ago;
+use super::super::stream::instants_in_words;
 use super::super::table::Table;
 use super::super::{Format, say};
 use crate::http::client::{Control, escaped};
-use crate::http::messages::{Point, Points, PointsAsked};
+use crate::http::messages::{Instants, Point, Points, PointsAsked};
 use crate::units::counted;
 use clap::Args;
 use serde_json::json;
@@ -115,12 +116,13 @@ struct Printer {
     table: Table,
     printed: u64,
     newest: Option<Point>,
+    instants: Vec<Instants>,
 }
 
 impl Printer {
     fn new(format: Format, narrowed: bool) -> Self {
         let table = Table::new(&["TIME", "AGE", "KIND", "NAME", "LABEL", "KEPT"]);
-        Self { format, narrowed, table, printed: 0, newest: None }
+        Self { format, narrowed, table, printed: 0, newest: None, instants: Vec::new() }
     }
 
     fn print(&mut self, page: &Points) {
@@ -131,6 +133,7 @@ impl Printer {
             say(self.table.take().trim_end());
         }
         self.printed += page.points.len() as u64;
+        self.instants.extend(page.instants.iter().cloned());
         self.newest = page.points.last().cloned().or_else(|| self.newest.take());
     }
 
@@ -148,7 +151,10 @@ impl Printer {
 
     fn end(&self, last: &Points) {
         if self.format.json {
-            say("]}");
+            match self.instants.is_empty() {
+                true => say("]}"),
+                false => say(&format!("], \"instants\": {}}}", json!(self.instants))),
+            }
             return;
         }
         let line = match &last.branch {
@@ -164,6 +170,9 @@ impl Printer {
                 }
             });
         };
+        for instants in &self.instants {
+            say(&format!("\n{}", instants_in_words(&line, instants)));
+        }
         let count = counted(self.printed, "point");
         say(&format!("\n{count}; a time from this list names its point: {line}@TIME"));
         if let Some(uri) = newest.uris.first() {
