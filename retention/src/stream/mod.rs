@@ -160,11 +160,13 @@ impl Stream {
         self.parts.disks.iter().map(entry).collect()
     }
 
-    /// The source's id of what the disk holds: only while nothing has come to the line since, and nothing was lost.
+    /// The source's id of what the disk holds: only while nothing has come to the line since, it has not grown, and nothing
+    /// was lost.
     fn content_of(&self, disk: &ReplicaDisk) -> Option<ContentId> {
         let (sequence, content) = self.parts.manifest.state().disks.get(&disk.id())?.content?;
         let line = &self.parts.line;
         let holds = line.tail().sequence == sequence
+            && disk.size_at(sequence) == disk.size_bytes()
             && !line.has_gaps()
             && disk.condition() == DiskState::Ready;
         holds.then_some(content)

@@ -4,7 +4,7 @@ use super::past::*;
 use landfall_disks::faults::Seed;
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
 use landfall_disks::{ByteOffset, ByteRange};
-use landfall_retention::ids::{Generation, StreamId};
+use landfall_retention::ids::{ContentId, Generation, Sequence, StreamId};
 use landfall_retention::name::Name;
 use landfall_retention::{
     ChangeError, ImageSpec, NewDisk, ResolveError, Retention, Stream, StreamError, StreamRequest,
@@ -259,4 +259,32 @@ fn every_power_cut_leaves_older_points_their_disks_and_sizes() {
         cuts += 1;
     }
     assert!(cuts > 8, "{cuts} cuts");
+}
+
+#[test]
+fn a_disk_that_had_grown_when_the_power_went_is_no_more_what_the_source_named() {
+    let content = ContentId::new([7; 32]);
+    let mut seen = [0; 2];
+    for flushes in 1..5 {
+        let (world, points) = past(25, 1);
+        with_store(&world, async |store, _| {
+            let stream = open_stream(&store, 1).await;
+            let named = [(stream.disks()[1].id, content)];
+            let point = Sequence::new(points[1].0);
+            stream.name_contents(point, &named).await.expect("noted");
+            assert_eq!(stream.disks()[1].content, Some(content));
+            drop(stream);
+            world.folder.crash_after_flushes(flushes);
+            store.grow_disk(&web(), &name("d1"), SIZES[1] + 4096).await.is_ok()
+        });
+        let world = world.crash(&mut Seed::new(flushes));
+        with_store(&world, async |store, _| {
+            let size = store.machines()[0].disks[1].size_bytes;
+            let stream = stream_of(&store, &[("d0", SIZES[0]), ("d1", size)]).await;
+            let named = stream.expect("nobody streams").disks()[1].content;
+            assert_eq!(named.is_some(), size == SIZES[1], "{flushes} flushes");
+            seen[usize::from(size == SIZES[1])] += 1;
+        });
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
