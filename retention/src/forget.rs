@@ -8,8 +8,8 @@
 //!
 //! **Invariants:** a segment is released only when no line that is left has a record in it above the floors of all its
 //! disks, so nothing that can be opened reads from it. What the manifest keeps of it goes before the file does: a crash in
-//! between leaves a file that nobody asks for, removed at the next start. A segment with damage is kept: what it held is
-//! not known.
+//! between leaves a file that nobody asks for, removed at the next start. A segment in which heads of records are damaged is
+//! kept: what it held is not known.
 
 use crate::compact::{Source, Summaries, Summary};
 use crate::fold::Pace;
@@ -109,12 +109,10 @@ impl Retention {
                 report.examined += 1;
             }
             let summary = self.summary(&source, pace, summaries).await?;
-            if !summary.is_whole() {
-                report.damaged += 1;
-                continue;
-            }
-            if !summary.is_needed(&bounds) {
+            if summary.is_known() && !summary.is_needed(&bounds) {
                 free.push((source, summary));
+            } else if !summary.is_whole() {
+                report.damaged += 1;
             }
         }
         for some in free.chunks(RELEASED_TOGETHER) {

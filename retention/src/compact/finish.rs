@@ -69,7 +69,8 @@ impl Retention {
         Ok(offload(move || index.write(batch)).await?)
     }
 
-    /// Releases segments that nobody needs any more. One that is damaged stays, and what it became does, too.
+    /// Releases segments that nobody needs any more. One of which it is not known what it has stays, and what it became does,
+    /// too.
     pub(super) async fn release_victims(
         &self,
         victims: Vec<Source>,
@@ -80,7 +81,7 @@ impl Retention {
         let mut free = Vec::new();
         for source in victims {
             let summary = self.summary(&source, pace, summaries).await?;
-            if summary.is_whole() {
+            if summary.is_known() {
                 free.push((source, summary));
             } else {
                 report.damaged += 1;

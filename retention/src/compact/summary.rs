@@ -34,6 +34,8 @@ pub(crate) struct Summary {
     lines: BTreeMap<LineId, ReleasedLine>,
     /// Every record of it was found and is good.
     whole: bool,
+    /// Every record of it was found.
+    known: bool,
     samples: Vec<(LineId, DiskId, Sequence, ByteRange)>,
     /// Bytes of data in it.
     data_bytes: u64,
@@ -56,11 +58,17 @@ impl Summary {
     /// Of a segment that a lane wrote.
     pub(crate) fn of_written(entry: &SegmentEntry, found: &Examination) -> Self {
         let next = entry.ended.map(|(_, next)| next);
-        let bodies = found.records.iter().all(|found| found.damaged_bodies.is_empty());
-        let whole = found.damage.is_empty() && bodies && next == Some(found.next);
+        let bodies = found.records.iter().filter(|found| !found.damaged_bodies.is_empty()).count();
+        let damaged = found.damage.iter().filter(|damage| damage.case != 'I').count();
+        let whole = found.damage.is_empty() && bodies == 0 && next == Some(found.next);
+        // The header of the segment says nothing that the manifest does not.
+        let known = damaged == bodies && next == Some(found.next);
         let records = found.records.iter().map(|found| &found.record);
         let table = |record: &Record| 16 + record.head_length() as u64;
-        Self::new(whole, records.clone().map(|record| (record, data(record), table(record))))
+        Self::new(
+            (whole, known),
+            records.clone().map(|record| (record, data(record), table(record))),
+        )
     }
 
     /// Of a compacted segment.
@@ -76,11 +84,11 @@ impl Summary {
             let pieces = kept.pieces.iter().map(piece).collect();
             (&kept.record, pieces, table_bytes(kept) as u64)
         });
-        Self::new(true, all)
+        Self::new((true, true), all)
     }
 
     fn new<'a>(
-        whole: bool,
+        (whole, known): (bool, bool),
         records: impl Iterator<Item = (&'a Record, Vec<(DiskId, ByteRange)>, u64)>,
     ) -> Self {
         let mut lines: BTreeMap<LineId, ReleasedLine> = BTreeMap::new();
@@ -106,11 +114,17 @@ impl Summary {
         let step = all.len().div_ceil(SAMPLES).max(1);
         let samples = all.into_iter().step_by(step).collect();
         let (estimate, table_bytes) = (Mutex::default(), all_tables);
-        Self { lines, whole, samples, data_bytes, table_bytes, mark_bytes, estimate }
+        Self { lines, whole, known, samples, data_bytes, table_bytes, mark_bytes, estimate }
     }
 
+    /// Whether nothing of it is damaged.
     pub(crate) fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// Whether it is known which records it has, though bytes of what they changed may be damaged.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Whether a line has a record above what its floors cover; `bounds` has all lines that are left.

@@ -51,6 +51,24 @@ fn what_was_folded_gives_its_segments_back_and_everything_left_reads_on() {
     assert_eq!(resumes(&world, &points, start), found, "a rebuilt index says the same");
 }
 
+#[test]
+fn damaged_bodies_that_nobody_needs_do_not_hold_a_segment_and_damaged_heads_do() {
+    for (at, goes) in [(2 * 4096 + 17, true), (30, true), (4096 + 30, false)] {
+        let (world, points) = past(24, POINTS);
+        let start = points[KEPT].0;
+        with_store(&world, async |store, _| {
+            fold(&store, start).await.expect("nobody holds anything");
+            let all = world.folder.files().into_iter();
+            let segments = all.filter(|path| path.extension().is_some_and(|kind| kind == "seg"));
+            segments.for_each(|path| world.folder.corrupt(path, at, 1));
+            let given = forget(&store).await;
+            assert_eq!(given.segments > 1, goes, "byte {at}: {given:?}");
+            assert_eq!(given.segments > 0, goes, "byte {at}: {given:?}");
+            assert!(given.damaged > 0, "those that are needed are said");
+        });
+    }
+}
+
 /// Every point is there and the stream goes on where it was; gives position and head.
 fn resumes(world: &World, points: &Points, start: u64) -> (Position, u64) {
     let found = with_store(world, async |store, _| {
