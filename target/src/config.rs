@@ -14,6 +14,7 @@
 //! **Invariant:** no [`Config`] has a plain listener beyond loopback unless the file says `insecure = true`. The delta
 //! stream is never plain.
 
+use crate::encryption::{EncryptionConfig, KeySource};
 use crate::service::{FoldingSettings, PaceLimits};
 use crate::units::{ByteSize, Period};
 use landfall_retention::policy::{Policy, PolicyError};
@@ -64,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) policy: PolicyDefaults,
     /// How histories are folded.
     pub(crate) fold: FoldConfig,
+    /// Where the keys come from that histories are encrypted by.
+    pub(crate) encryption: EncryptionConfig,
     /// What volumes may be that are refused otherwise.
     pub(crate) allowed: Vec<Allowed>,
 }
@@ -219,6 +222,7 @@ struct File {
     engine: EngineSection,
     policy: PolicySection,
     fold: FoldSection,
+    encryption: EncryptionSection,
     volumes: VolumesSection,
 }
 
@@ -226,6 +230,13 @@ struct File {
 #[serde(deny_unknown_fields, default)]
 struct VolumesSection {
     allow: Vec<Allowed>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct EncryptionSection {
+    key: Option<KeySource>,
+    earlier: Vec<KeySource>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -334,6 +345,11 @@ every = "1h"                        # when the start of a history can move by so
 slower_percent = 10                 # by which acknowledgements may get slower meanwhile, on average
 # rate = "200MiB"                   # most bytes a second; default: what that leaves
 
+[encryption]                        # of what journal and index hold; images are never encrypted
+# key = { file = "/etc/landfall/kek" }          # 64 hexadecimal digits, readable by its owner alone; or
+# key = { command = ["/usr/bin/fetch-key"] }    # a program that prints them
+earlier = []                        # keys of that kind that were used before: what they wrapped is wrapped anew
+
 [volumes]
 allow = []                          # what is refused otherwise: "any-file-system" (FAT, tmpfs), "page-cache"
                                     # (no O_DIRECT), "journal-beside-images" (where [paths] puts it elsewhere),
@@ -433,6 +449,7 @@ fn complete(
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,
         fold: fold(&file.fold)?,
+        encryption: encryption(file.encryption, &data)?,
         allowed: file.volumes.allow,
         data,
     })
@@ -504,6 +521,23 @@ fn fold(section: &FoldSection) -> Result<FoldConfig, ConfigError> {
     }
     let every = period("fold.every", section.every.as_ref(), 60)?;
     Ok(FoldConfig { every, bytes_per_second, slower_percent })
+}
+
+/// A key that lies beside what it locks goes wherever that goes.
+fn encryption(section: EncryptionSection, data: &Path) -> Result<EncryptionConfig, ConfigError> {
+    let EncryptionSection { key, earlier } = section;
+    for source in key.iter().chain(&earlier) {
+        let what = match source {
+            KeySource::File(path) if !path.is_absolute() => "an absolute path, please",
+            KeySource::File(path) if path.starts_with(data) => {
+                "it is inside the data folder, and whoever takes that has it: put it elsewhere"
+            }
+            KeySource::Command(words) if words.is_empty() => "a command has at least a program",
+            _ => continue,
+        };
+        return Err(ConfigError::Value { key: "encryption", what: format!("{source}: {what}") });
+    }
+    Ok(EncryptionConfig { key, earlier })
 }
 
 fn cores(cores: Option<usize>) -> Result<Option<usize>, ConfigError> {
@@ -612,5 +646,11 @@ mod tests {
         assert!(refused("[fold]\nslower_percent = 0").contains("fold.slower_percent"));
         assert!(refused("[fold]\nrate = '1KiB'").contains("fold.rate"));
         assert!(refused("[fold]\nevery = 'never'").contains("fold.every"));
+        assert!(refused("[encryption]\nkey = { file = 'kek' }").contains("absolute"));
+        assert!(refused("[encryption]\nkey = { file = '/d/kek' }").contains("inside"));
+        assert!(refused("[encryption]\nkey = { command = [] }").contains("a program"));
+        assert!(refused("[encryption]\nkey = { tpm = 'x' }").contains("tpm"));
+        let keys = "[encryption]\nkey = { command = ['a', 'b'] }\nearlier = [{ file = '/k' }]";
+        assert_eq!(load(keys, Some("/d")).unwrap().encryption.earlier.len(), 1);
     }
 }

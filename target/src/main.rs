@@ -11,6 +11,7 @@
 mod cli;
 mod config;
 mod data_folder;
+mod encryption;
 mod exports;
 mod http;
 mod images;

@@ -13,7 +13,7 @@ use axum::routing::get;
 use landfall_protocols::delta;
 use landfall_protocols::nbd;
 use landfall_retention::time::{Clock, SystemClock, Timestamp};
-use landfall_retention::{DiskState, Holder, JournalStatus, MachineStatus, StreamState};
+use landfall_retention::{DiskState, Holder, JournalStatus, KeyState, MachineStatus, StreamState};
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -65,6 +65,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
         page.gauge("landfall_journal_full_seconds", help, lasts.as_secs_f64())?;
     }
     journal_numbers(&page, &journal)?;
+    data_keys(&page, target)?;
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
     }
@@ -108,6 +109,23 @@ impl Page {
 #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
 fn float(value: u64) -> f64 {
     value as f64
+}
+
+fn data_keys(page: &Page, target: &Target) -> Written {
+    let help = "Data keys that histories are sealed by, by what can be done with them.";
+    let family = page.gauges("landfall_data_keys", help, &["state"])?;
+    let keys = target.retention.list_keys(None).unwrap_or_default();
+    for key in &keys {
+        let state = match key.state {
+            KeyState::Writing(_) => "writing",
+            KeyState::Reading(_) => "reading",
+            KeyState::Locked(_) => "locked",
+            KeyState::Damaged(_) => "damaged",
+            KeyState::Destroyed(_) => "destroyed",
+        };
+        family.with_label_values(&[state]).inc();
+    }
+    Ok(())
 }
 
 fn process(page: &Page, target: &Target) -> Written {

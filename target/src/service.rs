@@ -226,7 +226,7 @@ fn open_retention(
         hash_cache_bytes: config.hash_cache_bytes,
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
         default_policy: config.policy.keep.clone(),
-        ..Settings::default()
+        encryption: config.encryption.load().context("[encryption]")?,
     };
     let opened = engine.cores()[0]
         .block_on(move || async move { Retention::open(surroundings, settings).await })??;
@@ -235,6 +235,9 @@ fn open_retention(
     }
     for lost in &opened.report.images_lost {
         tracing::error!("an image is lost: {lost}");
+    }
+    for (machine, why) in opened.retention.locked_machines() {
+        tracing::error!(machine = %machine, "history cannot be opened: {why}");
     }
     Ok(opened)
 }

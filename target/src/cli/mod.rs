@@ -9,6 +9,7 @@ mod completions;
 mod disk;
 mod export;
 mod image;
+mod key;
 mod machine;
 mod pki;
 mod point;
@@ -89,6 +90,8 @@ enum Verb {
     Point(point::PointVerb),
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    #[command(subcommand)]
+    Key(key::KeyVerb),
     Changes(changes::Changes),
     Restore(restore::Restore),
     #[command(subcommand)]
@@ -117,6 +120,7 @@ impl Cli {
             Verb::Stream(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
             Verb::Policy(verb) => verb.run(place),
+            Verb::Key(verb) => verb.run(place),
             Verb::Changes(verb) => verb.run(place),
             Verb::Restore(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),

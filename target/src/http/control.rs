@@ -68,6 +68,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .merge(super::disks::router())
         .merge(super::policy::router())
         .merge(super::streams::router())
+        .merge(super::keys::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .route("/v1/exports", get(exports).post(add_export))
         .route("/v1/exports/{id}", delete(remove_export))

@@ -13,6 +13,8 @@
 //!   POST   /v1/points/lock     /v1/points/unlock    Moment                   (body: PointLock, Named)
 //!   GET    /v1/policy?name=    POST PolicySet       Policy, Thinned
 //!   GET    /v1/policy/simulate?name=&policy=        Simulation
+//!   GET    /v1/keys            DELETE ?name=        DataKeys, DataKeys
+//!   POST   /v1/keys/rotate                          DataKey                  (body: Named)
 //!   POST   /v1/clock/acknowledge                    Nothing                  (body: Nothing)
 //!   GET    /v1/branches        POST BranchAdd       Branches, Branch
 //!   DELETE /v1/branches?name=                       Nothing
@@ -114,6 +116,31 @@ pub(crate) struct DiskLeft {
     pub(crate) name: String,
     /// Whether no point had it, so that it is gone at once.
     pub(crate) forgotten: bool,
+}
+
+/// The data keys of machines.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DataKeys {
+    /// In the order in which they came to be.
+    pub(crate) keys: Vec<DataKey>,
+}
+
+/// A data key. Nothing says what it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DataKey {
+    /// Its number.
+    pub(crate) key: u32,
+    /// The machine whose history it seals.
+    pub(crate) machine: String,
+    /// Since when.
+    pub(crate) added: String,
+    /// `writing` (seals what is written), `reading` (opens what was), `locked` (what wraps it was not given), `damaged`, or
+    /// `destroyed`.
+    pub(crate) state: String,
+    /// Id of the key-encryption key that wraps it.
+    pub(crate) wrapped_with: Option<String>,
+    /// When it was destroyed, if it was.
+    pub(crate) destroyed: Option<String>,
 }
 
 /// All machines.

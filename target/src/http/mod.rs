@@ -12,6 +12,7 @@ mod changes;
 pub(crate) mod client;
 pub(crate) mod control;
 mod disks;
+mod keys;
 pub(crate) mod messages;
 mod points;
 mod policy;

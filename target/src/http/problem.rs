@@ -127,7 +127,7 @@ fn of_append(error: &AppendError) -> Problem {
         AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
             StatusCode::INSUFFICIENT_STORAGE
         }
-        AppendError::LineGone => StatusCode::CONFLICT,
+        AppendError::LineGone | AppendError::Sealed(_) => StatusCode::CONFLICT,
         AppendError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -5,6 +5,7 @@
 mod chains;
 mod changes;
 mod disks;
+mod encryption;
 mod errors;
 mod exports;
 mod folding;
