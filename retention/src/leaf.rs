@@ -78,6 +78,12 @@ impl Leaf {
         self.seals.as_ref().and_then(|seals| seals[slot(block)])
     }
 
+    /// Memory that it takes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        let seals = self.seals.as_ref().map_or(0, |_| size_of::<Seals>());
+        (size_of::<[BlockPlace; LEAF_BLOCKS]>() + seals) as u64
+    }
+
     /// Whether a block of it lies in one of these segments.
     pub(crate) fn names(&self, segments: &BTreeSet<SegmentId>) -> bool {
         self.places.iter().any(|place| match place {

@@ -26,6 +26,7 @@ use landfall_disks::{
     BLOCK_BYTES, BLOCK_SIZE, Block, Buffer, ByteOffset, ByteRange, Content, Disk, DiskError,
     Durability, Geometry, IoFuture, MappedRange, ZeroMode,
 };
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,7 +43,19 @@ pub(crate) struct Reading {
     /// What opens blocks that are sealed.
     pub(crate) keys: Arc<Keyring>,
     /// Leaves of fixed moments.
-    leaves: Cache<(LineId, Sequence, DiskId, LeafIndex), Arc<Leaf>>,
+    leaves: Cache<LeafKey, Arc<Leaf>, LeafWeight>,
+}
+
+type LeafKey = (LineId, Sequence, DiskId, LeafIndex);
+
+/// Leaves with sealed blocks take several times what others do.
+#[derive(Clone)]
+struct LeafWeight;
+
+impl Weighter<LeafKey, Arc<Leaf>> for LeafWeight {
+    fn weight(&self, _: &LeafKey, leaf: &Arc<Leaf>) -> u64 {
+        leaf.size_bytes()
+    }
 }
 
 impl Reading {
@@ -52,7 +65,10 @@ impl Reading {
         keys: Arc<Keyring>,
         leaf_cache_bytes: usize,
     ) -> Self {
-        let leaves = Cache::new((leaf_cache_bytes / size_of::<[BlockPlace; 256]>()).max(16));
+        let leaf_bytes = size_of::<[BlockPlace; 256]>();
+        let leaves = (leaf_cache_bytes / leaf_bytes).max(16);
+        let capacity = (leaves * leaf_bytes) as u64;
+        let leaves = Cache::with_weighter(leaves, capacity, LeafWeight);
         Self { index, segments, turns: Turns::default(), keys, leaves }
     }
 
