@@ -299,6 +299,17 @@ impl HeadLeaves {
         self.slots.lock().retain(|_, slot| stays(slot));
     }
 
+    /// Drops all leaves; those that are being resolved are used once and not kept.
+    pub(crate) fn drop_all(&self) {
+        self.slots.lock().retain(|_, slot| match slot {
+            Slot::Ready(_) => false,
+            Slot::Filling { dirty, .. } => {
+                *dirty = true;
+                true
+            }
+        });
+    }
+
     /// Takes a write into account: after the index has it, before it is acknowledged.
     pub(crate) fn apply(&self, change: &HeadChange) {
         let mut slots = self.slots.lock();

@@ -37,6 +37,7 @@ pub mod policy;
 mod replica;
 mod retention;
 mod runs;
+mod scrub;
 pub mod sealing;
 mod seen;
 mod simulate;
@@ -66,6 +67,10 @@ pub use moment::{Moment, ResolveError};
 pub use replica::span::DiskSpan;
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
+pub use scrub::{
+    ChainBreak, ChainReport, HeadVerdict, Healed, HealedFrom, LineHead, ScrubError, ScrubOrder,
+    ScrubParts, ScrubProgress, ScrubReport, Touched,
+};
 pub use simulate::{Simulation, SpaceEstimate};
 pub use space::GroupSpace;
 pub use status::{

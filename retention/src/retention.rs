@@ -163,6 +163,8 @@ pub struct Retention {
     pub(crate) thinning: tokio::sync::Mutex<Thinning>,
     /// Of groups that were given none.
     pub(crate) default_policy: Policy,
+    /// Held by the one scrub there may be.
+    pub(crate) scrubbing: tokio::sync::Mutex<()>,
     /// Block hashes of images that were asked for.
     pub(crate) hash_cache: Arc<PageCache>,
     /// Which lines need which segments; held by the one look for free segments there may be.
@@ -230,6 +232,7 @@ impl Retention {
             branch_locks: Mutex::default(),
             thinning: tokio::sync::Mutex::new(thinning),
             default_policy: settings.default_policy,
+            scrubbing: tokio::sync::Mutex::default(),
             hash_cache,
             summaries: tokio::sync::Mutex::default(),
             journal: settings.journal.checked(),

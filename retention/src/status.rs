@@ -1,7 +1,9 @@
 //! What stands where: the answers behind listings and metrics. Plain data, taken at one moment.
 
 use crate::branch::BranchDisk;
-use crate::ids::{DiskIdentity, ExportId, Generation, LineId, MachineId, Position, Sequence};
+use crate::ids::{
+    DiskId, DiskIdentity, ExportId, Generation, LineId, MachineId, Position, Sequence,
+};
 use crate::journal::lane::LaneHandle;
 use crate::lease::{Gone, Lease};
 use crate::line::Line;
@@ -58,6 +60,8 @@ pub struct MachineStatus {
 /// A disk of a machine.
 #[derive(Clone, Debug)]
 pub struct DiskStatus {
+    /// Its id.
+    pub id: DiskId,
     /// Its name.
     pub name: Name,
     /// Its size at the head of the trunk.
@@ -479,6 +483,7 @@ impl Retention {
 
 fn disk_status(disk: &ReplicaDisk, folder_id: [u8; 16]) -> DiskStatus {
     DiskStatus {
+        id: disk.id(),
         name: disk.name().clone(),
         size_bytes: disk.size_bytes(),
         format: disk.spec().format.clone(),

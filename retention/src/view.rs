@@ -77,6 +77,11 @@ impl Reading {
         self.leaves.retain(|_, leaf| !leaf.names(segments));
     }
 
+    /// Drops all leaves of fixed moments.
+    pub(crate) fn drop_leaves(&self) {
+        self.leaves.clear();
+    }
+
     /// Reads blocks of a disk from a segment, and opens them if they are sealed; what fails its checksum or is not proven by
     /// its tag is never returned.
     pub(crate) async fn read_journal(

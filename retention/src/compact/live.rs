@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 /// What of every line can be looked at, and what images hold.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
-    pub(super) lines: BTreeMap<LineId, LineSight>,
+    pub(crate) lines: BTreeMap<LineId, LineSight>,
 }
 
 /// What of one line can be looked at.

@@ -3,6 +3,7 @@
 //! ```text
 //!   seed, fold ─▶ image ─▶ Sums ─▶ pages in memory ─▶ log ─▶ pages of the file ─▶ SeedFinished, FoldDone
 //!   read       ─▶ image ─▶ CRC32C of each block = that of its page?  no: an error, never the data
+//!   scrub      ─▶ image ─▶ CRC32C and BLAKE3; what is not known becomes known
 //! ```
 //!
 //! A file per disk, `<data>/image-hashes/<disk>.hashes`; its bytes are `format`, and `docs/formats/image-hashes.md` says
@@ -24,8 +25,10 @@ mod tests;
 mod update;
 
 pub(crate) use open::{Described, remove, remove_unknown};
+pub(crate) use page::{GRANULE_SIZE, PAGE_SPAN, zero_checksum};
 pub use page::{Page, PageNumber};
-pub(crate) use sums::Sums;
+pub(crate) use sums::{Sums, block_checksum, granule_hash};
+pub(crate) use update::Update;
 
 use crate::ids::DiskId;
 use format::{Header, PAGE_BLOCKS, PAGE_BYTES, PAGE_GRANULES, page_offset, parse_page};
@@ -33,14 +36,13 @@ use futures_util::future::try_join_all;
 use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, Buffer, ByteOffset, ByteRange};
-use page::{blocks_within, pages_of, zero_checksum};
+use page::{blocks_within, pages_of};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use sums::block_checksum;
 
 /// Checksums of pages that reads have asked for, of all disks; bounded.
 pub(crate) struct PageCache(Cache<(DiskId, PageNumber), Checks>);
@@ -105,7 +107,7 @@ impl ImageHashes {
         self.file.is_some() && self.zero_pages.load(Ordering::Acquire) == PageNumber::MAX.number()
     }
 
-    /// Whether some of what was known is lost.
+    /// Whether some of what was known is lost: a scrub makes it known again.
     pub(crate) fn lost_some(&self) -> bool {
         self.file.is_none() || self.page_damaged.load(Ordering::Relaxed)
     }
@@ -173,7 +175,7 @@ impl ImageHashes {
     fn note_damaged_page(&self, number: PageNumber, reason: &format::HashesError) {
         if !self.page_damaged.swap(true, Ordering::Relaxed) {
             let range = number.range();
-            tracing::warn!(disk = ?self.disk, %range, %reason, "block hashes are damaged; what they said is not checked until it is written again");
+            tracing::warn!(disk = ?self.disk, %range, %reason, "block hashes are damaged; a scrub makes them anew");
         }
     }
 

@@ -113,11 +113,9 @@ impl ImageHashes {
         };
         match reason {
             Some(reason) => {
-                tracing::warn!(disk = ?of.disk, %reason, "block hashes cannot be used; only what is written from now on is checked");
+                tracing::warn!(disk = ?of.disk, %reason, "block hashes cannot be used; a scrub makes them anew");
             }
-            None => {
-                tracing::info!(disk = ?of.disk, "no block hashes yet; only what is written from now on is checked")
-            }
+            None => tracing::info!(disk = ?of.disk, "no block hashes yet; a scrub makes them"),
         }
         Self::make(folder, of.header(PageNumber::default(), floor), cache).await
     }

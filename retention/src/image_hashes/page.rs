@@ -12,9 +12,9 @@ use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, ByteOffset, ByteRange, MAX_DISK_SI
 use std::sync::LazyLock;
 
 /// Bytes of a disk that a page describes.
-pub(super) const PAGE_SPAN: u64 = PAGE_BLOCKS as u64 * BLOCK_SIZE;
+pub(crate) const PAGE_SPAN: u64 = PAGE_BLOCKS as u64 * BLOCK_SIZE;
 /// Bytes of a granule.
-pub(super) const GRANULE_SIZE: u64 = GRANULE_BLOCKS as u64 * BLOCK_SIZE;
+pub(crate) const GRANULE_SIZE: u64 = GRANULE_BLOCKS as u64 * BLOCK_SIZE;
 
 /// CRC32C and BLAKE3 of zeroes: of a block, and of a granule.
 static ZEROES: LazyLock<(u32, [u8; 32])> = LazyLock::new(|| {
@@ -23,7 +23,7 @@ static ZEROES: LazyLock<(u32, [u8; 32])> = LazyLock::new(|| {
 });
 
 /// CRC32C of a block of zeroes.
-pub(super) fn zero_checksum() -> u32 {
+pub(crate) fn zero_checksum() -> u32 {
     ZEROES.0
 }
 
@@ -48,12 +48,12 @@ impl PageNumber {
     }
 
     /// The page that describes a byte.
-    pub(super) const fn of(offset: ByteOffset) -> Self {
+    pub(crate) const fn of(offset: ByteOffset) -> Self {
         Self(offset.bytes() / PAGE_SPAN)
     }
 
     /// What it describes.
-    pub(super) fn range(self) -> ByteRange {
+    pub(crate) fn range(self) -> ByteRange {
         ByteRange::at(ByteOffset::new(self.0 * PAGE_SPAN), PAGE_SPAN).expect("disks end far below")
     }
 

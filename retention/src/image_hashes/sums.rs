@@ -100,7 +100,7 @@ impl Sums {
 }
 
 /// CRC32C of a block; one that the end of a disk cuts counts with zeroes behind it.
-pub(super) fn block_checksum(block: &[u8]) -> u32 {
+pub(crate) fn block_checksum(block: &[u8]) -> u32 {
     let sum = crc32c::crc32c(block);
     if block.len() == BLOCK_BYTES {
         return sum;
@@ -109,7 +109,7 @@ pub(super) fn block_checksum(block: &[u8]) -> u32 {
 }
 
 /// BLAKE3 of a granule; one that the end of a disk cuts counts with zeroes behind it.
-pub(super) fn granule_hash(granule: &[u8]) -> [u8; 32] {
+pub(crate) fn granule_hash(granule: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(granule);
     let missing = GRANULE_BLOCKS * BLOCK_BYTES - granule.len();

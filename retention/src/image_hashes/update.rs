@@ -86,6 +86,61 @@ impl Update<'_> {
         }
     }
 
+    /// What is known of a page now.
+    pub(crate) async fn look(&mut self, number: PageNumber) -> Result<Box<Page>, DiskError> {
+        if let Some(page) = self.pending.pages.get(&number) {
+            return Ok(page.clone());
+        }
+        let unknown = || Box::new(Page::unknown());
+        let Some(file) = &self.hashes.file else { return Ok(unknown()) };
+        Ok(match read_page(&**file, number).await? {
+            StoredPage::There(page) => page,
+            StoredPage::Absent if number < self.pending.header.zero_pages => {
+                Box::new(Page::zeroes())
+            }
+            StoredPage::Absent => unknown(),
+            StoredPage::Damaged(reason) => {
+                self.hashes.note_damaged_page(number, &reason);
+                unknown()
+            }
+        })
+    }
+
+    /// How much of `hole`, of which the image has nothing, is known to be zero or is known of by nothing at all.
+    pub(crate) async fn without_pages(&self, hole: ByteRange) -> Result<ByteRange, DiskError> {
+        let Some(file) = &self.hashes.file else { return Ok(hole) };
+        let present = self.present_pages(&**file, hole).await?;
+        let first = present.first().map_or(hole.end(), |page| page.range().start());
+        let end = first.max(hole.start()).min(hole.end());
+        Ok(ByteRange::new(hole.start(), end).expect("in order"))
+    }
+
+    /// Everything of `window` was looked at, and so was all before it: what its pages say is known, or cannot be.
+    pub(crate) async fn pass(
+        &mut self,
+        window: ByteRange,
+        size_bytes: u64,
+    ) -> Result<(), DiskError> {
+        let Some(file) = self.hashes.file.clone() else { return Ok(()) };
+        let done = if window.end().bytes() >= size_bytes {
+            PageNumber::new(size_bytes.div_ceil(PAGE_SPAN))
+        } else {
+            PageNumber::of(window.end())
+        };
+        while (PageNumber::of(window.start())..done).contains(&self.pending.header.zero_pages) {
+            let number = self.pending.header.zero_pages;
+            self.load(&*file, &[number]).await?;
+            self.page(number);
+        }
+        self.note_end(size_bytes);
+        Ok(())
+    }
+
+    /// How far pages that are not there mean zeroes.
+    pub(crate) fn zero_pages(&self) -> PageNumber {
+        self.pending.header.zero_pages
+    }
+
     /// Writes what is noted if it is much.
     pub(crate) async fn settle(&mut self) -> Result<(), DiskError> {
         if self.pending.pages.len() >= PAGES_KEPT { self.store().await } else { Ok(()) }
@@ -304,11 +359,9 @@ pub(super) async fn place(
     blocks: &[u8],
 ) -> Result<(), FileError> {
     let writes = stretches(targets, blocks).map(|(at, stretch)| async move {
-        if is_zero(stretch) {
-            file.punch_hole(at, stretch.len() as u64).await
-        } else {
-            file.write_at(at, Buffer::copy_of(stretch)).await.map(|_| ())
-        }
+        // Where holes cannot be made, zeroes say the same and take space.
+        let holes = is_zero(stretch) && file.punch_hole(at, stretch.len() as u64).await.is_ok();
+        if holes { Ok(()) } else { file.write_at(at, Buffer::copy_of(stretch)).await.map(|_| ()) }
     });
     try_join_all(writes).await.map(|_| ())
 }

@@ -10,7 +10,7 @@
 //! takes the highest sequence over all classes. The sequence is inverted so that, for one block, the newest version
 //! comes first and "newest at or below P" is one seek.
 
-use super::{Cursor, IndexBatch, IndexError, damaged};
+use super::{Cursor, IndexBatch, IndexError, IndexStore, damaged};
 use crate::ids::{DiskId, KeyId, LineId, SegmentId, Sequence};
 use crate::sealing::{BlockSeal, SealOrigin, TAG_BYTES, Tag};
 use landfall_disks::{BLOCK_SIZE, Block, ByteRange};
@@ -136,6 +136,63 @@ pub(crate) struct VersionKey<'a> {
     pub(crate) sequence: Sequence,
 }
 
+/// First key of this kind, and the key after the last.
+pub(crate) const KIND_RANGE: ([u8; 1], [u8; 1]) = ([KIND], [KIND + 1]);
+
+/// Reads an entry of this kind.
+pub(crate) fn parse(key: &[u8], value: &[u8]) -> Option<(LineId, DiskId, SizeClass, Version)> {
+    let class = parse_key(key)?.class;
+    let number = |at: usize| key[at..at + 4].try_into().map(u32::from_be_bytes).ok();
+    let (line, disk) = (LineId::new(number(1)?), DiskId::new(number(5)?));
+    Some((line, disk, class, parse_entry(key, value, class)?))
+}
+
+/// One block of a version that lies in the journal.
+pub(crate) struct BlockVersion {
+    pub(crate) segment: SegmentId,
+    pub(crate) unit: u32,
+    /// CRC32C of what is stored.
+    pub(crate) checksum: u32,
+    pub(crate) seal: Option<BlockSeal>,
+}
+
+/// All versions of one block that lie in the journal; at most `limit` of each class.
+pub(crate) fn versions_of(
+    index: &dyn IndexStore,
+    line: LineId,
+    disk: DiskId,
+    block: Block,
+    limit: usize,
+) -> Result<Vec<BlockVersion>, IndexError> {
+    let mut found = Vec::new();
+    let mut cursor = index.cursor();
+    for class in [SizeClass::Block, SizeClass::Sixteen] {
+        let first = Block::new(block.index() / class.blocks() * class.blocks());
+        let within = slots(block.index() - first.index());
+        let start = key(line, disk, class, first, Sequence::new(u64::MAX));
+        cursor.seek(&start)?;
+        for _ in 0..limit {
+            let Some((at, value)) = cursor.entry().filter(|(at, _)| at.starts_with(&start[..15]))
+            else {
+                break;
+            };
+            let version = parse_entry(at, value, class).ok_or_else(|| damaged(at))?;
+            if let Place::Journal { segment, unit } = version.place {
+                let unit = unit + u32::try_from(within).expect("below 16");
+                let seal = version.seal.map(|seal| seal.block(within, line, version.sequence));
+                found.push(BlockVersion {
+                    segment,
+                    unit,
+                    checksum: version.checksums[within],
+                    seal,
+                });
+            }
+            cursor.advance()?;
+        }
+    }
+    Ok(found)
+}
+
 /// Reads a key.
 pub(crate) fn parse_key(key: &[u8]) -> Option<VersionKey<'_>> {
     let whole: &[u8; KEY_BYTES] = key.try_into().ok()?;
@@ -254,15 +311,45 @@ fn parse_seal(origin: &[u8], tags: &[u8]) -> Option<VersionSeal> {
     Some(VersionSeal { origin, tags })
 }
 
-/// Adds the entries for data of `range`, whose bytes start at `unit` of `segment`.
-pub fn put_data(
-    batch: &mut IndexBatch,
+/// One entry: its class, what it covers, key and value.
+pub(crate) type Entry = (SizeClass, ByteRange, [u8; KEY_BYTES], Vec<u8>);
+
+/// The entries for data of `range`, whose bytes start at `unit` of `segment`; `seal` if it is sealed.
+pub(crate) fn entries_of_data(
     (line, disk, sequence): (LineId, DiskId, Sequence),
     range: ByteRange,
     (segment, unit): (SegmentId, u32),
     checksums: &[u32],
+    seal: Option<(SealOrigin, &[Tag])>,
+) -> impl Iterator<Item = Entry> {
+    let first = range.start().block().index();
+    let entry = move |(class, piece): (SizeClass, ByteRange)| {
+        let skip = piece.start().block().index() - first;
+        let skip_units = u32::try_from(skip).expect("an extent is at most 8 MiB");
+        let of_piece = slots(skip)..slots(skip) + slots(class.blocks());
+        let checksums = &checksums[of_piece.clone()];
+        let place = Place::Journal { segment, unit: unit + skip_units };
+        let key = key(line, disk, class, piece.start().block(), sequence);
+        let value = match seal {
+            None => encode_value(place, checksums),
+            Some((origin, tags)) => {
+                encode_sealed(place, checksums, origin.skip(skip_units), &tags[of_piece])
+            }
+        };
+        (class, piece, key, value)
+    };
+    pieces(range, SizeClass::Sixteen).map(entry)
+}
+
+/// Adds the entries for data of `range`, whose bytes start at `unit` of `segment`.
+pub fn put_data(
+    batch: &mut IndexBatch,
+    version: (LineId, DiskId, Sequence),
+    range: ByteRange,
+    place: (SegmentId, u32),
+    checksums: &[u32],
 ) {
-    put_stored(batch, (line, disk, sequence), range, (segment, unit), checksums, None);
+    put_stored(batch, version, range, place, checksums, None);
 }
 
 /// Adds the entries for data of `range` that is sealed: its first block was first written to where `origin` says.
@@ -277,28 +364,16 @@ pub fn put_sealed(
     put_stored(batch, version, range, place, checksums, Some(seal));
 }
 
-fn put_stored(
+/// The same for both.
+pub(crate) fn put_stored(
     batch: &mut IndexBatch,
-    (line, disk, sequence): (LineId, DiskId, Sequence),
+    version: (LineId, DiskId, Sequence),
     range: ByteRange,
-    (segment, unit): (SegmentId, u32),
+    place: (SegmentId, u32),
     checksums: &[u32],
     seal: Option<(SealOrigin, &[Tag])>,
 ) {
-    let first = range.start().block().index();
-    for (class, piece) in pieces(range, SizeClass::Sixteen) {
-        let skip = piece.start().block().index() - first;
-        let skip_units = u32::try_from(skip).expect("an extent is at most 8 MiB");
-        let of_piece = slots(skip)..slots(skip) + slots(class.blocks());
-        let checksums = &checksums[of_piece.clone()];
-        let place = Place::Journal { segment, unit: unit + skip_units };
-        let key = key(line, disk, class, piece.start().block(), sequence);
-        let value = match seal {
-            None => encode_value(place, checksums),
-            Some((origin, tags)) => {
-                encode_sealed(place, checksums, origin.skip(skip_units), &tags[of_piece])
-            }
-        };
+    for (_, _, key, value) in entries_of_data(version, range, place, checksums, seal) {
         batch.put(key, value);
     }
 }
@@ -307,15 +382,22 @@ fn slots(blocks: u64) -> usize {
     usize::try_from(blocks).expect("an extent is at most 8 MiB")
 }
 
-/// Adds the entries for zeroes in `range`.
-pub fn put_zeroes(
-    batch: &mut IndexBatch,
+/// The entries for zeroes in `range`.
+pub(crate) fn entries_of_zeroes(
     (line, disk, sequence): (LineId, DiskId, Sequence),
     range: ByteRange,
-) {
-    for (class, piece) in pieces(range, SizeClass::Huge) {
+) -> impl Iterator<Item = Entry> {
+    let entry = move |(class, piece): (SizeClass, ByteRange)| {
         let key = key(line, disk, class, piece.start().block(), sequence);
-        batch.put(key, encode_value(Place::Zero, &[]));
+        (class, piece, key, encode_value(Place::Zero, &[]))
+    };
+    pieces(range, SizeClass::Huge).map(entry)
+}
+
+/// Adds the entries for zeroes in `range`.
+pub fn put_zeroes(batch: &mut IndexBatch, version: (LineId, DiskId, Sequence), range: ByteRange) {
+    for (_, _, key, value) in entries_of_zeroes(version, range) {
+        batch.put(key, value);
     }
 }
 

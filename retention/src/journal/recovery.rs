@@ -62,6 +62,15 @@ pub struct Damage {
 /// Reads a segment from its bytes. `bytes` may be shorter than the segment; with a logged end, bytes beyond it are not
 /// looked at.
 pub fn examine(entry: &SegmentEntry, bytes: &[u8]) -> Examination {
+    examine_durable(entry, bytes, None)
+}
+
+/// The same where it is known from elsewhere that all records up to `durable` were: nothing of them is a torn tail.
+pub(crate) fn examine_durable(
+    entry: &SegmentEntry,
+    bytes: &[u8],
+    durable: Option<LaneSequence>,
+) -> Examination {
     let logged_end = entry.ended.map(|(end, _)| end);
     let visible = match logged_end {
         Some(end) => &bytes[..bytes.len().min(usize::try_from(end).unwrap_or(usize::MAX))],
@@ -69,6 +78,7 @@ pub fn examine(entry: &SegmentEntry, bytes: &[u8]) -> Examination {
     };
     let mut reading = Reading {
         entry,
+        durable,
         bytes: visible,
         found: Examination {
             records: Vec::new(),
@@ -87,6 +97,7 @@ pub fn examine(entry: &SegmentEntry, bytes: &[u8]) -> Examination {
 
 struct Reading<'a> {
     entry: &'a SegmentEntry,
+    durable: Option<LaneSequence>,
     bytes: &'a [u8],
     found: Examination,
     after_loss: bool,
@@ -184,8 +195,11 @@ impl Reading<'_> {
         None
     }
 
-    /// Whether a record at or after `from` was written knowing that `sequence` is durable.
+    /// Whether a record at or after `from` was written knowing that `sequence` is durable, or somebody else knows.
     fn vouched_for(&self, sequence: LaneSequence, from: u64) -> bool {
+        if self.durable.is_some_and(|durable| sequence <= durable) {
+            return true;
+        }
         let mut at = from.saturating_sub(UNIT);
         while let Some((offset, record)) = self.next_record_after(at) {
             if record.durable_through >= sequence && record.lane_sequence > sequence {
@@ -211,7 +225,7 @@ impl Reading<'_> {
 }
 
 /// `length` bytes at `start` of a segment, if they are all there.
-pub(super) fn body_bytes(bytes: &[u8], start: u64, length: u64) -> Option<&[u8]> {
+pub(crate) fn body_bytes(bytes: &[u8], start: u64, length: u64) -> Option<&[u8]> {
     let start = usize::try_from(start).ok()?;
     let end = start.checked_add(usize::try_from(length).ok()?)?;
     bytes.get(start..end)

@@ -15,6 +15,7 @@ mod disks;
 pub mod dropped;
 pub mod format;
 pub mod history;
+pub mod integrity;
 mod keeping;
 pub mod keys;
 pub mod record;

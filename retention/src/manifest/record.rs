@@ -6,6 +6,7 @@
 use super::compacted::{CompactedEntry, SEGMENT_COMPACTED};
 use super::format::{FrameError, Reader, Writer};
 use super::history::HistoryStart;
+use super::integrity::ScrubEntry;
 use super::keys::KeyRecord;
 use super::released::ReleasedLine;
 use super::streams::StreamChange;
@@ -17,6 +18,7 @@ use crate::name::Name;
 use crate::policy::{ClockAlarm, Policy};
 use crate::time::Timestamp;
 use landfall_disks::MAX_DISK_SIZE;
+use std::sync::Arc;
 
 /// One fact.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -288,6 +290,15 @@ pub enum ManifestRecord {
     },
     /// Of data keys.
     Key(KeyRecord),
+    /// What is remembered of scrubbing from here on.
+    Scrubbed(Arc<ScrubEntry>),
+    /// Everything of a machine was looked at.
+    MachineScrubbed {
+        /// Which.
+        machine: MachineId,
+        /// When that came to its end.
+        ended: Timestamp,
+    },
     /// The highest ids given out when a snapshot was written, so that none is used twice.
     IdsGiven(GivenIds),
 }
@@ -331,6 +342,8 @@ mod kind {
     pub(super) const SEGMENT_RELEASED: u16 = 34;
     pub(super) const RECORDS_RELEASED: u16 = 35;
     pub(super) const LINE_RELEASED: u16 = 36;
+    pub(super) const SCRUBBED: u16 = 56;
+    pub(super) const MACHINE_SCRUBBED: u16 = 57;
 }
 
 /// What an export without a fixed moment stores in its sequence field.
@@ -481,6 +494,15 @@ impl ManifestRecord {
                 to.u32(given.segment.number());
                 to.u32(given.export.number());
             }
+            Self::Scrubbed(entry) => {
+                to.u16(kind::SCRUBBED);
+                entry.encode(to);
+            }
+            Self::MachineScrubbed { machine, ended } => {
+                to.u16(kind::MACHINE_SCRUBBED);
+                to.u32(machine.number());
+                to.u64(ended.nanoseconds());
+            }
             other => {
                 let encoded =
                     other.encode_keeping(to) || other.encode_disks(to) || other.encode_streams(to);
@@ -609,6 +631,11 @@ impl ManifestRecord {
                 },
             }),
             kind::EXPORT_REMOVED => Ok(Self::ExportRemoved { export: ExportId::new(from.u32()?) }),
+            kind::SCRUBBED => Ok(Self::Scrubbed(Arc::new(ScrubEntry::decode(from)?))),
+            kind::MACHINE_SCRUBBED => Ok(Self::MachineScrubbed {
+                machine: MachineId::new(from.u32()?),
+                ended: Timestamp::from_nanoseconds(from.u64()?),
+            }),
             kind::IDS_GIVEN => Ok(Self::IdsGiven(GivenIds {
                 machine: MachineId::new(from.u32()?),
                 group: GroupId::new(from.u32()?),

@@ -3,6 +3,7 @@
 use super::compacted::CompactedEntry;
 use super::dropped::Dropped;
 use super::history::HistoryStart;
+use super::integrity::ScrubEntry;
 use super::keeping::ClockEntry;
 use super::keys::Keys;
 use super::record::{GivenIds, ManifestRecord};
@@ -150,6 +151,10 @@ pub struct ManifestState {
     pub policies: BTreeMap<GroupId, Policy>,
     /// The clock.
     pub clock: ClockEntry,
+    /// What is remembered of scrubbing.
+    pub scrubbed: Arc<ScrubEntry>,
+    /// When everything of a machine was last looked at, of those where it ever was.
+    pub machines_scrubbed: BTreeMap<MachineId, Timestamp>,
     /// Ids given out so far: none is used twice, not even after a removal.
     pub given: GivenIds,
 }
@@ -335,6 +340,16 @@ impl ManifestState {
             }
             ManifestRecord::FoldStarted { line, start } => self.begin_history(*line, start)?,
             ManifestRecord::FoldDone { disk, floor } => self.raise_floor(*disk, *floor)?,
+            ManifestRecord::Scrubbed(entry) => {
+                entry.check()?;
+                self.scrubbed = Arc::clone(entry);
+            }
+            ManifestRecord::MachineScrubbed { machine, ended } => {
+                if !self.machines.contains_key(machine) {
+                    return Err(Misfit::missing("MachineScrubbed", machine));
+                }
+                self.machines_scrubbed.insert(*machine, *ended);
+            }
             ManifestRecord::IdsGiven(given) => self.given = *given,
             other => self.apply_keeping(other)?,
         }
@@ -390,6 +405,7 @@ impl ManifestState {
             self.policies.remove(&removed.group);
         }
         self.keys.forget_machine(machine);
+        self.machines_scrubbed.remove(&machine);
         self.disks.retain(|_, disk| disk.machine != machine);
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
@@ -504,6 +520,14 @@ impl ManifestState {
             line: export.line,
             sequence: export.sequence,
             writable: export.writable,
+        }));
+        if *self.scrubbed != ScrubEntry::default() {
+            records.push(ManifestRecord::Scrubbed(Arc::clone(&self.scrubbed)));
+        }
+        let scrubbed = self.machines_scrubbed.iter();
+        records.extend(scrubbed.map(|(machine, ended)| ManifestRecord::MachineScrubbed {
+            machine: *machine,
+            ended: *ended,
         }));
         records.push(ManifestRecord::IdsGiven(self.given));
         records

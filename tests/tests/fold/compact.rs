@@ -23,7 +23,7 @@ async fn compact_once(store: &Retention) -> Result<Compacted, CompactError> {
 }
 
 /// Compacts until there is nothing left to do; gives the sum.
-async fn compact(store: &Retention) -> Compacted {
+pub(super) async fn compact(store: &Retention) -> Compacted {
     let mut sum = Compacted::default();
     for _ in 0..20 {
         let some = compact_once(store).await.expect("nothing fails");
@@ -43,7 +43,7 @@ fn files(world: &World) -> usize {
     segment_files(world).len()
 }
 
-fn segment_files(world: &World) -> Vec<PathBuf> {
+pub(super) fn segment_files(world: &World) -> Vec<PathBuf> {
     let all = world.folder.files().into_iter();
     all.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
 }
@@ -53,7 +53,7 @@ async fn segment_bytes(store: &Retention) -> u64 {
 }
 
 /// Pins some points, and drops most others; gives those that are left.
-async fn thin(world: &World, store: &Retention, points: &Points) -> Points {
+pub(super) async fn thin(world: &World, store: &Retention, points: &Points) -> Points {
     for pinned in PINNED {
         let at = format!("web@seq:{}", points[pinned].0);
         store.pin(&moment(&at)).await.expect("a point");
@@ -61,7 +61,7 @@ async fn thin(world: &World, store: &Retention, points: &Points) -> Points {
     drop_most(world, store, points).await
 }
 
-async fn drop_most(world: &World, store: &Retention, points: &Points) -> Points {
+pub(super) async fn drop_most(world: &World, store: &Retention, points: &Points) -> Points {
     let policy = "keep all for 0s, hourly for 1d".parse().expect("a policy");
     store.set_policy(&name("web"), policy).await.expect("a machine");
     world.clock.pass(Duration::from_secs(5));

@@ -5,6 +5,7 @@ mod compact;
 mod crashes;
 mod forget;
 mod past;
+mod scrub;
 mod shapes;
 
 use futures_util::FutureExt;

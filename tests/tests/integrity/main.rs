@@ -1,6 +1,8 @@
 //! What media do to bytes that lie on them: found, refused, and never returned.
 
 mod images;
+mod scrub;
+mod scrub_crashes;
 
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Seed, run};

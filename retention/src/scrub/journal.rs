@@ -1,0 +1,322 @@
+//! The journal: segments that lanes wrote, and those that compaction made, in the order of their numbers.
+//!
+//! ```text
+//!   written segment ─▶ examine ─▶ record good ─▶ chain of its line;  index leads to it? no: put there again
+//!                              └▶ body bad    ─▶ healing
+//! ```
+//!
+//! Of a segment that is being written nothing is looked at but what its lane had told the index of before: that is durable, and
+//! is there. Segments that come to be while a round is under way are for the next one.
+
+use super::ScrubError;
+use super::compare::{Data, Difference, Written, compare};
+use super::healing::{BadBody, Body};
+use super::index::LostHeads;
+use super::reading::read_segment;
+use super::round::{Going, Round};
+use crate::compact::Source;
+use crate::ids::{DiskId, LaneId, LaneSequence, LineId, SegmentId};
+use crate::index::IndexError;
+use crate::index::tail_key::read_progress;
+use crate::journal::format::{ExtentContent, RecordKind, UNIT};
+use crate::journal::indexing::{block_checksums, unit_of};
+use crate::journal::recovery::{Damage, Examination, body_bytes, examine_durable};
+use crate::manifest::integrity::{DamagedPlace, ScrubPosition};
+use crate::manifest::state::{ManifestState, SegmentEntry};
+use landfall_disks::Buffer;
+use landfall_disks::uring::offload;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Lines and disks that there are, of the machines that are looked at: of others nothing is asked.
+#[derive(Clone)]
+pub(super) struct Scope {
+    pub(super) lines: BTreeSet<LineId>,
+    pub(super) disks: BTreeSet<DiskId>,
+}
+
+/// What a segment was found to be.
+struct Looked {
+    entry: SegmentEntry,
+    bytes: Buffer,
+    found: Examination,
+    /// Its good versions.
+    versions: Vec<Written>,
+}
+
+impl Round<'_> {
+    pub(super) async fn journal(&mut self, first: SegmentId) -> Result<Going, ScrubError> {
+        let mut next = first;
+        loop {
+            let source = {
+                let state = self.retention.manifest.state();
+                let sources = self.sources(&state).into_iter();
+                sources.filter(|source| source.id() >= next).min_by_key(Source::id)
+            };
+            let Some(source) = source else { return Ok(Going::On) };
+            self.move_to(ScrubPosition::Journal(source.id()));
+            let read = match &source {
+                Source::Written(entry) => self.segment(entry.id, entry.lane).await?,
+                Source::Compacted(entry) => self.compacted(entry).await?,
+            };
+            self.found.journal_bytes += read;
+            next = source.id().next();
+            self.move_to(ScrubPosition::Journal(next));
+            let at = format!("segment {} of the journal", source.id());
+            let lane = self.retention.lane(source.lane());
+            if self.step(at, source.size_bytes()).await? == Going::Stopped
+                || self.pay(read, &|| lane.waiting()).await == Going::Stopped
+            {
+                return Ok(Going::Stopped);
+            }
+        }
+    }
+
+    /// Segments there are that were there when the round began, of the lanes of the machine if there is one.
+    pub(super) fn sources(&self, state: &ManifestState) -> Vec<Source> {
+        let lines = state.lines.values();
+        let lines = lines.filter(|line| self.only.is_none_or(|only| line.machine == only));
+        let lanes: BTreeSet<_> = lines.map(|line| line.lane).collect();
+        let written = state.segments.values().copied().map(Source::Written);
+        let all = written.chain(state.compacted.values().cloned().map(Source::Compacted));
+        let wanted = |one: &Source| lanes.contains(&one.lane()) && one.id() <= self.newest_segment;
+        all.filter(wanted).collect()
+    }
+
+    pub(super) fn scope(&self) -> Scope {
+        let state = self.retention.manifest.state();
+        let machines = self.retention.machines.read();
+        let wanted = |machine| self.only.is_none_or(|only| only == machine);
+        let lines = state.lines.values().filter(|line| wanted(line.machine));
+        let disks = machines.disks.values().filter(|disk| wanted(disk.machine()));
+        Scope {
+            lines: lines.map(|line| line.id).collect(),
+            disks: disks.map(|disk| disk.id()).collect(),
+        }
+    }
+
+    /// Looks at a segment that a lane wrote; gives how many bytes that were.
+    async fn segment(&mut self, segment: SegmentId, lane: LaneId) -> Result<u64, ScrubError> {
+        let Some(mut looked) = self.look_at(segment, lane).await? else { return Ok(0) };
+        for found in &looked.found.records {
+            let record = &found.record;
+            if record.kind == RecordKind::Vouch {
+                continue;
+            }
+            if let Some(chain) = self.chains.get_mut(&record.line) {
+                chain.take(record);
+                self.found.records += 1;
+            }
+        }
+        let still = self.bodies(&mut looked).await?;
+        if self.order.parts.index {
+            let versions = std::mem::take(&mut looked.versions);
+            self.compare_with_index(segment, lane, versions).await?;
+        }
+        self.note_segment(segment, still);
+        Ok(looked.found.end)
+    }
+
+    /// Notes what is damaged in a segment, and that nothing else is.
+    pub(super) fn note_segment(&mut self, segment: SegmentId, still: BTreeSet<DamagedPlace>) {
+        let lines: BTreeSet<LineId> = self.chains.keys().copied().collect();
+        let whole = self.only.is_none();
+        // What lies behind heads that are lost is for the index to say.
+        let lost = LostHeads::of(&still);
+        let looked_at = |place: &DamagedPlace| match place {
+            DamagedPlace::Version { segment: there, line, unit, .. } => {
+                *there == segment && lines.contains(line) && !lost.hold(*there, *unit)
+            }
+            DamagedPlace::Records { segment: there, .. } => *there == segment && whole,
+            DamagedPlace::Image { .. } => false,
+        };
+        self.look_again(looked_at, &still);
+        still.into_iter().for_each(|place| self.damaged(place));
+    }
+
+    /// Reads a segment. `None`: it was released meanwhile.
+    async fn look_at(&self, id: SegmentId, lane: LaneId) -> Result<Option<Looked>, ScrubError> {
+        let retention = self.retention;
+        // What is there now stays while it is read.
+        let _turn = retention.reading.turns.begin();
+        let index = Arc::clone(&retention.surroundings.index);
+        let indexed = offload(move || read_progress(&*index, lane)).await?;
+        // Only now: as long as a segment is open, all records that the index has are in it or in earlier ones.
+        let entry = retention.manifest.state().segments.get(&id).copied();
+        let Some(entry) = entry else { return Ok(None) };
+        let end = entry.ended.map_or(entry.size_bytes, |(end, _)| end);
+        let bytes = read_segment(&retention.reading.segments, id, end).await?;
+        let scope = self.scope();
+        let looked = offload(move || {
+            let mut found = examine_durable(&entry, &bytes, Some(indexed));
+            if entry.ended.is_none() {
+                believe(&mut found, &entry, indexed);
+            }
+            let versions = versions_of(&found, &entry, &bytes, &scope);
+            Looked { entry, bytes, found, versions }
+        });
+        Ok(Some(looked.await))
+    }
+
+    /// Heals bodies; gives what is damaged and stays so.
+    async fn bodies(&mut self, looked: &mut Looked) -> Result<BTreeSet<DamagedPlace>, ScrubError> {
+        let segment = looked.entry.id;
+        let with_bodies: BTreeSet<u64> = looked
+            .found
+            .records
+            .iter()
+            .filter(|found| !found.damaged_bodies.is_empty())
+            .map(|found| found.offset)
+            .collect();
+        let heads = looked.found.damage.iter().map(|damage| &damage.bytes);
+        let heads = heads.filter(|bytes| !with_bodies.contains(&bytes.start));
+        let mut still: BTreeSet<_> = heads
+            .map(|bytes| DamagedPlace::Records { segment, start: bytes.start, end: bytes.end })
+            .collect();
+        let scope = self.scope();
+        let mut healed = false;
+        for found in &looked.found.records {
+            for (at, extent) in
+                found.damaged_bodies.iter().map(|at| (at, &found.record.extents[*at]))
+            {
+                let ExtentContent::Data { body, hash } = extent.content else { continue };
+                let record = &found.record;
+                // Bodies of what is gone are nobody's.
+                if !scope.lines.contains(&record.line) || !scope.disks.contains(&extent.disk) {
+                    continue;
+                }
+                let offset = found.offset + u64::from(body);
+                let there = body_bytes(&looked.bytes, offset, extent.body_bytes());
+                let version = (record.line, extent.disk, record.sequence);
+                let bad = BadBody {
+                    segment,
+                    offset,
+                    version,
+                    range: extent.range,
+                    hash,
+                    bytes: there.map(<[u8]>::to_vec),
+                    known: self.checksums_of(version, extent.range).await?,
+                };
+                match self.heal_body(bad).await? {
+                    Body::Healed(whole) => {
+                        healed = true;
+                        let unit = unit_of(offset);
+                        let sums = block_checksums(&whole);
+                        let seal = record.seal_of(*at, 0, looked.entry.salt);
+                        let seal = seal.map(|(origin, tags)| (origin, tags[..sums.len()].to_vec()));
+                        let data = Some(Data { segment, unit, sums, seal });
+                        looked.versions.push(Written { version, range: extent.range, data });
+                    }
+                    Body::Still(places) => still.extend(places),
+                }
+            }
+        }
+        if healed {
+            // Whoever gives space back believes that it is damaged.
+            self.retention.summaries.lock().await.remove(&segment);
+        }
+        Ok(still)
+    }
+
+    /// Puts into the index what the journal has, somebody sees, and it does not lead to.
+    pub(super) async fn compare_with_index(
+        &mut self,
+        segment: SegmentId,
+        lane: LaneId,
+        versions: Vec<Written>,
+    ) -> Result<(), ScrubError> {
+        let versions = Arc::new(versions);
+        let first = self.difference(lane, &versions).await?;
+        self.found.index_entries += first.entries;
+        if first.batch.is_empty() {
+            return Ok(());
+        }
+        // While this is held no segment goes, and nobody else points the index anew.
+        let going = self.retention.summaries.lock().await;
+        if Source::named(&self.retention.manifest.state(), segment).is_none() {
+            return Ok(());
+        }
+        let Difference { batch, .. } = self.difference(lane, &versions).await?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.found.index_healed += batch.len() as u64;
+        tracing::error!(%segment, entries = batch.len(), "the index lacked what the journal says");
+        if self.order.heal {
+            let index = Arc::clone(&self.retention.surroundings.index);
+            offload(move || index.write(batch).and_then(|()| index.flush())).await?;
+            drop(going);
+            self.resolve_anew().await;
+        }
+        Ok(())
+    }
+
+    async fn difference(
+        &self,
+        lane: LaneId,
+        versions: &Arc<Vec<Written>>,
+    ) -> Result<Difference, IndexError> {
+        let (retention, versions) = (Arc::clone(self.retention), Arc::clone(versions));
+        offload(move || {
+            let sight = || {
+                let sight = retention.sight(lane);
+                let state = retention.manifest.state();
+                let known = state.segments.keys().chain(state.compacted.keys()).copied();
+                (sight, known.collect())
+            };
+            compare(&*retention.surroundings.index, &versions, sight)
+        })
+        .await
+    }
+}
+
+/// Leaves of what was found in an open segment what its lane had finished with before: the rest may be half written.
+fn believe(found: &mut Examination, entry: &SegmentEntry, indexed: LaneSequence) {
+    let records = &found.records;
+    let due = |at: u64| {
+        let before = records.iter().rfind(|record| record.offset < at);
+        before.map_or(entry.first, |before| before.record.lane_sequence.next())
+    };
+    found.damage.retain(|damage| due(damage.bytes.start) <= indexed);
+    found.records.retain(|record| record.record.lane_sequence <= indexed);
+    if found.next <= indexed {
+        // Where the last records were there is none that can be read, and nothing after it that would tell how long it was.
+        let bytes = found.end..entry.size_bytes.max(found.end + UNIT);
+        found.damage.push(Damage { bytes, case: 'E' });
+    }
+}
+
+/// The good versions of a segment, with the checksums of their blocks.
+fn versions_of(
+    found: &Examination,
+    entry: &SegmentEntry,
+    bytes: &[u8],
+    scope: &Scope,
+) -> Vec<Written> {
+    let mut versions = Vec::new();
+    for one in &found.records {
+        let record = &one.record;
+        let extents = record.extents.iter().enumerate();
+        let there = extents.filter(|(number, extent)| {
+            scope.lines.contains(&record.line)
+                && scope.disks.contains(&extent.disk)
+                && !one.damaged_bodies.contains(number)
+        });
+        versions.extend(there.map(|(number, extent)| {
+            let data = match extent.content {
+                ExtentContent::Zero => None,
+                ExtentContent::Data { body, .. } => {
+                    let offset = one.offset + u64::from(body);
+                    let body = body_bytes(bytes, offset, extent.body_bytes());
+                    let sums = block_checksums(body.expect("a good body is there"));
+                    let seal = record.seal_of(number, 0, entry.salt);
+                    let seal = seal.map(|(origin, tags)| (origin, tags[..sums.len()].to_vec()));
+                    Some(Data { segment: entry.id, unit: unit_of(offset), sums, seal })
+                }
+            };
+            let version = (record.line, extent.disk, record.sequence);
+            Written { version, range: extent.range, data }
+        }));
+    }
+    versions
+}
