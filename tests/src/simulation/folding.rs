@@ -9,7 +9,7 @@ use landfall_retention::{FoldError, FoldPace, ResolveError, Stream};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn at_once(_: Duration) -> LocalBoxFuture<'static, ()> {
+pub(super) fn at_once(_: Duration) -> LocalBoxFuture<'static, ()> {
     Box::pin(std::future::ready(()))
 }
 
@@ -54,7 +54,7 @@ impl Life<'_> {
             let pace = FoldPace { bytes_per_second: None, sleep: &at_once };
             retention.fold_to(trunk, Sequence::new(floor), &pace).await
         };
-        let (folded, stream) = join(fold, self.send_batches(stream)).await;
+        let (folded, stream) = join(fold, self.send_meanwhile(stream)).await;
         let stream = stream?;
         match folded {
             Ok(report) => {
@@ -95,7 +95,7 @@ impl Life<'_> {
             let pace = FoldPace { bytes_per_second: None, sleep: &at_once };
             retention.forget(&pace).await
         };
-        let (forgot, stream) = join(forget, self.send_batches(stream)).await;
+        let (forgot, stream) = join(forget, self.send_meanwhile(stream)).await;
         let stream = stream?;
         let forgot = self.alive(forgot, "forget")?;
         self.model.say(format!("{} segments released", forgot.segments));
@@ -115,7 +115,7 @@ impl Life<'_> {
             let pace = FoldPace { bytes_per_second: None, sleep: &at_once };
             retention.compact(&pace).await
         };
-        let (compacted, stream) = join(compact, self.send_batches(stream)).await;
+        let (compacted, stream) = join(compact, self.send_meanwhile(stream)).await;
         let stream = stream?;
         let done = self.alive(compacted, "compact")?;
         let (gone, moved) = (done.segments, done.bytes_moved);

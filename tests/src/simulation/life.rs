@@ -40,6 +40,7 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
         let (surroundings, world, model) = (world.surroundings(), &world, &mut *model);
         let choices = &mut choices;
         async move {
+            super::scrubbing::mend(world, model).await;
             let settings = Settings { encryption: model.encryption(choices), ..World::settings() };
             let opened = Retention::open(surroundings, settings).await;
             let opened = match opened {
@@ -85,7 +86,7 @@ impl Life<'_> {
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(46) {
+            match self.choices.below(50) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -106,11 +107,13 @@ impl Life<'_> {
                 30 => self.damage_image().await?,
                 32..=34 => stream = self.compact(stream).await?,
                 35 => self.rotate_key().await?,
+                49 => stream = self.scrub(stream).await?,
                 36 => stream = self.grow(stream).await?,
                 37..=40 => stream = self.begin_order(stream).await?,
                 41 => stream = self.end_order(stream).await?,
                 42..=44 => self.verify_instant().await?,
                 45 => stream = self.send_batches(stream).await?,
+                46..=48 => self.damage_and_scrub().await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }

@@ -18,6 +18,7 @@ mod instants;
 mod keys;
 mod life;
 mod model;
+mod scrubbing;
 
 use crate::world::World;
 use landfall_disks::faults::Seed;

@@ -3,9 +3,11 @@
 use super::keys::Nonces;
 use landfall_disks::faults::Seed;
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
-use landfall_retention::ids::{Generation, Position, StreamId};
+use landfall_retention::ids::{Generation, LineId, Position, Sequence, StreamId};
+use landfall_retention::journal::format::Chain;
 use landfall_retention::sealing::KeyEncryptionKey;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Sizes of the machine's disks at first: one crosses a leaf and ends within a block, one is small.
@@ -13,6 +15,9 @@ pub(super) const SIZES: [u64; 2] = [(1 << 20) + (64 << 10) + 512, 80 << 10];
 
 /// Content of all disks at one moment.
 pub(super) type Snapshot = Arc<Vec<Vec<u8>>>;
+
+/// A file, the first of some bytes of it, and what they were.
+pub(super) type Damaged = (PathBuf, u64, Vec<u8>);
 
 /// A batch that was sent.
 #[derive(Clone, Debug)]
@@ -78,6 +83,11 @@ pub(super) struct Model {
     pub(super) keks: Vec<KeyEncryptionKey>,
     /// What was ever found on the medium under each nonce.
     pub(super) nonces: Nonces,
+    /// Heads of lines that were written down.
+    pub(super) heads: Vec<(LineId, Sequence, Chain)>,
+    /// What a medium damaged, and whether one was well again since a scrub last looked.
+    pub(super) damaged: Option<Damaged>,
+    pub(super) mended: bool,
     log: Vec<String>,
 }
 
@@ -111,6 +121,9 @@ impl Model {
             sealed: seed.chance(1, 2),
             keks: Vec::new(),
             nonces: Nonces::new(),
+            heads: Vec::new(),
+            damaged: None,
+            mended: false,
             log: Vec::new(),
         }
     }
