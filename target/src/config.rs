@@ -15,6 +15,7 @@
 //! stream is never plain.
 
 use crate::encryption::{EncryptionConfig, KeySource};
+use crate::service::ScrubSettings;
 use crate::service::{FoldingSettings, PaceLimits};
 use crate::units::{ByteSize, Period};
 use landfall_retention::policy::{Policy, PolicyError};
@@ -59,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) index_cache_bytes: usize,
     /// Memory for block hashes of images, in bytes.
     pub(crate) hash_cache_bytes: usize,
+    /// How often and how fast everything is looked at.
+    pub(crate) scrub: ScrubSettings,
     /// I/O cores; `None` is one per processor.
     pub(crate) cores: Option<usize>,
     /// What is kept, and how often there should be something to keep.
@@ -220,6 +223,7 @@ struct File {
     journal: JournalSection,
     memory: MemorySection,
     engine: EngineSection,
+    scrub: ScrubSection,
     policy: PolicySection,
     fold: FoldSection,
     encryption: EncryptionSection,
@@ -297,10 +301,20 @@ struct MemorySection {
 
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
+struct ScrubSection {
+    every: Option<String>,
+    rate: Option<ByteSize>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
 struct EngineSection {
     cores: Option<usize>,
 }
 
+/// How often everything is looked at unless something else is configured, and how fast.
+const SCRUB_EVERY: Duration = Duration::from_secs(7 * 86_400);
+const SCRUB_RATE: u64 = 64 << 20;
 /// Memory for block hashes unless something else is configured: for images of 64 GiB.
 const DEFAULT_HASH_CACHE_BYTES: usize = 64 << 20;
 
@@ -334,6 +348,10 @@ reserve = "256MiB"                  # free space that streams leave on the journ
 leaf_cache = "256MiB"               # where the blocks of points lie
 index_cache = "256MiB"
 hash_cache = "64MiB"                # what blocks of images are checked by; 1 MiB for a GiB of images
+
+[scrub]                             # journal, index and images against what they should be
+every = "7d"                        # or "off": only landfall scrub
+rate = "64MiB"                      # a second, at most
 
 [policy]                            # of machines that were given none: landfall policy set
 keep = "keep all for 2h, minutely for 24h"
@@ -446,6 +464,7 @@ fn complete(
             None => DEFAULT_HASH_CACHE_BYTES,
             given => memory(given, "memory.hash_cache")?,
         },
+        scrub: scrub(&file.scrub)?,
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,
         fold: fold(&file.fold)?,
@@ -481,6 +500,23 @@ fn journal_sizes(journal: &JournalSection) -> Result<(u64, u64), ConfigError> {
         return Err(ConfigError::Value { key: "journal.segment", what });
     }
     Ok((segment.bytes(), journal.reserve.unwrap_or(ByteSize::new(256 << 20)).bytes()))
+}
+
+fn scrub(section: &ScrubSection) -> Result<ScrubSettings, ConfigError> {
+    let every = match section.every.as_deref() {
+        None => Some(SCRUB_EVERY),
+        Some("off") => None,
+        Some(text) => {
+            let period: Result<Period, String> = text.parse();
+            Some(period.map_err(|what| ConfigError::Value { key: "scrub.every", what })?.0)
+        }
+    };
+    let rate = section.rate.map_or(SCRUB_RATE, ByteSize::bytes);
+    if rate == 0 {
+        let what = "nothing a second would never end".to_owned();
+        return Err(ConfigError::Value { key: "scrub.rate", what });
+    }
+    Ok(ScrubSettings { every, rate })
 }
 
 fn policy(section: &PolicySection) -> Result<PolicyDefaults, ConfigError> {

@@ -4,6 +4,8 @@
 //! themselves and know nothing of Prometheus: a scrape reads them into a fresh registry, so nothing can go stale.
 //! Labels are names of machines and fixed words, never what a peer sent.
 
+mod integrity;
+
 use crate::service::{FoldingCounters, Target, TrunkFolding};
 use axum::Router;
 use axum::extract::State;
@@ -58,6 +60,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     process(&page, target)?;
     machines(&page, &target.retention.machines())?;
     policies(&page, target)?;
+    integrity::write(&page, target)?;
     folding(&page, &target.folding.counters(), target.folding.share())?;
     histories(&page, &machine_histories(target))?;
     if let Some(lasts) = target.folding.volume_lasts(journal.free_bytes) {

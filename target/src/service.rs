@@ -12,11 +12,15 @@
 
 mod folding;
 mod listeners;
+mod scrubber;
 mod thinner;
 
 pub(crate) use folding::{
     FoldingCounters, FoldingSettings, Growth, PaceLimits, TrunkFolding, shrinks_in_words,
     volume_in_words,
+};
+pub(crate) use scrubber::{
+    Busy, Ended as ScrubEnded, Running as ScrubRunning, ScrubSettings, Work,
 };
 pub(crate) use thinner::in_words as alarm_in_words;
 
@@ -44,6 +48,7 @@ use landfall_retention::{
     Surroundings,
 };
 use listeners::Listeners;
+use scrubber::Scrubber;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,6 +63,8 @@ pub(crate) const LOCAL_CLIENT: &str = "local";
 const TICK: Duration = Duration::from_secs(1);
 /// Time that streams and NBD clients get to finish when the target stops.
 const DRAIN_TIME: Duration = Duration::from_secs(15);
+/// Time that a scrub gets to write down how far it is when the target stops.
+const SCRUB_STOP_TIME: Duration = Duration::from_secs(5);
 /// Threads of control work.
 const CONTROL_THREADS: usize = 2;
 
@@ -83,6 +90,8 @@ pub(crate) struct Target {
     pub(crate) report: OpenReport,
     /// What applies policies.
     pub(crate) thinner: Arc<Thinner>,
+    /// What looks for damage.
+    pub(crate) scrubber: Arc<Scrubber>,
     /// What gives back the space of what they let go.
     pub(crate) folding: Arc<Folding>,
     /// When it started.
@@ -133,6 +142,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         let (stop, stopping) = watch::channel(false);
         let running = listeners.start(&target, engine.cores(), stopping);
         target.thinner.start(&target.core, &target.retention);
+        target.scrubber.start(&target.core, &target.retention);
         target.folding.start();
         announce(&target, begun);
         signals.next().await;
@@ -143,6 +153,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
             std::process::exit(1);
         });
         stop.send_replace(true);
+        target.scrubber.stopped(SCRUB_STOP_TIME).await;
         target.folding.stop().await;
         if tokio::time::timeout(DRAIN_TIME, running.finished(&target)).await.is_err() {
             tracing::warn!("some clients were still connected when the time for draining was over");
@@ -294,6 +305,7 @@ fn assemble(
         nbd_address: listeners.nbd_address(),
         report,
         thinner,
+        scrubber: Arc::new(Scrubber::new(config.scrub)),
         folding: Arc::new(folding),
         started: Instant::now(),
         config,

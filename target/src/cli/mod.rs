@@ -18,10 +18,12 @@ mod progress;
 mod replicate;
 mod replicate_verb;
 mod restore;
+mod scrub;
 mod serve;
 mod status;
 mod stream;
 mod table;
+mod verify;
 
 use crate::config::{Config, ConfigError, Given, ListenGiven};
 use crate::http::client::Control;
@@ -93,6 +95,8 @@ enum Verb {
     #[command(subcommand)]
     Key(key::KeyVerb),
     Changes(changes::Changes),
+    Scrub(scrub::Scrub),
+    Verify(verify::Verify),
     Restore(restore::Restore),
     #[command(subcommand)]
     Branch(branch::BranchVerb),
@@ -122,6 +126,8 @@ impl Cli {
             Verb::Policy(verb) => verb.run(place),
             Verb::Key(verb) => verb.run(place),
             Verb::Changes(verb) => verb.run(place),
+            Verb::Scrub(verb) => verb.run(place),
+            Verb::Verify(verb) => verb.run(place),
             Verb::Restore(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),
             Verb::Export(verb) => verb.run(place),
@@ -252,6 +258,12 @@ mod tests {
             "export add web@latest --nbd --writable --json",
             "export list --json",
             "export remove 3",
+            "scrub",
+            "scrub web --rate 20MiB --json",
+            "scrub --status",
+            "scrub --stop",
+            "verify --export heads.json",
+            "verify web --head heads.json --json",
             "status --json",
             "image info x.vmdk --json",
             "image check x.vhdx --repair",

@@ -6,7 +6,7 @@ use super::messages::{
 };
 use crate::exports::{machine_of, with_disk};
 use crate::service::{Growth, Target, alarm_in_words, shrinks_in_words, volume_in_words};
-use crate::units::{ByteSize, Span};
+use crate::units::{ByteSize, Span, counted};
 use landfall_disks::image::Format;
 use landfall_retention as retention;
 use landfall_retention::DiskState;
@@ -255,6 +255,7 @@ impl Target {
         self.not_given_back(machines, &mut warnings);
         warnings.extend(self.retention.clock_alarm().map(|alarm| alarm_in_words(&alarm)));
         self.overdue(&mut warnings);
+        warnings.extend(self.damaged());
         warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
         for (number, lane) in journal.lanes.iter().enumerate() {
             if let Some(reason) = &lane.failed {
@@ -312,6 +313,22 @@ impl Target {
         warnings.extend(failure.map(|failure| {
             format!("segments of the journal that nobody needs cannot be released: {failure}")
         }));
+    }
+
+    /// What scrub found and nobody has healed.
+    fn damaged(&self) -> Option<String> {
+        let entry = self.retention.scrubbed();
+        let first = entry.damage.first()?;
+        let machines = self.retention.machines();
+        let named = machines.iter().find_map(|machine| {
+            let disk = machine.disks.iter().find(|disk| first.place.disk() == Some(disk.id))?;
+            Some(format!("{}/{}", machine.name, disk.name))
+        });
+        Some(format!(
+            "{} damaged, the first of {}: see landfall scrub --status",
+            counted(entry.damage.len() as u64 + entry.unlisted, "place"),
+            named.unwrap_or_else(|| "the journal".to_owned())
+        ))
     }
 
     /// Machines whose newest point is older than it should be.

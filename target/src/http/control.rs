@@ -67,6 +67,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .merge(super::changes::router())
         .merge(super::disks::router())
         .merge(super::policy::router())
+        .merge(super::integrity::router())
         .merge(super::streams::router())
         .merge(super::keys::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))

@@ -17,4 +17,5 @@ mod points;
 mod policies;
 mod quotas;
 mod restarts;
+mod scrub;
 mod streams;
