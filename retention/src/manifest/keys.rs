@@ -6,7 +6,7 @@
 //!
 //! **Invariants:** ids of keys grow and none is given twice, not even after its machine is removed; a machine whose keys were
 //! destroyed gets none again. What takes a wrapped key away makes the log be rewritten at once, and what the file was before be
-//! overwritten: no file that this program keeps has it any more ([`ManifestRecord::erases`]).
+//! overwritten: no file that this program keeps has it any more (`ManifestRecord::erases`).
 
 use super::format::{FrameError, Reader, Writer};
 use super::record::ManifestRecord;
