@@ -8,6 +8,7 @@
 //!   fold       history moves into an image              beside  the same writes while no fold is under way
 //!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
 //!   convert    every pair of them                        beside  qemu-img convert
+//!   instants   any moment of a stream in order
 //!   bytes      journal, index and image per byte          beside  other ways to lay out keys
 //!   snapshots  changes, and a point every second          beside  snapshots of btrfs, xfs and qcow2
 //! ```
@@ -19,6 +20,7 @@ mod convert;
 mod copy;
 mod fold;
 mod images;
+mod instants;
 mod nbd;
 mod open;
 mod snapshots;
@@ -53,6 +55,8 @@ pub(crate) enum Workload {
     Images,
     /// Conversions between them
     Convert,
+    /// Finding any instant of a stream that delivers in order
+    Instants,
     /// Bytes of journal, index and image
     Bytes,
     /// Changes with a point every second; needs root
@@ -60,7 +64,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Copy,
         Self::Unchanged,
         Self::Open,
@@ -68,6 +72,7 @@ impl Workload {
         Self::Fold,
         Self::Images,
         Self::Convert,
+        Self::Instants,
         Self::Bytes,
         Self::Snapshots,
     ];
@@ -136,6 +141,9 @@ pub(crate) fn run(
     }
     if has(Workload::Convert) {
         figures.extend(convert::measure(&stage).context("convert")?);
+    }
+    if has(Workload::Instants) {
+        figures.extend(instants::measure(&stage).context("instants")?);
     }
     if has(Workload::Bytes) {
         figures.extend(bytes::measure(&stage).context("bytes")?);

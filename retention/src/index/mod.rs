@@ -20,8 +20,6 @@ pub mod forgotten;
 pub mod gap_key;
 pub mod memory;
 pub mod moment_key;
-#[cfg(all(test, feature = "rocksdb"))]
-mod moment_speed;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod tail_key;
