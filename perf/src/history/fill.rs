@@ -126,7 +126,7 @@ fn body(batch: u64, witness: Witness) -> Vec<u8> {
 }
 
 /// Numbers that look random: splitmix64.
-pub(super) struct Numbers(pub(super) u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
     fn next(&mut self) -> u64 {
@@ -137,7 +137,7 @@ impl Numbers {
     }
 
     /// Below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 }

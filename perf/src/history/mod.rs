@@ -21,7 +21,7 @@ use crate::table::table;
 use crate::target::Target;
 use bounds::Bounds;
 use fill::Filled;
-pub(crate) use fill::{MACHINE, Shape, add_machine, data, disk_name, open_stream};
+pub(crate) use fill::{MACHINE, Numbers, Shape, add_machine, data, disk_name, open_stream};
 use measure::{Choice, Cold, Told, count_of};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

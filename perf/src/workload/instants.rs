@@ -4,8 +4,8 @@
 
 use super::{Stage, say};
 use crate::figure::{Figure, Series, Unit};
+use crate::history::Numbers;
 use anyhow::ensure;
-use landfall_disks::faults::Seed;
 use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::index::moment_key::{
     Boundary, boundary_at, boundary_at_or_before, boundary_at_or_below, put_boundary,
@@ -55,7 +55,7 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
     store.flush()?;
     store.compact()?;
     let bytes = store.size_bytes();
-    let mut random = Seed::new(3);
+    let mut random = Numbers(3);
     let mut figures = Vec::new();
     for (name, what, ask) in QUESTIONS {
         let mut landfall = Series::default();
