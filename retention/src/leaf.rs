@@ -299,6 +299,18 @@ impl HeadLeaves {
         self.slots.lock().retain(|_, slot| stays(slot));
     }
 
+    /// Drops a leaf; one that is being resolved is used once and not kept.
+    pub(crate) fn drop_one(&self, disk: DiskId, leaf: LeafIndex) {
+        let mut slots = self.slots.lock();
+        match slots.get_mut(&(disk, leaf)) {
+            Some(Slot::Ready(_)) => {
+                slots.remove(&(disk, leaf));
+            }
+            Some(Slot::Filling { dirty, .. }) => *dirty = true,
+            None => {}
+        }
+    }
+
     /// Drops all leaves; those that are being resolved are used once and not kept.
     pub(crate) fn drop_all(&self) {
         self.slots.lock().retain(|_, slot| match slot {

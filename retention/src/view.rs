@@ -251,17 +251,42 @@ impl View {
         let whole = range.widen(BLOCK_SIZE);
         let _turn = self.reading.turns.begin();
         self.check_open()?;
-        let runs = self.runs(whole).await?;
-        let mut buffer = if let [(_, Run::Image)] = runs.as_slice() {
-            self.read_image(whole).await?
-        } else {
-            self.read_runs(whole, runs).await?
+        let mut buffer = match self.read_whole(whole).await {
+            // Its places were resolved before a fold, perhaps, and the image has by now what is damaged there.
+            Err(DiskError::Damaged { .. }) => {
+                self.drop_leaves(whole);
+                self.read_whole(whole).await?
+            }
+            read => read?,
         };
         // The index forgets a discarded line after it was closed: what was resolved since must not be believed.
         self.check_open()?;
         let skip = length(range.start().bytes() - whole.start().bytes());
         buffer.narrow(skip..skip + length(range.length()));
         Ok(buffer)
+    }
+
+    /// Reads whole blocks.
+    async fn read_whole(&self, whole: ByteRange) -> Result<Buffer, DiskError> {
+        let runs = self.runs(whole).await?;
+        if let [(_, Run::Image)] = runs.as_slice() {
+            self.read_image(whole).await
+        } else {
+            self.read_runs(whole, runs).await
+        }
+    }
+
+    /// Has the places of what lies in `range` be resolved anew.
+    fn drop_leaves(&self, range: ByteRange) {
+        for piece in range.chunks(LEAF_BYTES) {
+            let (disk, index) = (self.disk.id(), LeafIndex::of(piece.start()));
+            match self.showing {
+                Showing::Fixed(sequence) => {
+                    self.reading.leaves.remove(&(self.line.id(), sequence, disk, index));
+                }
+                Showing::Head => self.line.head.drop_one(disk, index),
+            }
+        }
     }
 
     fn check_open(&self) -> Result<(), DiskError> {

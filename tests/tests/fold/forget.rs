@@ -1,5 +1,6 @@
 //! Segments that nobody needs: which go, what stays, and power cuts at every step.
 
+use super::compact::segment_files;
 use super::past::*;
 use futures_util::FutureExt;
 use landfall_disks::faults::Seed;
@@ -194,4 +195,22 @@ fn every_power_cut_while_segments_go_leaves_every_point() {
         }
     }
     assert!(left_over > 0, "no cut came between release and removal");
+}
+
+/// Places that were resolved before a fold name the journal still, and the image has the content.
+#[test]
+fn what_was_folded_is_read_where_it_is_whole_when_the_journal_is_damaged() {
+    let (world, points) = past(31, POINTS);
+    let (start, content) = &points[KEPT];
+    let at = format!("web@seq:{start}");
+    with_store(&world, async |store, _| {
+        assert!(read(&store, &at, 0).await.expect("readable") == content[0]);
+        fold(&store, *start).await.expect("nobody holds what is older");
+        for path in segment_files(&world) {
+            for block in 1..512 {
+                world.folder.corrupt(&path, block * 4096 + 17, 1);
+            }
+        }
+        assert!(read(&store, &at, 0).await.expect("the image has it") == content[0]);
+    });
 }
