@@ -1,33 +1,21 @@
 //! A source that delivers in order, on a store: any instant while order stands, none after it, points once the window
 //! has passed, and a state that survives restarts.
 
-use futures_util::future::LocalBoxFuture;
-use landfall_disks::faults::{Seed, run};
+use landfall_disks::faults::Seed;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
 use landfall_retention::ids::{Generation, Position, StreamId};
 use landfall_retention::point::{Point, PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
-    ImageSpec, Instants, NewDisk, NewMachine, Opened, ResolveError, Retention, Stream,
-    StreamContent, StreamError, StreamExtent, StreamRequest, StreamState,
+    ImageSpec, Instants, NewDisk, NewMachine, ResolveError, Retention, Stream, StreamContent,
+    StreamError, StreamExtent, StreamRequest, StreamState,
 };
+use landfall_tests::web::with_store;
 use landfall_tests::world::{World, moment, name};
 use std::sync::Arc;
 use std::time::Duration;
 
 const SIZE: u64 = 64 << 10;
-
-fn with_store<T>(
-    world: &World,
-    test: impl FnOnce(Arc<Retention>) -> LocalBoxFuture<'static, T>,
-) -> T {
-    run(&mut Seed::new(7), |spawner| async move {
-        let opened = Retention::open(world.surroundings(), World::settings()).await;
-        let Opened { retention, lanes, .. } = opened.expect("the store opens");
-        lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-        test(retention).await
-    })
-}
 
 async fn add_web(store: &Retention) {
     let disk = |disk: &str| NewDisk {
@@ -106,7 +94,7 @@ async fn in_order(store: &Retention) -> Stream {
 #[test]
 fn any_instant_opens_by_sequence_and_time_and_latest_is_the_newest() {
     let world = World::new(&mut Seed::new(1));
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = in_order(&store).await;
             for (byte, at) in (10..=14).zip(1..) {
@@ -140,7 +128,7 @@ fn any_instant_opens_by_sequence_and_time_and_latest_is_the_newest() {
 #[test]
 fn order_ends_with_a_pass_a_fuzzy_mark_and_a_break() {
     let world = World::new(&mut Seed::new(2));
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = in_order(&store).await;
             stream.end_order().await.expect("it ends");
@@ -180,7 +168,7 @@ fn order_ends_with_a_pass_a_fuzzy_mark_and_a_break() {
 #[test]
 fn order_is_refused_where_nobody_could_vouch_for_an_instant() {
     let world = World::new(&mut Seed::new(3));
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             add_web(&store).await;
             let stream = open(&store, 0, &["os"]).await;
@@ -201,7 +189,7 @@ fn order_is_refused_where_nobody_could_vouch_for_an_instant() {
 #[test]
 fn order_ends_with_the_target_and_its_instants_stay() {
     let world = World::new(&mut Seed::new(4));
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = in_order(&store).await;
             // The target is killed: nobody says that order ends.
@@ -209,7 +197,7 @@ fn order_ends_with_the_target_and_its_instants_stay() {
         })
     });
     for world in [world.crash(&mut Seed::new(5))].map(World::without_index) {
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             Box::pin(async move {
                 assert_eq!(state(&store), Some((StreamState::Catchup, 5)));
                 assert_eq!(store.streams()[0].open.as_ref().map(|open| open.position), None);
@@ -227,7 +215,7 @@ fn order_ends_with_the_target_and_its_instants_stay() {
 fn instants_stay_for_the_window_and_become_points_after_it() {
     let world = World::new(&mut Seed::new(6));
     let clock = Arc::clone(&world.clock);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let policy = "keep all for 10m, every 1m for 2h".parse().expect("a policy");
             let stream = in_order(&store).await;
@@ -267,7 +255,7 @@ fn instants_stay_for_the_window_and_become_points_after_it() {
 fn without_rules_instants_go_with_the_window() {
     let world = World::new(&mut Seed::new(8));
     let clock = Arc::clone(&world.clock);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = in_order(&store).await;
             let policy = "keep all for 10m".parse().expect("a policy");

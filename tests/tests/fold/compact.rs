@@ -4,7 +4,7 @@ use super::past::*;
 use futures_util::FutureExt;
 use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
-use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
+use landfall_disks::{Buffer, ByteOffset, DiskError, Durability};
 use landfall_retention::point::PointQuery;
 use landfall_retention::{CompactError, Compacted, FoldPace, Retention};
 use landfall_tests::world::World;
@@ -137,23 +137,7 @@ fn what_was_damaged_since_it_was_looked_at_is_not_copied_as_if_it_were_good() {
             damaged += compact_once(&store).await.expect("nothing fails").damaged;
         }
         assert!(looked_at > 4 && damaged > 4, "{damaged} of {looked_at}");
-        let mut refused = 0;
-        for (sequence, content) in &kept {
-            let found = store.resolve(&moment(&format!("web@seq:{sequence}"))).await;
-            let found = found.expect("a point");
-            for (disk, content) in content.iter().enumerate() {
-                let view = store.view(&found, &name(&format!("d{disk}"))).expect("a disk");
-                for (at, block) in (0..).step_by(4096).zip(content.chunks(4096)) {
-                    let range = ByteRange::at(ByteOffset::new(at), block.len() as u64);
-                    match view.read(range.expect("on the disk")).await {
-                        Ok(read) => assert!(read[..] == *block, "d{disk} at {at}, seq:{sequence}"),
-                        Err(DiskError::Damaged { .. }) => refused += 1,
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-            }
-        }
-        refused
+        refused(&store, &kept).await
     });
     assert!(found.is_some_and(|refused| refused > 0), "nothing that is read was hit");
 }

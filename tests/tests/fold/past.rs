@@ -200,6 +200,27 @@ pub(crate) async fn read(store: &Retention, at: &str, disk: usize) -> Result<Vec
     view.read(ByteRange::up_to(SIZES[disk])).await.map(|bytes| bytes.to_vec())
 }
 
+/// Blocks of points that are refused; all others are what they were.
+pub(crate) async fn refused(store: &Retention, points: &Points) -> usize {
+    let mut refused = 0;
+    for (sequence, content) in points {
+        let found = store.resolve(&moment(&format!("web@seq:{sequence}"))).await;
+        let found = found.expect("a point");
+        for (disk, content) in content.iter().enumerate() {
+            let view = store.view(&found, &disk_name(disk)).expect("a disk");
+            for (at, block) in (0..).step_by(4096).zip(content.chunks(4096)) {
+                let range = ByteRange::at(ByteOffset::new(at), block.len() as u64);
+                match view.read(range.expect("on the disk")).await {
+                    Ok(read) => assert!(read[..] == *block, "d{disk} at {at}, seq:{sequence}"),
+                    Err(DiskError::Damaged { .. }) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+    refused
+}
+
 /// Every point from `start` on reads as it did; those before it cannot be opened and are not listed.
 pub(crate) async fn check(store: &Retention, points: &Points, start: u64) {
     let listed = store.points(&name("web"), None, &PointQuery::all(100)).expect("it is there");

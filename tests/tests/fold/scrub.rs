@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::join;
 use landfall_disks::faults::Seed;
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
-use landfall_disks::{BLOCK_SIZE, Buffer, ByteOffset, ByteRange, DiskError};
+use landfall_disks::{BLOCK_SIZE, Buffer};
 use landfall_retention::manifest::integrity::DamagedPlace;
 use landfall_retention::{
     ChainBreak, FoldPace, HealedFrom, Retention, ScrubOrder, ScrubProgress, ScrubReport,
@@ -68,27 +68,6 @@ async fn copies(world: &World) -> Vec<(PathBuf, u64, u64)> {
         }
     }
     found
-}
-
-/// Blocks of a point that are refused; all others are what they were.
-async fn refused(store: &Retention, points: &Points) -> usize {
-    let mut refused = 0;
-    for (sequence, content) in points {
-        let found = store.resolve(&moment(&format!("web@seq:{sequence}"))).await;
-        let found = found.expect("a point");
-        for (disk, content) in content.iter().enumerate() {
-            let view = store.view(&found, &name(&format!("d{disk}"))).expect("a disk");
-            for (at, block) in (0..).step_by(4096).zip(content.chunks(4096)) {
-                let range = ByteRange::at(ByteOffset::new(at), block.len() as u64);
-                match view.read(range.expect("on the disk")).await {
-                    Ok(read) => assert!(read[..] == *block, "d{disk} at {at}, seq:{sequence}"),
-                    Err(DiskError::Damaged { .. }) => refused += 1,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        }
-    }
-    refused
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn a_flipped_byte_of_an_image_is_an_error_and_never_data() {
     for adopt in [false, true] {
         let world = seeded(adopt);
         HIT.iter().for_each(|hit| flip(&world, *hit));
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             Box::pin(async move {
                 verify(&store, "web@latest", &HIT).await;
                 let all = read(&store, "web@latest", ByteRange::up_to(SIZE)).await;
@@ -34,7 +34,7 @@ fn a_flipped_byte_of_an_image_is_an_error_and_never_data() {
             })
         });
         HIT.iter().for_each(|hit| flip(&world, *hit));
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             Box::pin(async move { verify(&store, "web@latest", &[]).await })
         });
     }
@@ -44,7 +44,7 @@ fn a_flipped_byte_of_an_image_is_an_error_and_never_data() {
 fn the_next_pass_of_the_source_sends_damaged_blocks_and_a_fold_heals_the_image() {
     let world = seeded(false);
     HIT.iter().for_each(|hit| flip(&world, *hit));
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = open(&store).await;
             let next = compare(&stream, 1).await;
@@ -58,7 +58,9 @@ fn the_next_pass_of_the_source_sends_damaged_blocks_and_a_fold_heals_the_image()
         })
     });
     flip(&world, 700);
-    with_store(&world, |store| Box::pin(async move { verify(&store, "web@latest", &[700]).await }));
+    with_store(&world, |store, _| {
+        Box::pin(async move { verify(&store, "web@latest", &[700]).await })
+    });
 }
 
 #[test]
@@ -71,5 +73,5 @@ fn without_block_hashes_an_image_is_taken_as_it_is() {
         use landfall_disks::file::Folder as _;
         folder.remove(&hashes).await.expect("removed");
     });
-    with_store(&world, |store| Box::pin(async move { verify(&store, "web@latest", &[]).await }));
+    with_store(&world, |store, _| Box::pin(async move { verify(&store, "web@latest", &[]).await }));
 }

@@ -8,31 +8,17 @@ use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{BLOCK_SIZE, Buffer, ByteOffset, ByteRange, DiskError};
 use landfall_retention::ids::{Generation, Position, Sequence, StreamId};
-use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
-    BlockHash, FoldPace, ImageSpec, NewDisk, NewMachine, Opened, Retention, Stream, StreamContent,
+    BlockHash, FoldPace, ImageSpec, NewDisk, NewMachine, Retention, Stream, StreamContent,
     StreamExtent, StreamRequest,
 };
-use landfall_tests::world::{World, moment, name};
+use landfall_tests::web::{IMAGE, mark, read, with_store};
+use landfall_tests::world::{World, name};
 use std::sync::Arc;
 
 /// A disk of more than one page of block hashes, ending within a block.
 const SIZE: u64 = (3 << 20) + 512;
-const IMAGE: &str = "web-os.raw";
-
-/// Opens the store in `world` and hands it to `test`.
-fn with_store<T>(
-    world: &World,
-    test: impl FnOnce(Arc<Retention>) -> LocalBoxFuture<'static, T>,
-) -> T {
-    run(&mut Seed::new(7), |spawner| async move {
-        let opened = Retention::open(world.surroundings(), World::settings()).await;
-        let Opened { retention, lanes, .. } = opened.expect("the store opens");
-        lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-        test(retention).await
-    })
-}
 
 fn content() -> Vec<u8> {
     (0..SIZE).map(|at| u8::try_from((at / 100 + at / BLOCK_SIZE) % 251).expect("small")).collect()
@@ -44,7 +30,7 @@ fn seeded(adopt: bool) -> World {
     if adopt {
         make_image(&world);
     }
-    with_store(&world, move |store| {
+    with_store(&world, move |store, _| {
         Box::pin(async move {
             let image = ImageSpec { format: "raw".into(), path: IMAGE.into(), size_bytes: SIZE };
             let disks = vec![NewDisk { name: name("os"), image, adopt }];
@@ -114,17 +100,6 @@ async fn put(stream: &Stream, at: u64, offset: u64, data: &[u8]) {
     let disk = stream.disks()[0].id;
     let applied = stream.apply(Position::new(at), disk, Timestamp::default(), extents).await;
     applied.expect("applied");
-}
-
-async fn mark(stream: &Stream, at: u64) -> Point {
-    let marked = stream.mark(Position::new(at), PointKind::Crash, None, Timestamp::default()).await;
-    marked.expect("a point")
-}
-
-async fn read(store: &Retention, at: &str, range: ByteRange) -> Result<Vec<u8>, DiskError> {
-    let moment = store.resolve(&moment(at)).await.expect(at);
-    let view = store.view(&moment, &name("os")).expect(at);
-    view.read(range).await.map(|bytes| bytes.to_vec())
 }
 
 async fn fold_to(store: &Retention, floor: Sequence) {

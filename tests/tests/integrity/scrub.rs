@@ -60,7 +60,7 @@ async fn find(folder: &FaultFolder, wanted: &[u8]) -> (PathBuf, u64) {
 pub(super) fn changed(blocks: &[(u64, Vec<u8>)]) -> World {
     let world = seeded(false);
     let blocks = blocks.to_vec();
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = open(&store).await;
             let mut at = 1;
@@ -82,7 +82,7 @@ fn damage_of_an_image_is_said_with_the_points_it_touches_and_remembered() {
     for block in [5, 9] {
         world.folder.corrupt(IMAGE, at(block), 1);
     }
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let report = scrub(&store).await;
             assert_eq!(report.healed, []);
@@ -100,7 +100,7 @@ fn damage_of_an_image_is_said_with_the_points_it_touches_and_remembered() {
     });
     // It is still known after a restart, and gone once the medium is well.
     world.folder.corrupt(IMAGE, at(5), 1);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             assert_eq!(store.scrubbed().damage.len(), 2);
             let report = scrub(&store).await;
@@ -116,7 +116,7 @@ fn damage_of_an_image_is_said_with_the_points_it_touches_and_remembered() {
 #[test]
 fn an_image_is_healed_by_what_the_journal_still_has() {
     let world = changed(&[(5, noise(1)), (700, noise(2))]);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             fold_to(&store, Sequence::new(4)).await;
             store.close().await.expect("closed");
@@ -125,7 +125,7 @@ fn an_image_is_healed_by_what_the_journal_still_has() {
     for block in [5, 700] {
         world.folder.corrupt(IMAGE, block * BLOCK_SIZE + 9, 3);
     }
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             assert!(is_damaged(block(5), &read(&store, "web@latest", block(5)).await));
             let report = scrub(&store).await;
@@ -148,7 +148,7 @@ fn the_journal_is_healed_by_the_image_if_that_has_the_same_bytes() {
         let (path, at) = in_journal(&world, &damaged);
         world.folder.corrupt(path, at + 100, 1);
     }
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let report = scrub(&store).await;
             assert_eq!(report.healed.len(), 1);
@@ -179,7 +179,7 @@ fn an_index_that_lost_entries_gets_them_from_the_journal() {
     let mut batch = IndexBatch::default();
     batch.remove_range([1], [2]);
     world.index.write(batch).expect("in memory");
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let lost = read(&store, "web@latest", block(5)).await.expect("the image");
             assert_ne!(lost, noise(1), "the test takes nothing away");
@@ -200,7 +200,7 @@ fn what_is_not_known_of_an_image_becomes_known() {
     run(&mut Seed::new(1), |_| async move {
         folder.remove(&hashes.expect("there")).await.expect("removed");
     });
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             assert!(store.has_unknown_images());
             let report = scrub(&store).await;
@@ -212,7 +212,7 @@ fn what_is_not_known_of_an_image_becomes_known() {
     for block in [0, 700, SIZE / BLOCK_SIZE] {
         world.folder.corrupt(IMAGE, block * BLOCK_SIZE, 1);
     }
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             for number in [0, 700, SIZE / BLOCK_SIZE] {
                 assert!(is_damaged(block(number), &read(&store, "web@seq:1", block(number)).await));
@@ -224,7 +224,7 @@ fn what_is_not_known_of_an_image_becomes_known() {
 #[test]
 fn a_round_that_is_stopped_goes_on_after_a_restart() {
     let world = changed(&[(5, noise(1))]);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stop_in_the_image = |progress: &ScrubProgress| match progress.position {
                 ScrubPosition::Image(_, at) => at.bytes() == 0,
@@ -241,7 +241,7 @@ fn a_round_that_is_stopped_goes_on_after_a_restart() {
             assert_eq!(store.scrubbed().ended, Timestamp::default());
         })
     });
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let report = scrub(&store).await;
             assert_eq!(report.journal_bytes, 0, "the journal was looked at before");
@@ -255,7 +255,7 @@ fn a_round_that_is_stopped_goes_on_after_a_restart() {
 #[test]
 fn a_chain_is_held_against_heads_and_its_holes_are_named() {
     let world = changed(&[(5, noise(1)), (6, noise(2)), (7, noise(3))]);
-    let (old, new) = with_store(&world, |store| {
+    let (old, new) = with_store(&world, |store, _| {
         Box::pin(async move {
             let old = store.heads(None).expect("there").remove(0);
             let stream = open(&store).await;
@@ -270,7 +270,7 @@ fn a_chain_is_held_against_heads_and_its_holes_are_named() {
         (new.line, new.sequence.next(), new.chain),
     ];
     let order = ScrubOrder::chains(None, heads);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         let order = order.clone();
         Box::pin(async move {
             let report = scrub_with(&store, &order, &|_| true).await;
@@ -284,7 +284,7 @@ fn a_chain_is_held_against_heads_and_its_holes_are_named() {
     // The head of a record in the middle; its body follows it.
     let (path, at) = in_journal(&world, &noise(2));
     world.folder.corrupt(path, at - BLOCK_SIZE + 30, 1);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let report = scrub_with(&store, &order, &|_| true).await;
             let lost = Sequence::new(3);
@@ -304,7 +304,7 @@ fn said(report: &ScrubReport) -> Vec<ByteRange> {
 fn the_last_record_of_an_open_segment_is_no_torn_tail() {
     let world = seeded(false);
     let folder = world.folder.clone();
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let stream = open(&store).await;
             put(&stream, 1, 9 * BLOCK_SIZE, &noise(1)).await;
@@ -334,7 +334,7 @@ fn a_version_that_the_index_has_where_nothing_is_is_damage() {
     use landfall_retention::index::block_key::put_data;
     let world = changed(&[(5, noise(1))]);
     let index = Arc::clone(&world.index);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let line = store.heads(None).expect("there")[0].line;
             let mut batch = IndexBatch::default();
@@ -361,7 +361,7 @@ fn a_read_that_fails_once_is_no_damage() {
     use landfall_disks::faults::Fault;
     let world = changed(&[(5, noise(1))]);
     let folder = world.folder.clone();
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             for _ in 0..3 {
                 folder.fail_next(Fault::Read);
@@ -375,7 +375,7 @@ fn a_read_that_fails_once_is_no_damage() {
 #[test]
 fn an_image_that_is_smaller_than_its_disk_is_looked_at_up_to_its_end() {
     let world = seeded(false);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             let grown = store.grow_disk(&name("web"), &name("os"), SIZE + (1 << 20)).await;
             assert_eq!(grown.expect("nobody streams").to_bytes, SIZE + (1 << 20));
@@ -384,7 +384,7 @@ fn an_image_that_is_smaller_than_its_disk_is_looked_at_up_to_its_end() {
         })
     });
     world.folder.corrupt(IMAGE, SIZE - 1, 1);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             assert_eq!(said(&scrub(&store).await), [block(SIZE / BLOCK_SIZE)]);
         })
@@ -394,7 +394,7 @@ fn an_image_that_is_smaller_than_its_disk_is_looked_at_up_to_its_end() {
 #[test]
 fn a_machine_that_was_looked_at_is_noted() {
     let world = changed(&[(5, noise(1))]);
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             assert_eq!(store.machines_scrubbed(), []);
             let stopped = scrub_with(&store, &ScrubOrder::all(None), &|_| false).await;
@@ -407,7 +407,7 @@ fn a_machine_that_was_looked_at_is_noted() {
             store.close().await.expect("closed");
         })
     });
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move { assert_eq!(store.machines_scrubbed().len(), 1) })
     });
 }

@@ -14,7 +14,7 @@ fn written() -> Vec<(u64, Vec<u8>)> {
 /// Blocks of the image and of the journal, a header-less one among them, that a medium damaged; all of it is to be had elsewhere.
 fn damaged(with_index: bool) -> World {
     let world = changed(&written());
-    with_store(&world, |store| {
+    with_store(&world, |store, _| {
         Box::pin(async move {
             fold_to(&store, Sequence::new(6)).await;
             store.close().await.expect("closed");
@@ -50,7 +50,7 @@ fn every_power_cut_of_healing_leaves_what_was_and_the_next_scrub_heals_it() {
             let world = damaged(seed % 2 == 0);
             let mut random = Seed::new(seed * 1000 + flushes);
             let folder = world.folder.clone();
-            let ended = with_store(&world, move |store| {
+            let ended = with_store(&world, move |store, _| {
                 Box::pin(async move {
                     assert_eq!(refused(&store).await, 3, "the test damages nothing");
                     folder.crash_after_flushes(flushes);
@@ -62,7 +62,7 @@ fn every_power_cut_of_healing_leaves_what_was_and_the_next_scrub_heals_it() {
                 })
             });
             let world = world.crash(&mut random);
-            with_store(&world, |store| {
+            with_store(&world, |store, _| {
                 Box::pin(async move {
                     assert!(refused(&store).await <= 3);
                     let report = scrub(&store).await;
@@ -92,7 +92,7 @@ fn every_power_cut_of_healing_the_index_leaves_it_to_be_healed() {
         world.index.write(batch).expect("in memory");
         world.index.flush().expect("in memory");
         let folder = world.folder.clone();
-        let ended = with_store(&world, move |store| {
+        let ended = with_store(&world, move |store, _| {
             Box::pin(async move {
                 folder.crash_after_flushes(flushes);
                 let sleep = |_| -> LocalBoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
@@ -101,7 +101,7 @@ fn every_power_cut_of_healing_the_index_leaves_it_to_be_healed() {
             })
         });
         let world = world.crash(&mut Seed::new(flushes));
-        with_store(&world, |store| {
+        with_store(&world, |store, _| {
             Box::pin(async move {
                 scrub(&store).await;
                 assert_eq!(refused(&store).await, 0);
