@@ -154,8 +154,12 @@ fn look_at(entry: &CompactedEntry, bytes: Buffer) -> Looked {
         table = encode_table(entry.id, entry.salt, records);
         table.resize(at(length), 0);
     }
-    let is_bad = |range: &Range<u64>| table.is_empty() || half(range) != Some(&table[..]);
-    let bad_tables = halves.iter().filter(|range| is_bad(range)).cloned().collect();
+    let is_bad = |range: &Range<u64>| half(range) != Some(&table[..]);
+    let bad_tables = match records {
+        Some(_) => halves.iter().filter(|range| is_bad(range)).cloned().collect(),
+        // Without a table nothing says where pieces lie and what they were: that is for the index.
+        None => vec![0..entry.size_bytes],
+    };
     let mut bad_pieces = BTreeSet::new();
     for (number, kept) in records.iter().flatten().enumerate() {
         for (at, piece) in kept.pieces.iter().enumerate() {

@@ -74,7 +74,7 @@ async fn copies(world: &World) -> Vec<(PathBuf, u64, u64)> {
 fn compacted_segments_are_looked_at_and_their_tables_healed() {
     let (world, points) = past(41, POINTS);
     with_store(&world, async |store, _| {
-        let points = compacted(&world, &store, &points).await;
+        compacted(&world, &store, &points).await;
         let sound = scrub(&store).await;
         check_sound(&sound);
         assert!(
@@ -98,14 +98,40 @@ fn compacted_segments_are_looked_at_and_their_tables_healed() {
                 check_sound(&scrub(&store).await);
             }
         }
-        let (path, table, end) = &copies[0];
+    });
+}
+
+#[test]
+fn of_a_compacted_segment_without_a_table_the_index_says_what_is_damaged() {
+    let (world, points) = past(41, POINTS);
+    with_store(&world, async |store, _| {
+        let points = compacted(&world, &store, &points).await;
+        let (path, table, end) = &copies(&world).await[0];
         let second = table + (end - table) / 2;
         [*table, second].iter().for_each(|copy| world.folder.corrupt(path, copy + 40, 2));
-        assert_eq!(scrub(&store).await.damage.len(), 2, "neither is good");
+        let [neither] = scrub(&store).await.damage[..] else { panic!("neither is good") };
+        let DamagedPlace::Records { start: 0, end: all, .. } = neither.place else {
+            panic!("{neither:?}")
+        };
+        assert_eq!(all, *end);
         assert_eq!(refused(&store, &points).await, 0, "the index knows where all is");
+        let mut said = 0;
+        for at in (BLOCK_SIZE..*table).step_by(3 * 4096) {
+            world.folder.corrupt(path, at + 77, 1);
+            let report = scrub(&store).await;
+            let bodies = report.damage.iter().filter(|damage| damage.place != neither.place);
+            let mut touched = 0;
+            for damage in bodies {
+                touched += store.touched(damage.place).await.expect("known").points;
+            }
+            assert_eq!(touched, refused(&store, &points).await, "one block a point");
+            said += touched;
+            world.folder.corrupt(path, at + 77, 1);
+        }
+        assert!(said > 0, "nobody sees anything of what was compacted");
         [*table, second].iter().for_each(|copy| world.folder.corrupt(path, copy + 40, 2));
-        let well = scrub(&store).await;
-        assert_eq!((well.damage, well.healed.len()), (vec![], 2));
+        assert_eq!(scrub(&store).await.damage, []);
+        check_sound(&scrub(&store).await);
     });
 }
 
