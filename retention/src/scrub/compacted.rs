@@ -158,7 +158,7 @@ fn look_at(entry: &CompactedEntry, bytes: Buffer) -> Looked {
     let bad_tables = match records {
         Some(_) => halves.iter().filter(|range| is_bad(range)).cloned().collect(),
         // Without a table nothing says where pieces lie and what they were: that is for the index.
-        None => vec![0..entry.size_bytes],
+        None => std::iter::once(0..entry.size_bytes).collect(),
     };
     let mut bad_pieces = BTreeSet::new();
     for (number, kept) in records.iter().flatten().enumerate() {

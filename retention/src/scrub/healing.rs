@@ -15,6 +15,7 @@ use crate::index::block_key::{BlockVersion, versions_of};
 use crate::journal::indexing::unit_of;
 use crate::manifest::integrity::DamagedPlace;
 use crate::replica::Image;
+use crate::sealing::BlockSeal;
 use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::uring::offload;
 use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, Buffer, ByteOffset, ByteRange};
@@ -192,14 +193,11 @@ impl Round<'_> {
         block: ByteRange,
         checksum: u32,
     ) -> Result<Option<Buffer>, ScrubError> {
-        let reading = &self.retention.reading;
         // What the index names stays until it was read.
-        let _turn = reading.turns.begin();
+        let _turn = self.retention.reading.turns.begin();
         let versions = self.versions((line, disk), block).await?;
         for one in versions.into_iter().filter(|one| one.checksum == checksum) {
-            let (at, into) = ((one.segment, one.unit), Buffer::for_overwriting(BLOCK_BYTES));
-            let read = reading.read_journal((disk, block), at, &[checksum], &[], into).await;
-            if let Ok(found) = read {
+            if let Some(found) = self.stored(disk, block, &one, &[]).await {
                 return Ok(Some(found));
             }
         }
@@ -213,8 +211,7 @@ impl Round<'_> {
         block: ByteRange,
         checksum: u32,
     ) -> Result<Option<Buffer>, ScrubError> {
-        let reading = &self.retention.reading;
-        let _turn = reading.turns.begin();
+        let _turn = self.retention.reading.turns.begin();
         let whole = ByteRange::at(block.start(), BLOCK_SIZE).expect("on the disk");
         let mut opened = 0;
         for one in self.versions((line, disk), block).await? {
@@ -225,16 +222,26 @@ impl Round<'_> {
                 None => {}
                 Some(_) => opened += 1,
             }
-            let (at, seal) = ((one.segment, one.unit), one.seal.as_slice());
-            let into = Buffer::for_overwriting(BLOCK_BYTES);
-            let read = reading.read_journal((disk, whole), at, &[one.checksum], seal, into).await;
-            if let Ok(found) = read
+            if let Some(found) = self.stored(disk, whole, &one, one.seal.as_slice()).await
                 && crc32c::crc32c(&found) == checksum
             {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// A version of a block, opened by `seal` if that is given; nothing if it is damaged too.
+    async fn stored(
+        &self,
+        disk: DiskId,
+        block: ByteRange,
+        one: &BlockVersion,
+        seal: &[BlockSeal],
+    ) -> Option<Buffer> {
+        let (at, into) = ((one.segment, one.unit), Buffer::for_overwriting(BLOCK_BYTES));
+        let reading = &self.retention.reading;
+        reading.read_journal((disk, block), at, &[one.checksum], seal, into).await.ok()
     }
 
     async fn versions(
