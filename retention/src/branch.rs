@@ -203,9 +203,10 @@ pub(crate) fn append_failed(error: AppendError) -> DiskError {
         AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
             DiskError::NoSpace(error.to_string())
         }
-        AppendError::LineGone | AppendError::Stopping | AppendError::Sealed(_) => {
-            DiskError::Gone(error.to_string())
-        }
+        AppendError::LineGone
+        | AppendError::Promoted
+        | AppendError::Stopping
+        | AppendError::Sealed(_) => DiskError::Gone(error.to_string()),
         _ => DiskError::Failed(error.to_string()),
     }
 }

@@ -19,7 +19,7 @@ use crate::moment::{Moment, ResolveError, before_history, line_name};
 use crate::name::{Label, MomentName, Name, When};
 use crate::point::{Point, PointKind};
 use crate::replica::{Image, ImageSpec, ReplicaDisk};
-use crate::retention::{Retention, make_image, new_line};
+use crate::retention::{Retention, make_image};
 use crate::status::{BranchStatus, ExportStatus};
 use crate::time::Timestamp;
 use landfall_disks::image::ImageError;
@@ -190,8 +190,16 @@ pub enum ChangeError {
         line: String,
     },
     /// Only branches are written to.
-    #[error("{0} is not a branch; only the head of a branch can be written")]
+    #[error("{0} is not a branch that takes writes; only the head of one can be written")]
     NotWritable(String),
+    /// Its promotion has no good outcome.
+    #[error("{branch} cannot be promoted: {why}")]
+    NotPromotable {
+        /// The branch.
+        branch: String,
+        /// Why.
+        why: String,
+    },
     /// No export of that id.
     #[error("no export {0}")]
     UnknownExport(ExportId),
@@ -261,7 +269,7 @@ impl Retention {
         let state = self.manifest.state();
         let entry = &state.machines[&id];
         let mut machines = self.machines.write();
-        let line = new_line(&state.lines[&entry.trunk], None, LineState::default());
+        let line = Line::new(&state.lines[&entry.trunk], None, LineState::default());
         machines.lines.insert(entry.trunk, Arc::new(line));
         machines.streams.insert(id, Arc::default());
         for ((disk, (image, hashes)), new) in entry.disks.iter().zip(images).zip(new) {
@@ -281,7 +289,9 @@ impl Retention {
         }
         let lines: Vec<LineId> = {
             let state = self.manifest.state();
-            state.lines.values().filter(|line| line.machine == id).map(|line| line.id).collect()
+            let of_machine = state.lines.values().filter(|line| line.machine == id);
+            // What it was written as may have the name of a line that is gone.
+            of_machine.flat_map(|line| line.stretches().map(|stretch| stretch.line)).collect()
         };
         let keys: Vec<_> = {
             let state = self.manifest.state();
@@ -313,6 +323,7 @@ impl Retention {
                 let stays = line.machine() != id;
                 if !stays {
                     line.close();
+                    self.branch_locks.lock().retain(|(of, _), _| *of != line.id());
                 }
                 stays
             });
@@ -338,7 +349,7 @@ impl Retention {
         let line = self.line_named(machine, branch)?;
         self.check_markable(&line, machine, branch)?;
         // A disk that grows or goes does so between two points.
-        let _shape = line.shape.read().await;
+        let _shape = line.shared().shape.read().await;
         let source_time = self.surroundings.clock.now();
         let (reply, answer) = oneshot::channel();
         let draft = Draft {
@@ -408,6 +419,7 @@ impl Retention {
     ) -> Result<BranchStatus, ChangeError> {
         let parent = self.line_of(moment)?;
         let machine = parent.machine();
+        let of = parent.id();
         let id = self
             .manifest
             .change(|state| {
@@ -416,10 +428,10 @@ impl Retention {
                 }
                 check_start(state, moment)?;
                 let line = state.given.line.next();
-                let record = ManifestRecord::BranchAdded {
+                let record = ManifestRecord::BranchStarted {
                     line,
                     name: name.clone(),
-                    parent: moment.line,
+                    parent: of,
                     origin: moment.sequence,
                     origin_time: moment.commit_time,
                 };
@@ -428,8 +440,7 @@ impl Retention {
             .await?;
         let line = {
             let state = self.manifest.state();
-            let origin = Some((parent, moment.sequence));
-            Arc::new(new_line(&state.lines[&id], origin, LineState::default()))
+            Arc::new(Line::new(&state.lines[&id], Some(&parent), LineState::default()))
         };
         self.machines.write().lines.insert(id, Arc::clone(&line));
         Ok(BranchStatus::new(name, &line))
@@ -461,6 +472,8 @@ impl Retention {
             .await?;
         line.close();
         self.machines.write().lines.remove(&id);
+        self.branch_locks.lock().retain(|(of, _), _| *of != id);
+        self.refresh_spans(line.machine());
         self.forget_lines(vec![id]).await?;
         Ok(())
     }
@@ -469,7 +482,8 @@ impl Retention {
     pub async fn add_export(&self, export: NewExport) -> Result<ExportStatus, ChangeError> {
         let line = self.line_named(&export.machine, export.branch.as_ref())?;
         let mut name = line_name(&export.machine, export.branch.as_ref());
-        if export.writable && (!line.is_branch() || export.sequence.is_some()) {
+        let unwritable = !line.is_branch() || line.is_sealed() || export.sequence.is_some();
+        if export.writable && unwritable {
             return Err(ChangeError::NotWritable(name));
         }
         if let Some(sequence) = export.sequence {
@@ -512,6 +526,10 @@ impl Retention {
     async fn forget_lines(&self, lines: Vec<LineId>) -> Result<(), AppendError> {
         let mut batch = IndexBatch::default();
         for line in lines {
+            // Should another history still need a part, the rest goes when the index is compacted.
+            if self.manifest.state().is_written_as(line) {
+                continue;
+            }
             let (start, end) = block_key::line_range(line);
             batch.remove_range(start, end);
             for (start, end) in moment_key::line_ranges(line) {
@@ -523,7 +541,6 @@ impl Retention {
             batch.remove_range(start, end);
             let (start, end) = usage_key::line_range(line);
             batch.remove_range(start, end);
-            self.branch_locks.lock().retain(|(of, _), _| *of != line);
         }
         // What a crash leaves of them, or somebody writes who did not know yet, goes when the index is compacted.
         self.refresh_forgotten();

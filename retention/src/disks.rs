@@ -71,7 +71,7 @@ impl Retention {
         }
         self.check_image_may_grow(&replica, size_bytes)?;
         {
-            let _shape = shaping.line.shape.write().await;
+            let _shape = shaping.line.shared().shape.write().await;
             self.log_growth(&shaping.line, &replica, size_bytes).await?;
         }
         match replica.floor() {
@@ -111,6 +111,13 @@ impl Retention {
         self.manifest.change::<_, ChangeError>(decide).await?;
         self.refresh_span(replica);
         Ok(())
+    }
+
+    /// Takes over what the manifest says now, of all disks of a machine.
+    pub(crate) fn refresh_spans(&self, machine: MachineId) {
+        let machines = self.machines.read();
+        let of_machine = machines.disks.values().filter(|disk| disk.machine() == machine);
+        of_machine.for_each(|disk| self.refresh_span(disk));
     }
 
     /// Takes over what the manifest says now.
@@ -181,7 +188,7 @@ impl Retention {
         let _opening = shaping.slot.opening.lock().await;
         shaping.check_idle(machine)?;
         let replica = self.present_disk(machine, disk)?;
-        let _shape = shaping.line.shape.write().await;
+        let _shape = shaping.line.shared().shape.write().await;
         let gone = replica.floor().is_none();
         let decide = |state: &ManifestState| {
             let others = present(state, shaping.id).filter(|other| other.id != replica.id());
@@ -229,8 +236,10 @@ impl Retention {
         let mut batch = IndexBatch::default();
         for disk in gone {
             self.remove_hashes(disk).await;
-            let (start, end) = disk_range(line.id(), disk);
-            batch.remove_range(start, end);
+            for stretch in line.ancestry().stretches {
+                let (start, end) = disk_range(stretch.line, disk);
+                batch.remove_range(start, end);
+            }
         }
         let index = Arc::clone(&self.surroundings.index);
         offload(move || index.write(batch)).await?;

@@ -17,6 +17,7 @@ use crate::ids::{LaneId, LineId, SegmentId, Sequence};
 use crate::index::IndexError;
 use crate::journal::compacted::CompactedError;
 use crate::manifest::ManifestError;
+use crate::manifest::lineage::Owned;
 use crate::manifest::record::ManifestRecord;
 use crate::replica::{Image, ReplicaDisk};
 use crate::retention::Retention;
@@ -67,6 +68,13 @@ pub struct ForgetReport {
 pub(crate) struct Released {
     pub(crate) segments: usize,
     pub(crate) bytes: u64,
+}
+
+/// What is needed of what a line wrote: above one sequence and up to another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needed {
+    pub(crate) above: Sequence,
+    pub(crate) up_to: Sequence,
 }
 
 /// Up to where the journal need not hold what a disk was. One whose first copy is under way has nothing in the journal.
@@ -128,11 +136,10 @@ impl Retention {
         Ok(())
     }
 
-    /// Up to where records of each line of a lane are needed by nobody.
-    fn bounds(&self, lane: LaneId) -> BTreeMap<LineId, Sequence> {
+    /// Up to where records of each line of a lane are needed by nobody, for each stretch that is somebody's.
+    fn bounds(&self, lane: LaneId) -> BTreeMap<LineId, Vec<Needed>> {
         let state = self.manifest.state();
         let machines = self.machines.read();
-        let of_lane = state.lines.values().filter(|line| line.lane == lane);
         let bound = |line: &crate::manifest::state::LineEntry| {
             let Some(start) = line.start.as_ref().filter(|_| line.origin.is_none()) else {
                 return Sequence::default();
@@ -142,7 +149,12 @@ impl Retention {
             let floors = disks.filter_map(|disk| journal_floor(machines.disks.get(&disk.id)?));
             floors.fold(start.sequence, Ord::min)
         };
-        of_lane.map(|line| (line.id, bound(line))).collect()
+        let needed = |one: &Owned| {
+            let above = state.lines.get(&one.owner).map(bound).unwrap_or_default().max(one.above);
+            Needed { above, up_to: one.up_to }
+        };
+        let written = state.written(Some(lane)).into_iter();
+        written.map(|(line, owned)| (line, owned.iter().map(needed).collect())).collect()
     }
 
     /// Releases segments: on record first, then whoever may still read them is waited for, then their files go.
@@ -159,7 +171,7 @@ impl Retention {
                 // Lines that are gone are not to be kept; a machine may have been removed meanwhile.
                 let mut records = summary.records(source);
                 records.retain(|record| match record {
-                    ManifestRecord::LineReleased { line, .. } => state.lines.contains_key(line),
+                    ManifestRecord::LineReleased { line, .. } => state.is_written_as(*line),
                     _ => true,
                 });
                 Ok::<_, ManifestError>((records, ()))

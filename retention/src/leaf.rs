@@ -108,14 +108,18 @@ fn slot(block: Block) -> usize {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Layer {
     pub(crate) line: LineId,
+    /// What counts of it comes after this.
+    pub(crate) above: Sequence,
     /// Newest sequence that counts.
     pub(crate) newest: Sequence,
-    /// Highest lost sequence at or below `newest`.
+    /// Highest lost sequence of those that count.
     pub(crate) gap: Option<Sequence>,
+    /// Whether it is the trunk's, so that images hold what lies at or below floors.
+    pub(crate) folded: bool,
 }
 
-/// Resolves a leaf: newest layer first; in each, the highest sequence over all size classes. Versions at or below
-/// the floor, a sequence of the last layer (the trunk), are in the image. The floor is asked for after the cursor was
+/// Resolves a leaf: newest layer first; in each, the highest sequence over all size classes. Versions of the trunk at or below
+/// the floor are in the image. The floor is asked for after the cursor was
 /// opened: a cursor that misses entries was opened after the floor had passed them. Blocks, so it runs off the I/O core.
 pub(crate) fn resolve(
     index: &dyn IndexStore,
@@ -129,8 +133,11 @@ pub(crate) fn resolve(
     let mut open = [true; LEAF_BLOCKS];
     let mut cursor = index.cursor();
     let trunk_floor = floor();
-    for (depth, layer) in layers.iter().enumerate() {
-        let floor = if depth + 1 == layers.len() { trunk_floor } else { Sequence::default() };
+    for layer in layers {
+        let floor = if layer.folded { trunk_floor.max(layer.above) } else { layer.above };
+        if layer.newest <= floor {
+            continue;
+        }
         let mut newest = Box::new([None; LEAF_BLOCKS]);
         let mut sealed = Vec::new();
         for class in SizeClass::ALL {
@@ -379,7 +386,9 @@ mod tests {
         put_data(&mut batch, version, range(16, 16), (SegmentId::new(3), 1), &[1; 16]);
         put_data(&mut batch, version, range(20, 1), (SegmentId::new(9), 40), &[1]);
         index.write(batch).expect("in memory");
-        let layers = [Layer { line, newest: Sequence::new(5), gap: None }];
+        let above = Sequence::default();
+        let newest = Sequence::new(5);
+        let layers = [Layer { line, above, newest, gap: None, folded: true }];
         let leaf = LeafIndex::of(ByteOffset::new(0));
         let leaf = resolve(&index, &layers, Sequence::default, disk, leaf).expect("whole");
         let segment_of = |block: u64| match leaf.place(Block::new(block)) {

@@ -10,6 +10,8 @@
 //! Nothing here opens a socket or reads a clock: files, index store, clock and random numbers are passed in
 //! ([`Surroundings`]), so the simulation runs this very code with faults.
 
+mod ancestry;
+mod boundaries;
 mod branch;
 mod change;
 mod changes;
@@ -34,6 +36,7 @@ mod opening;
 pub mod ordered;
 pub mod point;
 pub mod policy;
+mod promote;
 mod replica;
 mod retention;
 mod runs;
@@ -64,7 +67,8 @@ pub use keeping::PolicyStatus;
 pub use keys::{KeyError, KeyState, KeyStatus};
 pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
-pub use replica::span::DiskSpan;
+pub use promote::Promoted;
+pub use replica::span::{BranchSpan, DiskSpan, Place};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
 pub use scrub::{

@@ -1,23 +1,28 @@
 //! Lines: the trunk of a group and its branches, as they stand now.
 //!
-//! A line's tail moves only in its lane, after a record is durable and indexed; everything else reads it. Lock order:
-//! `state` before the slots of `head`; neither is held across an await.
+//! A line's tail moves only in its lane, after a record is durable and indexed; everything else reads it. Where it hangs
+//! changes when a branch is promoted, and then reads on it see what they saw. Lock order: `state` of a branch before that of
+//! the lines below it, `state` before `ancestry` and the slots of `head`; none is held across an await.
 
+use crate::ancestry::Ancestry;
 use crate::fold::FoldProgress;
 use crate::ids::{Generation, GroupId, LaneId, LineId, MachineId, Sequence};
 use crate::index::tail_key::LineTail;
+use crate::journal::draft::{AppendError, DraftOrigin};
 use crate::leaf::{HeadChange, HeadLeaves, Layer};
 use crate::lease::{Gone, Holder};
 use crate::manifest::dropped::Dropped;
 use crate::manifest::history::HistoryStart;
+use crate::manifest::lineage::Stretch;
 use crate::manifest::state::LineEntry;
 use crate::moments::Moments;
 use crate::ordered::Ordered;
 use crate::point::{Catalogue, Point};
 use crate::policy::DropRange;
+use crate::replica::span::Place;
 use crate::space::Allowance;
 use crate::time::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -27,17 +32,22 @@ pub struct Line {
     machine: MachineId,
     group: GroupId,
     lane: LaneId,
-    /// Where it starts; `None` for a trunk.
-    origin: Option<(Arc<Line>, Sequence)>,
-    born: Timestamp,
+    ancestry: RwLock<Ancestry>,
     state: Mutex<LineState>,
     pub(crate) head: HeadLeaves,
+    shared: Arc<LineShared>,
+}
+
+/// What all lines of a machine have together.
+#[derive(Default)]
+pub(crate) struct LineShared {
     /// Held by the one fold there may be.
     pub(crate) folding: tokio::sync::Mutex<()>,
-    /// Held shared by whoever marks by hand, and whole while a disk grows or goes: that happens between two points.
+    /// Held shared by whoever marks by hand, and whole while a disk grows or goes, or a branch is promoted: that happens
+    /// between two points.
     pub(crate) shape: tokio::sync::RwLock<()>,
     fold_progress: Mutex<Option<FoldProgress>>,
-    /// Of a trunk: what its group may still take, where it has a quota.
+    /// What the group may still take, where it has a quota.
     allowance: Mutex<Option<Arc<Allowance>>>,
 }
 
@@ -58,58 +68,74 @@ pub(crate) struct LineState {
     pub(crate) epoch: u64,
     /// Set when the line was discarded.
     pub(crate) closed: bool,
+    /// Set while a promotion is under way, which must not miss a record.
+    pub(crate) held: bool,
     /// Where its history begins, if not with its first record.
     pub(crate) start: Option<HistoryStart>,
     /// Moments that somebody has open, and how many do.
     pub(crate) readers: BTreeMap<Sequence, usize>,
 }
 
-/// Who a line is and where it hangs.
-pub(crate) struct LineIdentity {
-    pub(crate) id: LineId,
-    pub(crate) machine: MachineId,
-    pub(crate) group: GroupId,
-    pub(crate) lane: LaneId,
-    pub(crate) origin: Option<(Arc<Line>, Sequence)>,
-    pub(crate) born: Timestamp,
+impl LineState {
+    /// Takes points, readers and gaps up to `left` from another line.
+    fn take_up_to(&mut self, left: Sequence, other: &mut Self) {
+        let after = left.next();
+        let later = other.readers.split_off(&after);
+        for (sequence, count) in std::mem::replace(&mut other.readers, later) {
+            *self.readers.entry(sequence).or_default() += count;
+        }
+        let points = other.catalogue.iter().take_while(|point| point.sequence <= left);
+        points.for_each(|point| self.catalogue.insert(point));
+        other.catalogue.drop_below(after);
+        let later = other.gaps.partition_point(|gap| *gap <= left);
+        self.gaps.extend(other.gaps.drain(..later));
+    }
 }
 
 impl Line {
-    pub(crate) fn new(identity: LineIdentity, mut state: LineState) -> Self {
-        state.tail.commit_time = state.tail.commit_time.max(identity.born);
-        let LineIdentity { id, machine, group, lane, origin, born } = identity;
+    /// A line as the manifest has it; `parent` is the line it starts from.
+    pub(crate) fn new(entry: &LineEntry, parent: Option<&Arc<Line>>, mut state: LineState) -> Self {
+        state.tail.sequence = state.tail.sequence.max(entry.own_above());
+        state.tail.commit_time = state.tail.commit_time.max(entry.born);
         Self {
-            id,
-            machine,
-            group,
-            lane,
-            origin,
-            born,
+            id: entry.id,
+            machine: entry.machine,
+            group: entry.group,
+            lane: entry.lane,
+            ancestry: RwLock::new(Ancestry::of(entry, parent)),
             state: Mutex::new(state),
             head: HeadLeaves::default(),
-            folding: tokio::sync::Mutex::default(),
-            shape: tokio::sync::RwLock::default(),
-            fold_progress: Mutex::default(),
-            allowance: Mutex::default(),
+            shared: parent.map(|parent| Arc::clone(&parent.shared)).unwrap_or_default(),
         }
     }
 
-    /// What its group may still take, where it has a quota: that of the trunk counts for its branches.
+    /// It starts from another line now, where what it started from is now; nothing else changes.
+    pub(crate) fn hang(&self, entry: &LineEntry, parent: Option<&Arc<Line>>) {
+        *self.ancestry.write() = Ancestry::of(entry, parent);
+    }
+
+    pub(crate) fn ancestry(&self) -> Ancestry {
+        self.ancestry.read().clone()
+    }
+
+    /// What all lines of its machine have together.
+    pub(crate) fn shared(&self) -> &LineShared {
+        &self.shared
+    }
+
+    /// What its group may still take, where it has a quota.
     pub(crate) fn allowance(&self) -> Option<Arc<Allowance>> {
-        match &self.origin {
-            Some((parent, _)) => parent.allowance(),
-            None => self.allowance.lock().clone(),
-        }
+        self.shared.allowance.lock().clone()
     }
 
-    /// Its group counts down `allowance` from now on. Of a trunk.
+    /// Its group counts down `allowance` from now on.
     pub(crate) fn set_allowance(&self, allowance: Arc<Allowance>) {
-        *self.allowance.lock() = Some(allowance);
+        *self.shared.allowance.lock() = Some(allowance);
     }
 
-    /// Its group has no quota. Of a trunk.
+    /// Its group has no quota.
     pub(crate) fn lift_allowance(&self) {
-        *self.allowance.lock() = None;
+        *self.shared.allowance.lock() = None;
     }
 
     /// Its id.
@@ -134,25 +160,56 @@ impl Line {
 
     /// Where it starts; `None` for a trunk.
     pub fn origin(&self) -> Option<(LineId, Sequence)> {
-        self.origin.as_ref().map(|(parent, at)| (parent.id, *at))
+        self.ancestry.read().origin.as_ref().map(|(parent, at)| (parent.id, *at))
     }
 
-    /// What a moment of it rests on: itself on a trunk, on a branch where the trunk was left.
-    pub(crate) fn on_trunk(&self, moment: Sequence) -> Sequence {
-        match &self.origin {
-            None => moment,
-            Some((parent, origin)) => parent.on_trunk(*origin),
+    /// Where its history begins: at its origin, or at zero.
+    pub(crate) fn base(&self) -> Sequence {
+        self.ancestry.read().base
+    }
+
+    /// Where a moment of it lies in the tree of lines.
+    pub(crate) fn place(&self, moment: Sequence) -> Place {
+        let mut place = Vec::new();
+        let (mut id, mut ancestry, mut moment) = (self.id, self.ancestry(), moment);
+        loop {
+            let above = ancestry.above(moment);
+            if moment >= ancestry.base || above.is_none() {
+                place.push((id, moment));
+            }
+            let Some((parent, left)) = above else { return Place::new(place) };
+            (id, moment, ancestry) = (parent.id, left, parent.ancestry());
         }
     }
 
     /// When the moment it starts from was committed; zero for a trunk.
     pub fn born(&self) -> Timestamp {
-        self.born
+        self.ancestry.read().born
     }
 
     /// Whether it is a branch.
     pub fn is_branch(&self) -> bool {
-        self.origin.is_some()
+        self.ancestry.read().origin.is_some()
+    }
+
+    /// Whether it was a trunk until a branch was promoted, and takes no more records.
+    pub fn is_sealed(&self) -> bool {
+        self.ancestry.read().sealed
+    }
+
+    /// Takes no records of its own, marks aside, until it is let go.
+    pub(crate) fn hold_back(&self, held: bool) {
+        self.state.lock().held = held;
+    }
+
+    /// Why it takes no record of this kind, if that is so.
+    pub(crate) fn refusal(&self, origin: DraftOrigin) -> Option<AppendError> {
+        let (held, sealed) = (self.state.lock().held, self.is_sealed());
+        if sealed || (held && !matches!(origin, DraftOrigin::Promotion)) {
+            return Some(AppendError::Promoted);
+        }
+        let local = matches!(origin, DraftOrigin::Local) && !self.is_branch();
+        local.then_some(AppendError::Promoted)
     }
 
     /// The end of it: last sequence, its time, stream position.
@@ -243,6 +300,10 @@ impl Line {
     /// Counts a reader of `sequence`, unless it is gone.
     pub(crate) fn note_reader(&self, sequence: Sequence) -> Result<(), Gone> {
         let mut state = self.state.lock();
+        if let Some(parent) = self.whose(sequence) {
+            drop(state);
+            return parent.note_reader(sequence);
+        }
         if let Some(start) = state.start.as_ref().filter(|start| sequence < start.sequence) {
             return Err(Gone::BeforeHistory(start.clone()));
         }
@@ -255,11 +316,58 @@ impl Line {
 
     pub(crate) fn forget_reader(&self, sequence: Sequence) {
         let mut state = self.state.lock();
+        if let Some(parent) = self.whose(sequence) {
+            drop(state);
+            return parent.forget_reader(sequence);
+        }
         let Some(readers) = state.readers.get_mut(&sequence) else { return };
         *readers -= 1;
         if *readers == 0 {
             state.readers.remove(&sequence);
         }
+    }
+
+    /// Whether a moment that was found on it is gone with it, or with the line that took that over.
+    pub(crate) fn is_gone(&self, sequence: Sequence) -> bool {
+        match self.whose(sequence) {
+            Some(parent) => parent.is_gone(sequence),
+            None => self.is_closed(),
+        }
+    }
+
+    /// The line that took over a moment which was one of this, and the branch's origin, which is the other's moment.
+    fn whose(&self, sequence: Sequence) -> Option<Arc<Line>> {
+        let ancestry = self.ancestry.read();
+        let (parent, at) = ancestry.origin.as_ref()?;
+        (ancestry.base == *at && sequence <= *at).then(|| Arc::clone(parent))
+    }
+
+    /// It is the trunk from now on, as the manifest says. What the lines on the way down to the old one had up to where they
+    /// were left is its own, and they start from it; the old trunk comes first.
+    pub(crate) fn become_trunk(
+        self: &Arc<Self>,
+        entry: &LineEntry,
+        way: &[(Arc<Self>, Sequence, &LineEntry)],
+    ) {
+        let mut state = self.state.lock();
+        // First of all: nobody may find two lines that start from each other.
+        *self.ancestry.write() = Ancestry::of(entry, None);
+        for (ancestor, left, entry) in way {
+            let mut above = ancestor.state.lock();
+            state.take_up_to(*left, &mut above);
+            above.dropped = Arc::clone(&entry.dropped);
+            above.ordered = Arc::clone(&entry.stream_entry.ordered);
+            above.start = None;
+            above.held = false;
+            *ancestor.ancestry.write() = Ancestry::of(entry, Some(self));
+        }
+        state.gaps.sort_unstable();
+        state.dropped = Arc::clone(&entry.dropped);
+        state.ordered = Arc::clone(&entry.stream_entry.ordered);
+        state.start = entry.start.clone();
+        state.generation = entry.generation;
+        state.epoch += 1;
+        state.held = false;
     }
 
     /// Those who read moments below `floor`.
@@ -286,11 +394,11 @@ impl Line {
 
     /// How far the fold that is under way is.
     pub(crate) fn fold_progress(&self) -> Option<FoldProgress> {
-        self.fold_progress.lock().clone()
+        self.shared.fold_progress.lock().clone()
     }
 
     pub(crate) fn note_fold(&self, progress: Option<FoldProgress>) {
-        *self.fold_progress.lock() = progress;
+        *self.shared.fold_progress.lock() = progress;
     }
 
     /// Takes the points below the start off the catalogue, once the move is durable.
@@ -301,15 +409,15 @@ impl Line {
         }
     }
 
-    /// Whether there are more moments than points: every write of a branch can be returned to, and every one of an ordered
-    /// stretch of a trunk.
+    /// Whether there are more moments than points: every write of a branch can be returned to, also when it has become the
+    /// trunk, and every one of an ordered stretch of a trunk.
     pub(crate) fn has_instants(&self) -> bool {
-        self.is_branch() || !self.state.lock().ordered.is_empty()
+        (self.is_branch() && !self.is_sealed()) || !self.state.lock().ordered.is_empty()
     }
 
     /// The moments of it that can be looked at; `entry` says what was durably dropped, and `held` has those that the manifest
-    /// keeps for others. Of a trunk every moment is a point, one where its history begins, held, or an instant of an ordered
-    /// stretch.
+    /// keeps for others. Of a trunk, or what was one, every moment is a point, one where its history begins, held, or an
+    /// instant of an ordered stretch.
     pub(crate) fn moments(
         &self,
         entry: &LineEntry,
@@ -317,7 +425,7 @@ impl Line {
     ) -> Moments {
         let state = self.state.lock();
         let through = state.tail.sequence;
-        if self.is_branch() {
+        if entry.origin.is_some() && !entry.sealed {
             return Moments::all_but(Arc::clone(&entry.dropped), through);
         }
         let start = state.start.as_ref().map(|start| start.sequence);
@@ -383,15 +491,25 @@ impl Line {
 
     /// What a look from `newest` sees: this line, then the ones it branched from.
     pub(crate) fn layers(&self, newest: Sequence) -> Vec<Layer> {
-        let gap = {
+        let mut layers = Vec::new();
+        let ancestry = {
+            // What was lost moves together with where it hangs.
             let state = self.state.lock();
-            state.gaps.iter().rev().find(|gap| **gap <= newest).copied()
+            let ancestry = self.ancestry();
+            for stretch in ancestry.stretches.iter().rev().filter(|one| one.above < newest) {
+                let newest = newest.min(stretch.up_to);
+                let gap = state.gaps.iter().rev().find(|gap| **gap <= newest).copied();
+                let gap = gap.filter(|gap| *gap > stretch.above);
+                let Stretch { line, above, .. } = *stretch;
+                let folded = ancestry.origin.is_none();
+                layers.push(Layer { line, above, newest, gap, folded });
+            }
+            ancestry
         };
-        let mut layers = vec![Layer { line: self.id, newest, gap }];
-        if let Some((parent, at)) = &self.origin {
-            layers.extend(parent.layers(*at));
+        if let Some((parent, left)) = ancestry.above(newest) {
+            layers.extend(parent.layers(left));
         }
-        layers
+        joined(layers)
     }
 
     /// Takes durable, indexed records into account: after this, reads of the head see them.
@@ -403,4 +521,19 @@ impl Line {
         state.tail = tail;
         points.into_iter().for_each(|point| state.catalogue.insert(point));
     }
+}
+
+/// Layers of one line that follow each other are one.
+fn joined(layers: Vec<Layer>) -> Vec<Layer> {
+    let mut joined: Vec<Layer> = Vec::with_capacity(layers.len());
+    for below in layers {
+        match joined.last_mut() {
+            Some(last) if last.line == below.line && last.above == below.newest => {
+                last.gap = last.gap.or(below.gap);
+                (last.above, last.folded) = (below.above, below.folded);
+            }
+            _ => joined.push(below),
+        }
+    }
+    joined
 }

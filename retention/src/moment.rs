@@ -1,9 +1,7 @@
 //! Which moment a name means: from a [`MomentName`] to a line and a sequence, or an error that names what exists.
 
 use crate::ids::{LineId, Sequence};
-use crate::index::moment_key::{
-    Boundary, boundary_at, boundary_at_or_before, boundary_at_or_below,
-};
+use crate::index::moment_key::Boundary;
 use crate::index::{IndexError, IndexStore};
 use crate::line::Line;
 use crate::manifest::history::HistoryStart;
@@ -221,6 +219,7 @@ pub(crate) fn resolve_on_line(
     now: Timestamp,
 ) -> Result<Moment, ResolveError> {
     let found = match &name.when {
+        When::Latest if line.is_sealed() => Some(newest_of_sealed(index, line)?),
         When::Latest if line.is_branch() => Some(head_of_branch(line)),
         When::Latest if line.has_instants() => newest_of(index, line)?,
         When::Latest => line.points(|points| points.latest().map(Found::from)),
@@ -326,10 +325,20 @@ fn head_of_branch(line: &Line) -> Found {
 
 /// The newest moment of a trunk that has instants.
 fn newest_of(index: &dyn IndexStore, line: &Line) -> Result<Option<Found>, IndexError> {
-    let newest = boundary_at_or_below(index, line.id(), line.tail().sequence)?;
+    let newest = line.boundary_at_or_below(index, line.tail().sequence)?;
     let newest = left_at_or_below(index, line, newest)?;
     let point = line.points(|points| points.latest().map(Found::from));
     Ok(newer(point, newest.map(|newest| (newest.sequence, newest.commit_time))))
+}
+
+/// What was a trunk may have ended between two moments.
+fn newest_of_sealed(index: &dyn IndexStore, line: &Line) -> Result<Found, IndexError> {
+    Ok(newest_of(index, line)?.unwrap_or_else(|| Found {
+        sequence: line.base(),
+        commit_time: line.born(),
+        kind: None,
+        label: None,
+    }))
 }
 
 /// The newest boundary at or below `boundary` that was not dropped.
@@ -341,7 +350,7 @@ fn left_at_or_below(
     let dropped = line.dropped();
     while let Some(gone) = boundary.filter(|boundary| dropped.contains(boundary.sequence)) {
         boundary = match dropped.below(gone.sequence) {
-            Some(below) => boundary_at_or_below(index, line.id(), below)?,
+            Some(below) => line.boundary_at_or_below(index, below)?,
             None => None,
         };
     }
@@ -357,12 +366,13 @@ fn newest_at(
     let point = line.points(|points| points.at_or_before(time).map(Found::from));
     let tail = line.tail();
     let dropped = line.dropped();
-    let boundary = boundary_at_or_before(index, line.id(), tail.sequence, time)?;
+    let boundary = line.boundary_at_or_before(index, tail.sequence, time)?;
     let boundary = left_at_or_below(index, line, boundary)?;
-    let origin_left = line.is_branch() && !dropped.contains(Sequence::default());
+    let base = line.base();
+    let origin_left = line.is_branch() && !dropped.contains(base);
     let at_origin = origin_left && line.born() <= time;
     let boundary = boundary.map(|b| (b.sequence, b.commit_time));
-    let boundary = boundary.or(at_origin.then(|| (Sequence::default(), line.born())));
+    let boundary = boundary.or(at_origin.then(|| (base, line.born())));
     Ok(newer(point, boundary))
 }
 
@@ -399,8 +409,8 @@ fn exactly(
         let text = line_name(&name.machine, name.branch.as_ref());
         return Err(dropped(text, line, sequence));
     }
-    let origin = line.is_branch() && sequence == Sequence::default();
-    let boundary = match boundary_at(index, line.id(), sequence)? {
+    let origin = line.is_branch() && sequence == line.base();
+    let boundary = match line.boundary_at(index, sequence)? {
         Some(boundary) => Some(boundary.commit_time),
         None => origin.then(|| line.born()),
     };

@@ -3,6 +3,7 @@
 //! ```text
 //!   no generation held  ─▶ a new generation, position 0
 //!   generation current, and this stream's ─▶ goes on at the settled position
+//!   generation from before a promotion ─▶ refused for good: what it feeds is no longer the trunk
 //!   anything else       ─▶ refused: compare and begin anew
 //! ```
 //!
@@ -50,6 +51,7 @@ impl Retention {
         let generation = if request.generation == Generation::default() {
             self.raise_generation(&slot, &request, line.id()).await?
         } else {
+            self.check_welcome(&request, line.id())?;
             check_generation(&slot, &request, line.generation())?;
             request.generation
         };
@@ -93,6 +95,22 @@ impl Retention {
         })
     }
 
+    /// A stream that was opened before a branch was promoted must not bring back what was given up: whoever feeds the machine
+    /// from now on is started anew, by somebody who knows.
+    fn check_welcome(
+        &self,
+        request: &StreamRequest,
+        line: crate::ids::LineId,
+    ) -> Result<(), StreamError> {
+        let state = self.manifest.state();
+        let welcome = state.lines.get(&line).map(|entry| entry.oldest_welcome).unwrap_or_default();
+        if request.generation < welcome {
+            let (machine, sent) = (request.machine.clone(), request.generation);
+            return Err(StreamError::FailedOver { machine, sent });
+        }
+        Ok(())
+    }
+
     /// A new generation for a stream that holds no positions.
     async fn raise_generation(
         &self,
@@ -107,7 +125,7 @@ impl Retention {
                 let entry =
                     state.lines.get(&line).ok_or_else(|| unknown(state, &request.machine))?;
                 let generation = next_generation(entry);
-                // Raised by failover alone: until then every earlier source may compare and go on.
+                // Raised by promotions alone: until then every earlier source may compare and go on.
                 let oldest_welcome = entry.oldest_welcome;
                 let record =
                     ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream };

@@ -96,6 +96,21 @@ impl Ordered {
         }
     }
 
+    /// What of the stretches that have ended lies above one sequence and up to another.
+    pub(crate) fn clip(&self, above: Sequence, up_to: Sequence) -> impl Iterator<Item = Stretch> {
+        let clipped = self.ended.iter().filter(|one| one.last > above).map(move |one| {
+            let first = if one.first > above { one.first } else { above.next() };
+            Stretch { first, last: one.last.min(up_to) }
+        });
+        clipped.filter(|one| one.first <= one.last).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Those that have ended, which must be in order and apart from each other.
+    pub(crate) fn of(ended: Vec<Stretch>) -> Self {
+        debug_assert!(ended.windows(2).all(|two| two[0].last < two[1].first));
+        Self { ended, open: None }
+    }
+
     /// No longer remembers stretches that lie below `start`, all of them.
     pub(crate) fn forget_below(&mut self, start: Sequence) {
         self.ended.retain(|stretch| stretch.last >= start);

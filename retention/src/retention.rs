@@ -12,19 +12,17 @@ use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Se
 use crate::image_hashes::{self, Described, ImageHashes, PageCache};
 use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
-use crate::index::moment_key::{boundary_at_or_below, read_points};
+use crate::index::moment_key::read_points;
 use crate::index::tail_key::{read_progress, read_tail};
 use crate::index::{IndexError, IndexStore};
 use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
 use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
 use crate::journal::segment::Segments;
 use crate::keys::open_keys;
-use crate::line::{Line, LineIdentity, LineState};
-use crate::manifest::dropped::Dropped;
+use crate::line::{Line, LineState};
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::{DiskEntry, LineEntry, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
-use crate::point::Catalogue;
 use crate::policy::Policy;
 use crate::replica::verdict::{Verdict, judge};
 use crate::replica::{Image, ImageSpec, ImageStore, ReplicaDisk, spec};
@@ -274,8 +272,7 @@ impl Retention {
         for line in lines.into_iter().filter(open) {
             let (index, of) = (Arc::clone(&self.surroundings.index), Arc::clone(&line));
             // Records that were lost behind it are no instants.
-            let newest =
-                offload(move || boundary_at_or_below(&*index, of.id(), of.tail().sequence));
+            let newest = offload(move || of.boundary_at_or_below(&*index, of.tail().sequence));
             let newest = newest.await?.map(|newest| newest.sequence);
             let now = self.surroundings.clock.now();
             settle_order(&self.manifest, &line, newest, now).await?;
@@ -349,70 +346,55 @@ async fn load_lines(
     state: &ManifestState,
     surroundings: &Surroundings,
 ) -> Result<BTreeMap<LineId, Arc<Line>>, OpenError> {
-    let mut lines = BTreeMap::new();
-    for entry in state.lines.values() {
-        let index = Arc::clone(&surroundings.index);
-        let (id, dropped) = (entry.id, Arc::clone(&entry.dropped));
-        let (tail, catalogue, gaps) = offload(move || {
-            let points = read_kept_points(&*index, id, &dropped)?;
-            Ok::<_, IndexError>((read_tail(&*index, id)?, points, read_gaps(&*index, id)?))
-        })
-        .await?;
-        let mut line_state = LineState {
-            tail,
-            catalogue,
-            gaps,
-            dropped: Arc::clone(&entry.dropped),
-            generation: entry.generation,
-            start: entry.start.clone(),
-            ordered: Arc::clone(&entry.stream_entry.ordered),
-            ..LineState::default()
-        };
+    let mut lines: BTreeMap<LineId, Arc<Line>> = BTreeMap::new();
+    for entry in state.lines_in_order() {
+        let (index, of) = (Arc::clone(&surroundings.index), entry.clone());
+        let mut line_state = offload(move || read_line(&*index, &of)).await?;
         if let Some(start) = &entry.start {
             line_state.catalogue.drop_below(start.sequence);
             // Its record may lie in a segment that was released.
             let point = start.point().filter(|point| !entry.dropped.contains(point.sequence));
             point.into_iter().for_each(|point| line_state.catalogue.insert(point));
         }
-        // A branch has a higher id than its parent, so the parent is there.
-        let origin =
-            entry.origin.and_then(|(parent, at)| Some((Arc::clone(lines.get(&parent)?), at)));
-        lines.insert(id, Arc::new(new_line(entry, origin, line_state)));
+        let parent = entry.origin.and_then(|(parent, _)| lines.get(&parent));
+        let line = Line::new(entry, parent, line_state);
+        // Instants that thinning made points, wherever in its history they were written.
+        let kept: Vec<_> = entry.dropped.kept_between().collect();
+        let (index, line) = (Arc::clone(&surroundings.index), Arc::new(line));
+        let of = Arc::clone(&line);
+        let found = offload(move || {
+            let there = |sequence: &Sequence| of.points(|points| points.at(*sequence).is_some());
+            let unmarked: Vec<_> = kept.into_iter().filter(|sequence| !there(sequence)).collect();
+            instants(&*index, &of, &unmarked)
+        });
+        let start = entry.start.as_ref().map(|start| start.sequence).unwrap_or_default();
+        let found = found.await?.into_iter().filter(|point| point.sequence >= start);
+        line.add_points(found.collect());
+        lines.insert(entry.id, line);
     }
     Ok(lines)
 }
 
-/// The points of a line that were not dropped, with the instants that thinning made points.
-fn read_kept_points(
-    index: &dyn IndexStore,
-    line: LineId,
-    dropped: &Dropped,
-) -> Result<Catalogue, IndexError> {
-    let mut points = read_points(index, line)?;
-    let all = Sequence::default()..=Sequence::new(u64::MAX);
-    points.retain(all, |sequence| !dropped.contains(sequence));
-    let between = dropped.kept_between();
-    let unmarked: Vec<_> = between.filter(|sequence| points.at(*sequence).is_none()).collect();
-    for point in instants(index, line, &unmarked)? {
-        points.insert(point);
-    }
-    Ok(points)
-}
-
-pub(crate) fn new_line(
-    entry: &LineEntry,
-    origin: Option<(Arc<Line>, crate::ids::Sequence)>,
-    state: LineState,
-) -> Line {
-    let identity = LineIdentity {
-        id: entry.id,
-        machine: entry.machine,
-        group: entry.group,
-        lane: entry.lane,
-        origin,
-        born: entry.born,
+/// What the index has of a line: of each stretch of its history what was written there.
+fn read_line(index: &dyn IndexStore, entry: &LineEntry) -> Result<LineState, IndexError> {
+    let mut state = LineState {
+        tail: read_tail(index, entry.id)?,
+        dropped: Arc::clone(&entry.dropped),
+        generation: entry.generation,
+        start: entry.start.clone(),
+        ordered: Arc::clone(&entry.stream_entry.ordered),
+        ..LineState::default()
     };
-    Line::new(identity, state)
+    for stretch in entry.stretches() {
+        let within = |sequence: Sequence| sequence > stretch.above && sequence <= stretch.up_to;
+        let points = read_points(index, stretch.line)?;
+        let there = points.iter().filter(|point| within(point.sequence));
+        let there = there.filter(|point| !entry.dropped.contains(point.sequence));
+        there.for_each(|point| state.catalogue.insert(point));
+        let gaps = read_gaps(index, stretch.line)?;
+        state.gaps.extend(gaps.into_iter().filter(|gap| within(*gap)));
+    }
+    Ok(state)
 }
 
 async fn open_disks(

@@ -12,6 +12,7 @@
 use crate::ids::{LineId, Sequence};
 use crate::index::block_key::{SizeClass, line_range, parse_key};
 use crate::index::{IndexError, IndexStore};
+use crate::line::Line;
 use crate::moment::ResolveError;
 use crate::name::Name;
 use crate::policy::{Decision, Holds, Policy, Scope, decide};
@@ -85,12 +86,34 @@ impl Retention {
             let kept = heads.iter().map(|head| head.sequence).filter(|at| !goes(*at));
             let mut kept: Vec<Sequence> = kept.chain([tail]).collect();
             kept.dedup();
-            let space = estimate(&*index, line.id(), &kept, MAX_ENTRIES)?;
+            let space = estimate_history(&*index, &line, &kept)?;
             let (points, oldest) = (heads.len() as u64, heads.first().map(|head| head.commit_time));
             Ok::<_, IndexError>(Simulation { policy, now, points, oldest, decision, space })
         });
         Ok(simulated.await?)
     }
+}
+
+/// The bytes of the versions of a history that `kept`, which is sorted, needs from the journal.
+fn estimate_history(
+    index: &dyn IndexStore,
+    line: &Line,
+    kept: &[Sequence],
+) -> Result<SpaceEstimate, IndexError> {
+    let mut space = SpaceEstimate { complete: true, ..SpaceEstimate::default() };
+    for stretch in line.ancestry().stretches {
+        // What comes later sees the last of a stretch.
+        let to = kept.partition_point(|at| *at <= stretch.up_to);
+        let mut seen = kept[..to].to_vec();
+        seen.extend((to < kept.len()).then_some(stretch.up_to));
+        seen.dedup();
+        let found = estimate(index, stretch.line, &seen, MAX_ENTRIES - space.entries)?;
+        space.entries += found.entries;
+        space.complete &= found.complete;
+        space.recorded_bytes += found.recorded_bytes;
+        space.needed_bytes += found.needed_bytes;
+    }
+    Ok(space)
 }
 
 /// The bytes of the versions of a line that `kept`, which is sorted, needs from the journal. What the oldest of them reads

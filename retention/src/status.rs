@@ -12,7 +12,7 @@ use crate::manifest::streams::StreamChange;
 use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
 use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
-use crate::replica::span::DiskSpan;
+use crate::replica::span::{DiskSpan, Place};
 use crate::replica::{DiskState, ReplicaDisk};
 use crate::retention::Retention;
 use crate::stream::StreamState;
@@ -106,6 +106,8 @@ pub struct BranchStatus {
     pub head: Sequence,
     /// When that was committed.
     pub head_time: Timestamp,
+    /// It was the trunk until another branch was promoted, and takes no writes.
+    pub sealed: bool,
 }
 
 /// A point of a listing.
@@ -191,6 +193,7 @@ impl BranchStatus {
             origin_time: line.born(),
             head: tail.sequence,
             head_time: tail.commit_time,
+            sealed: line.is_sealed(),
         }
     }
 }
@@ -312,13 +315,14 @@ impl Retention {
         line: &Line,
         sequence: Sequence,
     ) -> Result<(), ResolveError> {
-        let (on_trunk, span) = (line.on_trunk(sequence), disk.span());
-        let copied = disk.floor().is_some_and(|floor| floor <= on_trunk);
-        if copied && span.has(on_trunk) {
+        let (place, span) = (line.place(sequence), disk.span());
+        // The floor of a disk that only a branch has is one of its lineage.
+        let presence = span.presence(&place);
+        if presence.zip(disk.floor()).is_some_and(|(at, floor)| floor <= at) {
             return Ok(());
         }
         let (name, line) = (disk.name().clone(), self.name_of_line(line));
-        Err(match span.until.filter(|until| on_trunk > *until) {
+        Err(match span.ended_before(&place) {
             Some(until) => ResolveError::DiskRemoved { disk: name, line, until },
             None => ResolveError::NotSeeded { disk: name, line, sequence },
         })
@@ -342,7 +346,7 @@ impl Retention {
         let line = self.line_named(machine, Some(branch))?;
         self.check_not_destroyed(machine)?;
         let replica = self.disk_named(machine, disk)?;
-        self.check_there(&replica, &line, Sequence::default())?;
+        self.check_there(&replica, &line, Sequence::MAX)?;
         let locks = {
             let mut locks = self.branch_locks.lock();
             Arc::clone(locks.entry((line.id(), replica.id())).or_default())
@@ -353,14 +357,14 @@ impl Retention {
         Ok(Arc::new(BranchDisk::new(head, lane, clock, locks)))
     }
 
-    /// The moment of the trunk that a moment of a line rests on: what disks there are, and their sizes, is that of there.
-    pub fn on_trunk(
+    /// Where a moment of a line lies: by that, the span of a disk says whether it is there, and how large.
+    pub fn place(
         &self,
         machine: &Name,
         branch: Option<&Name>,
         sequence: Sequence,
-    ) -> Result<Sequence, ResolveError> {
-        Ok(self.line_named(machine, branch)?.on_trunk(sequence))
+    ) -> Result<Place, ResolveError> {
+        Ok(self.line_named(machine, branch)?.place(sequence))
     }
 
     /// Exports that were set up.

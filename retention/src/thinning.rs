@@ -12,7 +12,6 @@
 //! cannot be chosen; its space comes back when history is folded.
 
 use crate::ids::{GroupId, LineId, MachineId, Sequence};
-use crate::index::moment_key::{boundary_at, boundary_at_or_before};
 use crate::index::{IndexError, IndexStore};
 use crate::line::Line;
 use crate::manifest::ManifestError;
@@ -249,8 +248,8 @@ impl Retention {
         if unmarked.is_empty() {
             return;
         }
-        let (index, id) = (Arc::clone(&self.surroundings.index), line.id());
-        let found = offload(move || instants(&*index, id, &unmarked)).await;
+        let (index, of) = (Arc::clone(&self.surroundings.index), Arc::clone(line));
+        let found = offload(move || instants(&*index, &of, &unmarked)).await;
         match found {
             Ok(points) => line.add_points(points),
             // They stay what they are: moments that can be opened, and that a listing leaves out.
@@ -343,7 +342,7 @@ fn choose_instants(
     let Some(rule) = policy.rules().first() else {
         // None stays, but there has to be a point up to which they go.
         let tail = line.tail().sequence;
-        let last = boundary_at_or_before(index, line.id(), tail, now.earlier(keep_all))?;
+        let last = line.boundary_at_or_before(index, tail, now.earlier(keep_all))?;
         let left = last.filter(|last| !line.dropped().contains(last.sequence));
         line.add_points(left.map(|l| unmarked(l.sequence, l.commit_time)).into_iter().collect());
         return Ok(());
@@ -360,7 +359,7 @@ fn choose_instants(
     let mut behind = now.earlier(keep_all).nanoseconds() / width;
     while behind > first {
         let last = Timestamp::from_nanoseconds(behind * width - 1);
-        let Some(found) = boundary_at_or_before(index, line.id(), tail, last)? else { break };
+        let Some(found) = line.boundary_at_or_before(index, tail, last)? else { break };
         let slot = found.commit_time.nanoseconds() / width;
         if slot < first || found.sequence < start {
             break;
@@ -378,12 +377,12 @@ fn choose_instants(
 /// The points that these sequences are, if they are boundaries. Blocks.
 pub(crate) fn instants(
     index: &dyn IndexStore,
-    line: LineId,
+    line: &Line,
     sequences: &[Sequence],
 ) -> Result<Vec<Point>, IndexError> {
     let mut points = Vec::new();
     for sequence in sequences {
-        let found = boundary_at(index, line, *sequence)?;
+        let found = line.boundary_at(index, *sequence)?;
         points.extend(found.map(|found| unmarked(found.sequence, found.commit_time)));
     }
     Ok(points)

@@ -172,7 +172,7 @@ impl View {
             Showing::Fixed(sequence) => sequence,
             Showing::Head => Sequence::MAX,
         };
-        let size_bytes = disk.size_at(line.on_trunk(moment));
+        let size_bytes = disk.size_in(&line.place(moment));
         Self { reading, disk, line, showing, size_bytes, _lease: None }
     }
 
@@ -290,7 +290,11 @@ impl View {
     }
 
     fn check_open(&self) -> Result<(), DiskError> {
-        if self.line.is_closed() {
+        let gone = match self.showing {
+            Showing::Fixed(sequence) => self.line.is_gone(sequence),
+            Showing::Head => self.line.is_closed(),
+        };
+        if gone {
             return Err(DiskError::Gone("its branch was discarded or its machine removed".into()));
         }
         Ok(())

@@ -261,6 +261,7 @@ const COMPACTED_V1: &str = include_str!("../../tests/fixtures/compacted-v1.hex")
 const MANIFEST_COMPACTED: &str = include_str!("../../tests/fixtures/manifest-v1-compacted.hex");
 const MANIFEST_V1_DISKS: &str = include_str!("../../tests/fixtures/manifest-v1-disks.hex");
 const MANIFEST_V1_STREAMS: &str = include_str!("../../tests/fixtures/manifest-v1-streams.hex");
+const MANIFEST_LINEAGE: &str = include_str!("../../tests/fixtures/manifest-v1-lineage.hex");
 const MANIFEST_V1_HISTORY: &str = include_str!("../../tests/fixtures/manifest-v1-history.hex");
 
 #[test]
@@ -583,4 +584,45 @@ fn a_manifest_with_compacted_segments_is_what_it_was() {
     let entry = &state.compacted[&SegmentId::new(12)];
     assert!(state.segments.is_empty() && entry.from.is_empty());
     assert_eq!(state.given.segment, SegmentId::new(12));
+}
+
+/// A branch whose disk grows is promoted; the old trunk stays as a branch, and all of it is written as a snapshot.
+fn lineage_frames() -> [Vec<ManifestRecord>; 3] {
+    let [mut machine, _, _] = history_frames();
+    machine.truncate(3);
+    let (line, disk, origin) = (LineId::new(9), DiskId::new(4), Sequence::new(42));
+    let started = vec![
+        ManifestRecord::BranchStarted {
+            line,
+            name: name("test"),
+            parent: LineId::new(2),
+            origin,
+            origin_time: Timestamp::from_nanoseconds(1_700_000_000_000_000_000),
+        },
+        ManifestRecord::BranchDiskGrown { line, disk, above: origin, size_bytes: 80 << 30 },
+    ];
+    let promoted = vec![ManifestRecord::BranchPromoted {
+        line,
+        old: name("old"),
+        instants: Sequence::new(50),
+        generation: Generation::new(7),
+    }];
+    [machine, started, promoted]
+}
+
+#[test]
+fn a_manifest_with_a_promoted_branch_is_what_it_was() {
+    let frames = lineage_frames();
+    let mut state = ManifestState::default();
+    frames.iter().flatten().for_each(|record| state.apply(record).expect("it fits"));
+    let [machine, started, promoted] = frames;
+    let all = [machine, started, promoted, state.records()];
+    let mut bytes = encode_header(*b"fedcba9876543210").to_vec();
+    for (number, records) in (0..).zip(&all) {
+        encode_frame(number, records, &mut bytes);
+    }
+    assert_eq!(text_of(&bytes), MANIFEST_LINEAGE);
+    let trunk = &state.lines[&LineId::new(9)];
+    assert_eq!((trunk.origin, trunk.generation), (None, Generation::new(7)));
+    assert!(state.lines[&LineId::new(2)].sealed);
 }

@@ -236,6 +236,7 @@ fn a_destroyed_key_takes_one_history_and_no_other() {
             feed(&store, "db", &[contents.1]).await;
             let at = store.resolve(&moment("web")).await.expect("a point");
             let view = store.view(&at, &name("os")).expect("a view");
+            store.add_branch(&at, name("test")).await.expect("a new branch");
             let gone = store.destroy_keys(&name("web")).await.expect("nobody holds it");
             let [gone] = gone.as_slice() else { panic!("{gone:?}") };
             assert!(matches!(gone.state, KeyState::Destroyed(_)));
@@ -243,6 +244,11 @@ fn a_destroyed_key_takes_one_history_and_no_other() {
             let range = ByteRange::at(ByteOffset::new(4096), 4096).expect("a block");
             let refused = view.read(range).await;
             assert!(matches!(refused, Err(DiskError::Sealed { .. })), "{refused:?}");
+            let promoted = store.promote_branch(&name("web"), &name("test"), &name("old")).await;
+            let destroyed = |error: &ChangeError| {
+                matches!(error, ChangeError::Resolve(ResolveError::Destroyed { .. }))
+            };
+            assert!(promoted.as_ref().is_err_and(destroyed), "{promoted:?}");
             let again = store.destroy_keys(&name("web")).await;
             assert!(matches!(again, Err(KeyError::Sealed(SealError::Destroyed { .. }))));
             let rotated = store.rotate_key(&name("web")).await;

@@ -102,7 +102,7 @@ impl Retention {
         })?;
         Ok(Changes {
             disk: replica.id(),
-            size_bytes: replica.size_at(line_to.on_trunk(to.sequence)),
+            size_bytes: replica.size_in(&line_to.place(to.sequence)),
             between: Arc::new(between),
             index: Arc::clone(&self.surroundings.index),
             lines: [line_from, line_to],

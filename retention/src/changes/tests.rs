@@ -74,7 +74,13 @@ impl Model {
     }
 
     fn layers(&self, line: usize, newest: u64) -> Vec<Layer> {
-        let mut layers = vec![Layer { line: id(line), newest: Sequence::new(newest), gap: None }];
+        let mut layers = vec![Layer {
+            line: id(line),
+            above: Sequence::default(),
+            newest: Sequence::new(newest),
+            gap: None,
+            folded: self.lines[line].parent.is_none(),
+        }];
         if let Some((parent, origin)) = self.lines[line].parent {
             layers.extend(self.layers(parent, origin));
         }

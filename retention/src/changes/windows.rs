@@ -32,7 +32,7 @@ impl Between {
             from.iter().enumerate().find_map(|(mine, layer)| Some((mine, meets(layer)?)))?;
         let mut between = Self::default();
         for layer in from[..mine].iter().chain(&to[..theirs]) {
-            between.add(layer, Sequence::default());
+            between.add(layer, layer.above);
         }
         let (one, other) = (&from[mine], &to[theirs]);
         let (older, newer) = if one.newest <= other.newest { (one, other) } else { (other, one) };
@@ -57,6 +57,8 @@ mod tests {
     fn layers(layers: &[(u32, u64, Option<u64>)]) -> Vec<Layer> {
         let layer = |(line, newest, gap): &(u32, u64, Option<u64>)| Layer {
             line: LineId::new(*line),
+            above: Sequence::default(),
+            folded: false,
             newest: Sequence::new(*newest),
             gap: gap.map(Sequence::new),
         };

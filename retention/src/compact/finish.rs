@@ -48,7 +48,8 @@ impl Retention {
         pace: &dyn Pace,
     ) -> Result<(), CompactError> {
         let records = read_table(&self.reading.segments, entry).await?;
-        let lines: BTreeSet<_> = self.manifest.state().lines.keys().copied().collect();
+        let lines: BTreeSet<_> =
+            self.manifest.state().written(Some(entry.lane)).into_keys().collect();
         let mut batch = IndexBatch::default();
         // Should a line go meanwhile, what is written of it goes with the next compaction of the index.
         for kept in records.iter().filter(|kept| lines.contains(&kept.record.line)) {

@@ -19,12 +19,17 @@ use std::collections::BTreeMap;
 /// What of every line can be looked at, and what images hold.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
-    pub(crate) lines: BTreeMap<LineId, LineSight>,
+    /// Of what each line wrote, stretch by stretch; what is in none is nobody's.
+    pub(crate) lines: BTreeMap<LineId, Vec<LineSight>>,
 }
 
-/// What of one line can be looked at.
+/// What of a stretch of one line can be looked at.
 #[derive(Debug)]
 pub(crate) struct LineSight {
+    /// It begins after this.
+    pub(crate) above: Sequence,
+    /// Its last sequence: what comes later is another history's.
+    pub(crate) up_to: Sequence,
     pub(crate) moments: Moments,
     /// Up to where images hold its versions; a disk that is not listed has none of them there.
     pub(crate) floors: BTreeMap<DiskId, Sequence>,
@@ -47,6 +52,12 @@ impl Needed {
 }
 
 impl Sight {
+    /// What is seen of a record of a line.
+    fn part(&self, line: LineId, sequence: Sequence) -> Option<&LineSight> {
+        let holds = |part: &&LineSight| part.above < sequence && sequence <= part.up_to;
+        self.lines.get(&line)?.iter().find(holds)
+    }
+
     /// What is needed of `record`.
     pub(crate) fn needed(
         &self,
@@ -54,7 +65,7 @@ impl Sight {
         record: &Record,
     ) -> Result<Needed, IndexError> {
         let mut needed = Needed::default();
-        let line = match (&record.kind, self.lines.get(&record.line)) {
+        let line = match (&record.kind, self.part(record.line, record.sequence)) {
             (RecordKind::Vouch, _) | (_, None) => return Ok(needed),
             (_, Some(line)) => line,
         };
@@ -92,11 +103,11 @@ impl Sight {
         let first = range.start().block().index();
         let blocks = range.length() / BLOCK_SIZE;
         let all = |live| vec![live; usize::try_from(blocks).expect("at most 8 MiB")];
-        let Some(sight) = self.lines.get(&line) else { return Ok(all(false)) };
+        let Some(sight) = self.part(line, sequence) else { return Ok(all(false)) };
         if sight.is_in_image(disk, sequence) {
             return Ok(all(false));
         }
-        let seen_at = sight.moments.seen_at(sequence);
+        let seen_at = sight.moments.seen_at(sequence).min(sight.up_to);
         let mut live = all(true);
         if seen_at == sequence {
             return Ok(live);

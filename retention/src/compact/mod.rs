@@ -28,6 +28,7 @@ use crate::ids::LaneId;
 use crate::index::IndexError;
 use crate::journal::compacted::CompactedError;
 use crate::manifest::ManifestError;
+use crate::manifest::lineage::Owned;
 use crate::retention::Retention;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
@@ -204,22 +205,24 @@ impl Retention {
 
     /// What can be looked at of the lines of a lane.
     pub(crate) fn sight(&self, lane: LaneId) -> Sight {
-        let mut moments = self.moments();
+        let moments = self.moments();
         let state = self.manifest.state();
         let machines = self.machines.read();
-        // What nobody can open any more is needed by nobody.
-        let of_lane = state
-            .lines
-            .values()
-            .filter(|line| line.lane == lane && state.keys.destroyed(line.machine).is_none());
-        let sight = |line: &crate::manifest::state::LineEntry| {
+        let sight = |one: &Owned| {
+            let line = state.lines.get(&one.owner)?;
+            // What nobody can open any more is needed by nobody.
+            if state.keys.destroyed(line.machine).is_some() {
+                return None;
+            }
             let disks = machines.disks.values().filter(|disk| disk.machine() == line.machine);
             let disks = disks.filter(|_| line.origin.is_none());
             // In memory a floor is never ahead of what readers go by.
             let floors = disks.filter_map(|disk| Some((disk.id(), journal_floor(disk)?)));
-            let floors = floors.collect();
-            Some((line.id, LineSight { moments: moments.remove(&line.id)?, floors }))
+            let (floors, moments) = (floors.collect(), moments.get(&line.id)?.clone());
+            Some(LineSight { above: one.above, up_to: one.up_to, moments, floors })
         };
-        Sight { lines: of_lane.filter_map(sight).collect() }
+        let written = state.written(Some(lane)).into_iter();
+        let lines = written.map(|(line, all)| (line, all.iter().filter_map(sight).collect()));
+        Sight { lines: lines.collect() }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::live::Sight;
 use super::source::Source;
+use crate::forget::Needed;
 use crate::ids::{DiskId, LineId, SegmentId, Sequence};
 use crate::index::tail_key::LineTail;
 use crate::index::{Cursor, IndexError};
@@ -127,10 +128,14 @@ impl Summary {
         self.known
     }
 
-    /// Whether a line has a record above what its floors cover; `bounds` has all lines that are left.
-    pub(crate) fn is_needed(&self, bounds: &BTreeMap<LineId, Sequence>) -> bool {
+    /// Whether a record of it may be needed; `bounds` has what is of every line of which something is left.
+    pub(crate) fn is_needed(&self, bounds: &BTreeMap<LineId, Vec<Needed>>) -> bool {
+        let needed = |released: &ReleasedLine, one: &Needed| {
+            let last = released.tail.sequence.min(one.up_to);
+            last > one.above && last >= released.first
+        };
         let above = |(line, released): (&LineId, &ReleasedLine)| {
-            bounds.get(line).is_some_and(|bound| released.tail.sequence > *bound)
+            bounds.get(line).is_some_and(|all| all.iter().any(|one| needed(released, one)))
         };
         self.lines.iter().any(above)
     }
@@ -192,10 +197,12 @@ impl Summary {
     fn signature(&self, sight: &Sight) -> u64 {
         let mut hasher = DefaultHasher::new();
         for (line, released) in &self.lines {
-            let Some(of_line) = sight.lines.get(line) else { continue };
-            let end = of_line.moments.seen_at(released.tail.sequence);
-            (line, end, of_line.moments.tally(released.first, end)).hash(&mut hasher);
-            of_line.floors.hash(&mut hasher);
+            for part in sight.lines.get(line).into_iter().flatten() {
+                let end = part.moments.seen_at(released.tail.sequence);
+                (line, end, part.moments.tally(released.first, end)).hash(&mut hasher);
+                (part.above, part.up_to).hash(&mut hasher);
+                part.floors.hash(&mut hasher);
+            }
         }
         hasher.finish()
     }

@@ -21,7 +21,6 @@ use crate::disks::ForgetDisksError;
 use crate::ids::{LineId, Sequence};
 use crate::image_hashes::Sums;
 use crate::index::IndexError;
-use crate::index::moment_key::boundary_at;
 use crate::journal::indexing::block_checksums;
 use crate::lease::{Holder, recorded_holders};
 use crate::line::Line;
@@ -239,7 +238,7 @@ impl Retention {
     ) -> Result<FoldReport, FoldError> {
         let found = self.line(line).filter(|line| !line.is_branch());
         let line = found.ok_or(FoldError::NotATrunk(line))?;
-        let _alone = line.folding.try_lock().map_err(|_| FoldError::UnderWay)?;
+        let _alone = line.shared().folding.try_lock().map_err(|_| FoldError::UnderWay)?;
         let _progress = ProgressEnds(&line);
         let start = self.begin_history(&line, floor).await?;
         self.forget_disks(&line, start).await?;
@@ -325,8 +324,8 @@ impl Retention {
         if line.dropped().contains(floor) {
             return Err(FoldError::NotAMoment(floor));
         }
-        let (index, id) = (Arc::clone(&self.surroundings.index), line.id());
-        let boundary = offload(move || boundary_at(&*index, id, floor)).await?;
+        let (index, line) = (Arc::clone(&self.surroundings.index), Arc::clone(line));
+        let boundary = offload(move || line.boundary_at(&*index, floor)).await?;
         let boundary = boundary.ok_or(FoldError::NotAMoment(floor))?;
         Ok(HistoryStart {
             sequence: floor,
@@ -421,9 +420,9 @@ impl DiskFold<'_> {
     fn source(&self) -> Source {
         let floor = self.disk.floor().unwrap_or_default();
         let mut layers = self.line.layers(self.start);
-        let mut layer = layers.swap_remove(0);
-        layer.gap = layer.gap.filter(|gap| *gap > floor);
-        Source { layer, floor, disk: self.disk.id(), size_bytes: self.size_bytes() }
+        layers.retain(|layer| layer.newest > floor);
+        layers.iter_mut().for_each(|layer| layer.gap = layer.gap.filter(|gap| *gap > floor));
+        Source { layers, floor, disk: self.disk.id(), size_bytes: self.size_bytes() }
     }
 
     async fn window(&self, source: &Arc<Source>, from: ByteOffset) -> Result<Window, FoldError> {

@@ -52,9 +52,9 @@ pub(super) enum PlanError {
     Lost(ByteRange),
 }
 
-/// What is folded: `layer` up to its newest sequence, above `floor`.
+/// What is folded: what `layers`, all of the trunk, have above `floor`.
 pub(super) struct Source {
-    pub(super) layer: Layer,
+    pub(super) layers: Vec<Layer>,
     pub(super) floor: Sequence,
     pub(super) disk: DiskId,
     pub(super) size_bytes: u64,
@@ -67,7 +67,7 @@ impl Source {
         index: &dyn IndexStore,
         from: ByteOffset,
     ) -> Result<Window, PlanError> {
-        let layers = std::slice::from_ref(&self.layer);
+        let layers = &self.layers[..];
         let mut writes = Vec::new();
         let mut at = from;
         for _ in 0..WINDOW_LEAVES {
@@ -143,9 +143,19 @@ mod tests {
     }
 
     fn source(floor: u64, newest: u64, gap: Option<u64>) -> Source {
-        let layer =
-            Layer { line: LINE, newest: Sequence::new(newest), gap: gap.map(Sequence::new) };
-        Source { layer, floor: Sequence::new(floor), disk: DISK, size_bytes: (3 << 20) + 512 }
+        let layer = Layer {
+            line: LINE,
+            above: Sequence::default(),
+            newest: Sequence::new(newest),
+            gap: gap.map(Sequence::new),
+            folded: true,
+        };
+        Source {
+            layers: vec![layer],
+            floor: Sequence::new(floor),
+            disk: DISK,
+            size_bytes: (3 << 20) + 512,
+        }
     }
 
     fn index() -> MemoryIndex {

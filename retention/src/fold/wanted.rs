@@ -157,21 +157,16 @@ fn first_kept(line: &Line, holds: &Holds, policy: &Policy, now: Timestamp) -> Op
 mod tests {
     use super::*;
     use crate::ids::{GroupId, LaneId, MachineId};
-    use crate::line::{LineIdentity, LineState};
+    use crate::line::LineState;
+    use crate::manifest::state::LineEntry;
     use crate::point::{Point, PointKind};
     use crate::policy::Hold;
 
     /// A trunk with points at these minutes, whose sequences are the minutes.
     fn line(minutes: &[u64]) -> Line {
-        let identity = LineIdentity {
-            id: LineId::new(1),
-            machine: MachineId::new(1),
-            group: GroupId::new(1),
-            lane: LaneId::new(0),
-            origin: None,
-            born: Timestamp::default(),
-        };
-        let line = Line::new(identity, LineState::default());
+        let (group, lane) = (GroupId::new(1), LaneId::new(0));
+        let entry = LineEntry::new(LineId::new(1), MachineId::new(1), group, lane);
+        let line = Line::new(&entry, None, LineState::default());
         let point = |minute: &u64| Point {
             sequence: Sequence::new(*minute),
             commit_time: at(*minute),

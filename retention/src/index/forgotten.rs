@@ -17,6 +17,7 @@
 use super::block_key::parse_key;
 use crate::ids::{DiskId, LineId, Sequence};
 use crate::manifest::dropped::Dropped;
+use crate::manifest::lineage::Owned;
 use crate::manifest::state::ManifestState;
 use crate::moments::Moments;
 use std::collections::{HashMap, HashSet};
@@ -30,6 +31,8 @@ pub struct Forgotten {
     lowest: HashMap<LineId, Sequence>,
     dropped: HashMap<LineId, Arc<Dropped>>,
     moments: HashMap<LineId, Moments>,
+    /// Whose what a line wrote is, where that is not all its own; what is nobody's may go.
+    written: HashMap<LineId, Vec<Owned>>,
     /// Lines there are, and the highest there ever was: those in between are gone.
     lines: HashSet<LineId>,
     newest_line: LineId,
@@ -46,11 +49,15 @@ pub struct Pass {
 impl Forgotten {
     /// What a manifest allows.
     pub fn of(state: &ManifestState) -> Self {
+        let written = state.written(None);
         let mut forgotten = Self {
-            lines: state.lines.keys().copied().collect(),
+            lines: written.keys().copied().collect(),
             newest_line: state.given.line,
             ..Self::default()
         };
+        let all_its_own = |line: LineId, owned: &[Owned]| matches!(owned, [one] if one.owner == line && one.up_to == Sequence::MAX);
+        forgotten.written =
+            written.into_iter().filter(|(line, owned)| !all_its_own(*line, owned)).collect();
         for line in state.lines.values().filter(|line| !line.dropped.is_empty()) {
             forgotten.dropped.insert(line.id, Arc::clone(&line.dropped));
         }
@@ -76,6 +83,12 @@ impl Forgotten {
         Self { moments: moments.into_iter().collect(), ..self }
     }
 
+    /// Whose a sequence of what a line wrote is, and up to where it is theirs.
+    fn owner(&self, line: LineId, sequence: Sequence) -> Option<(LineId, Sequence)> {
+        let Some(owned) = self.written.get(&line) else { return Some((line, Sequence::MAX)) };
+        owned.iter().find(|one| one.holds(sequence)).map(|one| (one.owner, one.up_to))
+    }
+
     /// Whether the entry at `key` may go whatever else there is. A key that does not parse stays, to be reported by whoever
     /// reads it.
     pub fn covers(&self, key: &[u8]) -> bool {
@@ -85,25 +98,26 @@ impl Forgotten {
         }
         match key.first() {
             Some(1) => self.covers_version(key).unwrap_or(false),
-            Some(2 | 3) => moment(key).is_some_and(|(line, at)| {
-                let folded = self.starts.get(&line).is_some_and(|start| at < *start);
-                folded || self.dropped.get(&line).is_some_and(|dropped| dropped.contains(at))
+            Some(2 | 3 | 6 | 7) => moment(key).is_some_and(|(line, at)| {
+                self.owner(line, at).is_none_or(|(owner, _)| self.covers_moment(key[0], owner, at))
             }),
-            Some(7) => {
-                let at = moment(key);
-                at.is_some_and(|(line, at)| self.starts.get(&line).is_some_and(|start| at < *start))
-            }
-            Some(6) => {
-                let at = moment(key);
-                at.is_some_and(|(line, at)| self.lowest.get(&line).is_some_and(|low| at <= *low))
-            }
             _ => false,
+        }
+    }
+
+    fn covers_moment(&self, kind: u8, line: LineId, at: Sequence) -> bool {
+        let folded = self.starts.get(&line).is_some_and(|start| at < *start);
+        match kind {
+            2 | 3 => folded || self.dropped.get(&line).is_some_and(|gone| gone.contains(at)),
+            7 => folded,
+            _ => self.lowest.get(&line).is_some_and(|low| at <= *low),
         }
     }
 
     fn covers_version(&self, key: &[u8]) -> Option<bool> {
         let parsed = parse_key(key)?;
-        Some(parsed.sequence <= *self.floors.get(&(parsed.line, parsed.disk))?)
+        let Some((owner, _)) = self.owner(parsed.line, parsed.sequence) else { return Some(true) };
+        Some(parsed.sequence <= *self.floors.get(&(owner, parsed.disk))?)
     }
 
     /// Begins a walk over entries.
@@ -125,9 +139,12 @@ impl Pass {
             Some((place, sequence)) if *place == version.place => *sequence = version.sequence,
             other => *other = Some((version.place.to_vec(), version.sequence)),
         }
-        let hidden = newer.filter(|newer| *newer > version.sequence).is_some_and(|newer| {
-            let moments = self.forgotten.moments.get(&version.line);
-            moments.is_some_and(|moments| newer <= moments.seen_at(version.sequence))
+        let newer = newer.filter(|newer| *newer > version.sequence);
+        let owner = self.forgotten.owner(version.line, version.sequence);
+        let hidden = newer.zip(owner).is_some_and(|(newer, (owner, up_to))| {
+            let moments = self.forgotten.moments.get(&owner);
+            // A newer one that is another history's hides nothing.
+            moments.is_some_and(|moments| newer <= moments.seen_at(version.sequence).min(up_to))
         });
         hidden || self.forgotten.covers(key)
     }

@@ -299,7 +299,8 @@ mod tests {
     }
 
     fn layer(newest: u64) -> Layer {
-        Layer { line: LINE, newest: Sequence::new(newest), gap: None }
+        let (above, newest) = (Sequence::default(), Sequence::new(newest));
+        Layer { line: LINE, above, newest, gap: None, folded: true }
     }
 
     /// The same history in both stores, folded again and again, compacted here and losing entries at random there: every

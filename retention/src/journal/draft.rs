@@ -30,6 +30,8 @@ pub(crate) enum DraftOrigin {
     Local,
     /// A mark somebody on this machine asked for: refused in the middle of a pass.
     Mark,
+    /// The last record of a branch before it becomes the trunk.
+    Promotion,
 }
 
 /// Which place in which stream a draft has.
@@ -117,6 +119,11 @@ pub enum AppendError {
     /// The line was discarded.
     #[error("the line was discarded")]
     LineGone,
+    /// A branch was promoted, or is being promoted.
+    #[error(
+        "a branch of this machine was promoted: what was its trunk takes nothing more, and the new one no writes"
+    )]
+    Promoted,
     /// The lane failed before, or fails now.
     #[error("the journal failed and refuses writes until the service is restarted: {0}")]
     Failed(String),

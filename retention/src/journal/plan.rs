@@ -107,7 +107,9 @@ impl Plan {
         self.bytes += bytes;
         let stream = match draft.origin {
             DraftOrigin::Stream(origin) => origin,
-            DraftOrigin::Local | DraftOrigin::Mark => StreamOrigin::default(),
+            DraftOrigin::Local | DraftOrigin::Mark | DraftOrigin::Promotion => {
+                StreamOrigin::default()
+            }
         };
         self.planned.push(Planned {
             line: draft.line,
@@ -127,6 +129,9 @@ impl Plan {
         if draft.line.is_closed() {
             return Err(AppendError::LineGone);
         }
+        if let Some(refusal) = draft.line.refusal(draft.origin) {
+            return Err(refusal);
+        }
         // Marks pass: a pass that is under way is to end in a point.
         if draft.kind == RecordKind::Batch
             && let Some(why) = draft.line.allowance().and_then(|allowance| allowance.refusal())
@@ -135,7 +140,7 @@ impl Plan {
         }
         let origin = match draft.origin {
             DraftOrigin::Stream(origin) => origin,
-            DraftOrigin::Local => return Ok(()),
+            DraftOrigin::Local | DraftOrigin::Promotion => return Ok(()),
             DraftOrigin::Mark => return self.check_mark(&draft.line),
         };
         let (current, epoch) = draft.line.stream_turn();
@@ -385,23 +390,30 @@ mod tests {
     use super::*;
     use crate::ids::SegmentId;
     use crate::ids::{DiskId, Generation, GroupId, LaneId, MachineId, Position, Sequence};
-    use crate::line::{LineIdentity, LineState};
+    use crate::line::LineState;
+    use crate::manifest::state::LineEntry;
     use landfall_disks::{Block, Buffer, ByteRange};
 
     const PLACE: GroupPlace = GroupPlace { segment: SegmentId::new(1), salt: 2, offset: 4096 };
     const STREAM: StreamId = StreamId::new([1; 16]);
 
     fn line(id: u32) -> Arc<Line> {
-        let identity = LineIdentity {
-            id: LineId::new(id),
-            machine: MachineId::new(1),
-            group: GroupId::new(1),
-            lane: LaneId::new(0),
-            origin: None,
-            born: Timestamp::default(),
-        };
+        let (group, lane) = (GroupId::new(1), LaneId::new(0));
+        let entry = LineEntry::new(LineId::new(id), MachineId::new(1), group, lane);
         let tail = LineTail { sequence: Sequence::new(10), ..LineTail::default() };
-        Arc::new(Line::new(identity, LineState { tail, ..LineState::default() }))
+        Arc::new(Line::new(&entry, None, LineState { tail, ..LineState::default() }))
+    }
+
+    /// A branch of another line, with no record of its own.
+    fn branch(id: u32) -> Arc<Line> {
+        let (parent, origin) = (line(id + 100), Sequence::new(10));
+        let (group, lane) = (GroupId::new(1), LaneId::new(0));
+        let entry = LineEntry {
+            origin: Some((parent.id(), origin)),
+            base: origin,
+            ..LineEntry::new(LineId::new(id), MachineId::new(1), group, lane)
+        };
+        Arc::new(Line::new(&entry, Some(&parent), LineState::default()))
     }
 
     type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
@@ -449,7 +461,7 @@ mod tests {
 
     #[test]
     fn branch_writes_that_wait_together_become_one_record_unless_they_overlap() {
-        let (one, two) = (line(1), line(2));
+        let (one, two) = (branch(1), branch(2));
         let mut plan = plan();
         for (line, first) in [(&one, 0), (&one, 4), (&one, 4), (&two, 0), (&one, 9)] {
             let (draft, _) = draft(line, DraftOrigin::Local, first, 2);
@@ -488,6 +500,29 @@ mod tests {
         plan.take(old);
         assert!(matches!(answer.try_recv(), Ok(Err(AppendError::OldGeneration { .. }))));
         assert!(plan.is_empty());
+    }
+
+    /// Whoever has a branch open when it is promoted, or feeds what was the trunk, is refused in the lane: no record comes in
+    /// between, and none afterwards.
+    #[test]
+    fn lines_that_are_promoted_or_held_back_for_that_take_nothing() {
+        let (branch, trunk) = (branch(1), line(2));
+        let taken = |line: &Arc<Line>, origin| {
+            let mut plan = plan();
+            let (draft, mut answer) = draft(line, origin, 0, 1);
+            plan.take(draft);
+            match answer.try_recv() {
+                Ok(Err(refusal)) => assert_eq!(refusal, AppendError::Promoted),
+                other => assert!(other.is_err(), "answered before it was written"),
+            }
+            !plan.is_empty()
+        };
+        assert!(taken(&branch, DraftOrigin::Local) && taken(&trunk, streamed(1, 0)));
+        assert!(!taken(&trunk, DraftOrigin::Local), "a trunk is written by streams alone");
+        branch.hold_back(true);
+        assert!(!taken(&branch, DraftOrigin::Local) && taken(&branch, DraftOrigin::Promotion));
+        branch.hold_back(false);
+        assert!(taken(&branch, DraftOrigin::Local));
     }
 
     #[test]

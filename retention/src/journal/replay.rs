@@ -23,6 +23,7 @@ use crate::index::tail_key::{LineTail, put_progress, put_tail, read_progress, re
 use crate::index::usage_key::Sampler;
 use crate::index::{IndexBatch, IndexError, IndexStore};
 use crate::manifest::compacted::CompactedEntry;
+use crate::manifest::lineage::Owned;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::released::ReleasedRun;
 use crate::manifest::state::SegmentEntry;
@@ -76,8 +77,10 @@ pub(crate) async fn replay_lane(
         let state = manifest.state();
         let entries: Vec<SegmentEntry> =
             state.segments.values().filter(|entry| entry.lane == lane).copied().collect();
-        let lines: Vec<LineId> =
-            state.lines.values().filter(|line| line.lane == lane).map(|line| line.id).collect();
+        // Each with the sequence that its first record follows.
+        let first = |owned: Vec<Owned>| owned.first().map_or(Sequence::default(), |one| one.above);
+        let lines: Vec<(LineId, Sequence)> =
+            state.written(Some(lane)).into_iter().map(|(line, of)| (line, first(of))).collect();
         let released: Vec<_> =
             state.released.of_lane(lane).map(|(first, run)| (first, run.clone())).collect();
         let compacted: Vec<_> =
@@ -155,13 +158,15 @@ struct Replay {
 impl Replay {
     fn new(
         lane: LaneId,
-        lines: &[LineId],
+        lines: &[(LineId, Sequence)],
         index: Arc<dyn IndexStore>,
     ) -> Result<Self, ReplayError> {
         let progress = read_progress(&*index, lane)?;
         let mut tails = BTreeMap::new();
-        for line in lines {
-            tails.insert(*line, read_tail(&*index, *line)?);
+        for (line, base) in lines {
+            let mut tail = read_tail(&*index, *line)?;
+            tail.sequence = tail.sequence.max(*base);
+            tails.insert(*line, tail);
         }
         Ok(Self {
             lane,

@@ -93,7 +93,7 @@ impl ManifestState {
                 Ok(())
             }
             ManifestRecord::DiskForgotten { disk } => self.forget_disk(*disk),
-            other => unreachable!("{other:?} is applied elsewhere"),
+            other => self.apply_lineage(other),
         }
     }
 

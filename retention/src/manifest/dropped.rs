@@ -128,6 +128,23 @@ impl Dropped {
         }
     }
 
+    /// What of it lies above one sequence and up to another.
+    pub(super) fn clip(&self, above: Sequence, up_to: Sequence) -> Self {
+        let (first, last) = (above.number().saturating_add(1), up_to.number());
+        let inside = |run: &Run| {
+            let (first, last) = (run.first.max(first), run.last.min(last));
+            (first <= last).then_some(Run { first, last })
+        };
+        let through = if self.through < first { 0 } else { self.through.min(last) };
+        Self { runs: self.runs.iter().filter_map(inside).collect(), through }
+    }
+
+    /// What is gone in `other` is gone here, too.
+    pub(super) fn add(&mut self, other: &Self) {
+        other.runs.iter().for_each(|run| self.drop_run(*run));
+        self.through = self.through.max(other.through);
+    }
+
     /// Records that add up to it.
     pub(super) fn records(&self, line: LineId, into: &mut Vec<ManifestRecord>) {
         let mut runs = self.runs.iter().peekable();

@@ -142,6 +142,7 @@ impl ManifestState {
             }
             ManifestRecord::PointLocked { line, sequence, until } => {
                 let entry = self.line_mut(*line, "PointLocked")?;
+                entry.check_begun(*sequence, "PointLocked")?;
                 entry.check_within_history("PointLocked", *sequence)?;
                 entry.check_there(*sequence, "PointLocked")?;
                 let lock = entry.locks.get(sequence).copied().unwrap_or_default();

@@ -18,6 +18,7 @@ pub mod history;
 pub mod integrity;
 mod keeping;
 pub mod keys;
+pub mod lineage;
 pub mod record;
 pub mod released;
 pub mod state;

@@ -8,6 +8,7 @@ use super::format::{FrameError, Reader, Writer};
 use super::history::HistoryStart;
 use super::integrity::ScrubEntry;
 use super::keys::KeyRecord;
+use super::lineage::Inherited;
 use super::released::ReleasedLine;
 use super::streams::StreamChange;
 use crate::ids::{
@@ -261,6 +262,68 @@ pub enum ManifestRecord {
         /// The last instant.
         last: Sequence,
     },
+    /// A branch; its first record follows its origin.
+    BranchStarted {
+        /// The new line.
+        line: LineId,
+        /// Its name, unique among the branches of the machine.
+        name: Name,
+        /// The line it starts from.
+        parent: LineId,
+        /// Where on that line.
+        origin: Sequence,
+        /// When that was committed.
+        origin_time: Timestamp,
+    },
+    /// A branch is the trunk of its machine from now on; what was the trunk is sealed.
+    BranchPromoted {
+        /// Which branch.
+        line: LineId,
+        /// What the old trunk is called, as the branch that it becomes.
+        old: Name,
+        /// Its last sequence: all it wrote up to there stays moments.
+        instants: Sequence,
+        /// Generation of the new trunk's stream: sources of an earlier one may not go on.
+        generation: Generation,
+    },
+    /// The next stretch of a line's history was written as another line.
+    LineInherits {
+        /// Whose history.
+        line: LineId,
+        /// The stretch.
+        stretch: Inherited,
+    },
+    /// What promotions made of a line, in a snapshot.
+    LineSettled {
+        /// Which.
+        line: LineId,
+        /// Whether it takes no more records.
+        sealed: bool,
+        /// When what its own records follow was committed.
+        born: Timestamp,
+    },
+    /// A disk is larger on a branch from here on.
+    BranchDiskGrown {
+        /// The branch.
+        line: LineId,
+        /// Which disk.
+        disk: DiskId,
+        /// The last moment of the branch with the size it had.
+        above: Sequence,
+        /// Its size at every later one.
+        size_bytes: u64,
+    },
+    /// Which moments of a branch have a disk, where that is not as on the line it starts from.
+    BranchDiskEnds {
+        /// The branch.
+        line: LineId,
+        /// Which disk.
+        disk: DiskId,
+        /// The last moment that does not have it yet, if what the branch starts from has not.
+        since: Option<Sequence>,
+        /// The last moment that has it, if later ones have not.
+        until: Option<Sequence>,
+    },
     /// A segment is gone: nobody needs a record of it.
     SegmentReleased {
         /// Which.
@@ -504,9 +567,11 @@ impl ManifestRecord {
                 to.u64(ended.nanoseconds());
             }
             other => {
-                let encoded =
-                    other.encode_keeping(to) || other.encode_disks(to) || other.encode_streams(to);
-                let encoded = encoded || other.encode_keys(to);
+                let encoded = other.encode_keeping(to)
+                    || other.encode_disks(to)
+                    || other.encode_streams(to)
+                    || other.encode_lineage(to)
+                    || other.encode_keys(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -6,6 +6,7 @@ use super::history::HistoryStart;
 use super::integrity::ScrubEntry;
 use super::keeping::ClockEntry;
 use super::keys::Keys;
+use super::lineage::Inherited;
 use super::record::{GivenIds, ManifestRecord};
 use super::released::Released;
 use super::streams::StreamEntry;
@@ -76,7 +77,14 @@ pub struct LineEntry {
     pub branch: Option<Name>,
     /// Where it starts; `None` for the trunk.
     pub origin: Option<(LineId, Sequence)>,
-    /// When that was committed; zero for the trunk.
+    /// Where its history begins: at its origin, and at zero for a trunk. Branches that were made before branches were
+    /// numbered on from their origins begin at zero, too.
+    pub base: Sequence,
+    /// What it took over of other lines, the oldest first.
+    pub inherited: Vec<Inherited>,
+    /// It was a trunk until a branch was promoted, and takes no more records.
+    pub sealed: bool,
+    /// When what its own records follow was committed; zero for a trunk that never was a branch.
     pub born: Timestamp,
     /// Generation of its stream.
     pub generation: Generation,
@@ -175,7 +183,11 @@ impl Misfit {
     }
 
     /// That `free`: ids are never used twice.
-    fn unless_new(free: bool, record: &'static str, id: impl fmt::Debug) -> Result<(), Self> {
+    pub(super) fn unless_new(
+        free: bool,
+        record: &'static str,
+        id: impl fmt::Debug,
+    ) -> Result<(), Self> {
         if free { Ok(()) } else { Err(Self { record, what: format!("{id:?} was there before") }) }
     }
 }
@@ -185,7 +197,7 @@ impl ManifestState {
     pub fn apply(&mut self, record: &ManifestRecord) -> Result<(), Misfit> {
         match record {
             ManifestRecord::MachineAdded { machine, name, display_name, group, trunk, lane } => {
-                let free = !self.machines.contains_key(machine) && !self.lines.contains_key(trunk);
+                let free = !self.machines.contains_key(machine) && !self.is_written_as(*trunk);
                 Misfit::unless_new(free, "MachineAdded", (machine, trunk))?;
                 self.add_machine(*machine, name, display_name, *group, *trunk, *lane);
             }
@@ -250,7 +262,9 @@ impl ManifestState {
                 self.released.add(*lane, *first, *next)?;
             }
             ManifestRecord::LineReleased { lane, at, line, released } => {
-                self.line_mut(*line, "LineReleased")?;
+                if !self.is_written_as(*line) {
+                    return Err(Misfit::missing("LineReleased", line));
+                }
                 self.released.note_line(*lane, *at, *line, *released)?;
             }
             other => self.apply_lines(other)?,
@@ -261,29 +275,8 @@ impl ManifestState {
     fn apply_lines(&mut self, record: &ManifestRecord) -> Result<(), Misfit> {
         match record {
             ManifestRecord::BranchAdded { line, name, parent, origin, origin_time } => {
-                let above = self.line_mut(*parent, "BranchAdded")?.clone();
-                above.check_within_history("BranchAdded", *origin)?;
-                above.check_there(*origin, "BranchAdded")?;
-                // A snapshot lists lines by id: what a branch starts from has to come first.
-                let free = !self.lines.contains_key(line) && line > parent;
-                Misfit::unless_new(free, "BranchAdded", line)?;
-                let entry = LineEntry {
-                    id: *line,
-                    branch: Some(name.clone()),
-                    origin: Some((*parent, *origin)),
-                    born: *origin_time,
-                    generation: Generation::default(),
-                    oldest_welcome: Generation::default(),
-                    stream: StreamId::NONE,
-                    pins: BTreeSet::new(),
-                    start: None,
-                    locks: BTreeMap::new(),
-                    dropped: Arc::default(),
-                    stream_entry: StreamEntry::default(),
-                    ..above
-                };
-                self.given.line = self.given.line.max(*line);
-                self.lines.insert(*line, entry);
+                let at = (*parent, *origin, *origin_time);
+                self.start_branch("BranchAdded", *line, name, at, Sequence::default())?;
             }
             ManifestRecord::BranchDiscarded { line } => {
                 let is_trunk = self.line_mut(*line, "BranchDiscarded")?.origin.is_none();
@@ -295,7 +288,10 @@ impl ManifestState {
                     return Err(Misfit { record: "BranchDiscarded", what });
                 }
                 self.lines.remove(line);
-                self.released.retain_lines(|left| left != *line);
+                if !self.is_written_as(*line) {
+                    self.released.retain_lines(|left| left != *line);
+                }
+                self.disks.values_mut().for_each(|disk| disk.span.forget_branch(*line));
                 self.exports.retain(|_, export| export.line != *line);
             }
             ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream } => {
@@ -311,6 +307,7 @@ impl ManifestState {
             }
             ManifestRecord::PointPinned { line, sequence } => {
                 let entry = self.line_mut(*line, "PointPinned")?;
+                entry.check_begun(*sequence, "PointPinned")?;
                 entry.check_within_history("PointPinned", *sequence)?;
                 entry.check_there(*sequence, "PointPinned")?;
                 entry.pins.insert(*sequence);
@@ -321,7 +318,10 @@ impl ManifestState {
             ManifestRecord::ExportAdded { export, name, line, sequence, writable } => {
                 let entry = self.line_mut(*line, "ExportAdded")?;
                 entry.check_within_history("ExportAdded", sequence.unwrap_or(Sequence::MAX))?;
-                sequence.map_or(Ok(()), |at| entry.check_there(at, "ExportAdded"))?;
+                sequence.map_or(Ok(()), |at| {
+                    entry.check_begun(at, "ExportAdded")?;
+                    entry.check_there(at, "ExportAdded")
+                })?;
                 Misfit::unless_new(!self.exports.contains_key(export), "ExportAdded", export)?;
                 self.given.export = self.given.export.max(*export);
                 let entry = ExportEntry {
@@ -377,23 +377,7 @@ impl ManifestState {
             disks: Vec::new(),
         };
         self.machines.insert(machine, entry);
-        let line = LineEntry {
-            id: trunk,
-            machine,
-            group,
-            lane,
-            branch: None,
-            origin: None,
-            born: Timestamp::default(),
-            generation: Generation::default(),
-            oldest_welcome: Generation::default(),
-            stream: StreamId::NONE,
-            pins: BTreeSet::new(),
-            start: None,
-            locks: BTreeMap::new(),
-            dropped: Arc::default(),
-            stream_entry: StreamEntry::default(),
-        };
+        let line = LineEntry::new(trunk, machine, group, lane);
         self.lines.insert(trunk, line);
     }
 
@@ -410,7 +394,8 @@ impl ManifestState {
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
         self.exports.retain(|_, export| lines.contains_key(&export.line));
-        self.released.retain_lines(|line| lines.contains_key(&line));
+        let written = self.written(None);
+        self.released.retain_lines(|line| written.contains_key(&line));
         Ok(())
     }
 
@@ -486,8 +471,14 @@ impl ManifestState {
             });
             machine.disks.iter().for_each(|disk| self.disks[disk].records(&mut records));
         }
-        // A branch has a higher id than the line it starts from, so parents come first.
-        self.lines.values().for_each(|line| line.records(&mut records));
+        // What a line inherits may have the name of one that is still there, so those come before.
+        let lines = self.lines_in_order();
+        lines.iter().for_each(|line| line.birth_record(&mut records));
+        for line in &lines {
+            self.lineage_records(line, &mut records);
+            line.records(&mut records);
+        }
+        self.disks.values().for_each(|disk| disk.branch_span_records(&mut records));
         self.keeping_records(&mut records);
         self.key_records(&mut records);
         for segment in self.segments.values() {
@@ -589,17 +580,42 @@ impl LineEntry {
         }
     }
 
-    fn records(&self, into: &mut Vec<ManifestRecord>) {
-        if let (Some(name), Some((parent, origin))) = (&self.branch, self.origin) {
-            let name = name.clone();
-            into.push(ManifestRecord::BranchAdded {
-                line: self.id,
-                name,
-                parent,
-                origin,
-                origin_time: self.born,
-            });
+    /// A trunk.
+    pub(crate) fn new(id: LineId, machine: MachineId, group: GroupId, lane: LaneId) -> Self {
+        Self {
+            id,
+            machine,
+            group,
+            lane,
+            branch: None,
+            origin: None,
+            base: Sequence::default(),
+            inherited: Vec::new(),
+            sealed: false,
+            born: Timestamp::default(),
+            generation: Generation::default(),
+            oldest_welcome: Generation::default(),
+            stream: StreamId::NONE,
+            pins: BTreeSet::new(),
+            start: None,
+            locks: BTreeMap::new(),
+            dropped: Arc::default(),
+            stream_entry: StreamEntry::default(),
         }
+    }
+
+    /// The record that makes it, if it is a branch.
+    fn birth_record(&self, into: &mut Vec<ManifestRecord>) {
+        let (Some(name), Some((parent, origin))) = (&self.branch, self.origin) else { return };
+        let (line, name, origin_time) = (self.id, name.clone(), self.born);
+        into.push(if self.base == origin {
+            ManifestRecord::BranchStarted { line, name, parent, origin, origin_time }
+        } else {
+            ManifestRecord::BranchAdded { line, name, parent, origin, origin_time }
+        });
+    }
+
+    fn records(&self, into: &mut Vec<ManifestRecord>) {
         if self.generation != Generation::default() {
             into.push(ManifestRecord::GenerationRaised {
                 line: self.id,

@@ -1,6 +1,6 @@
 //! The records about streams: what that of a trunk is at, and which stretches of the trunk came in order.
 //!
-//! **Invariants:** only trunks have a stream. A state changes as [`StreamState::check_change`] allows. A stretch begins
+//! **Invariants:** only trunks have a stream, and what was a trunk keeps its stretches. A state changes as [`StreamState::check_change`] allows. A stretch begins
 //! and ends with the state: it is open exactly while that is ORDERED.
 
 use super::format::{FrameError, Reader, Writer};
@@ -86,7 +86,7 @@ impl ManifestRecord {
                 first: Sequence::new(from.u64()?),
                 last: Sequence::new(from.u64()?),
             }),
-            _ => Self::decode_keys(kind, from),
+            _ => Self::decode_lineage(kind, from),
         }
     }
 }
@@ -113,7 +113,7 @@ impl ManifestState {
 
     fn trunk_mut(&mut self, line: LineId, record: &'static str) -> Result<&mut LineEntry, Misfit> {
         let entry = self.line_mut(line, record)?;
-        match entry.origin {
+        match entry.origin.filter(|_| !entry.sealed) {
             None => Ok(entry),
             Some(_) => Err(Misfit { record, what: format!("{line:?} is a branch") }),
         }

@@ -405,7 +405,6 @@ fn records_that_no_sane_writer_writes_do_not_fit() {
         disk(1, 1),
         disk(2, 9),
         branch(5, 1),
-        branch(4, 5),
         discarded(1),
         discarded(5),
         discarded(7),

@@ -18,7 +18,7 @@ use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
 use landfall_disks::image::ImageError;
 use parking_lot::RwLock;
-use span::DiskSpan;
+use span::{DiskSpan, Place};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -142,6 +142,11 @@ impl ReplicaDisk {
     /// Its size at a moment of the trunk.
     pub(crate) fn size_at(&self, moment: Sequence) -> u64 {
         self.state.read().span.size_at(moment)
+    }
+
+    /// Its size at a place.
+    pub(crate) fn size_in(&self, place: &Place) -> u64 {
+        self.state.read().span.size_in(place)
     }
 
     /// Where along the trunk it is there.

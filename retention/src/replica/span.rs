@@ -6,11 +6,55 @@
 //!    not yet │ first size     │ new size                     │ removed
 //! ```
 //!
-//! A moment of a branch has what the trunk has where the branch left it. **Invariant:** sizes only grow along the trunk,
-//! and what a moment has never changes.
+//! A moment of a branch has what the trunk has where the branch left it, unless something else is noted of the branch, or of
+//! one in between. **Invariant:** sizes only grow along a line, and what a moment has never changes.
 
-use crate::ids::Sequence;
+use crate::ids::{LineId, Sequence};
 use std::collections::BTreeMap;
+
+/// Where a moment lies in the tree of lines of its machine: on its own line, then where each line below that was left; the
+/// last is the trunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place(Vec<(LineId, Sequence)>);
+
+impl Place {
+    pub(crate) fn new(lines: Vec<(LineId, Sequence)>) -> Self {
+        Self(lines)
+    }
+
+    /// Where it rests on the trunk.
+    pub(crate) fn on_trunk(&self) -> Sequence {
+        self.0.last().map_or(Sequence::default(), |(_, moment)| *moment)
+    }
+
+    fn on_branches(&self) -> &[(LineId, Sequence)] {
+        self.0.split_last().map_or(&[], |(_, branches)| branches)
+    }
+}
+
+/// What is noted of a disk on a branch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BranchSpan {
+    /// Its size at moments of the branch above a sequence, in bytes.
+    pub grown: BTreeMap<Sequence, u64>,
+    /// The last moment of the branch that does not have it yet; what the branch starts from has not either.
+    pub since: Option<Sequence>,
+    /// The last moment of the branch that has it.
+    pub until: Option<Sequence>,
+}
+
+impl BranchSpan {
+    /// Whether it may grow to `size_bytes` above `above`, as far as the branch says.
+    pub(crate) fn may_grow(&self, above: Sequence, size_bytes: u64) -> bool {
+        let last = self.grown.iter().next_back();
+        let in_order = last.is_none_or(|(last, size)| *last <= above && *size < size_bytes);
+        in_order && size_bytes > 0
+    }
+
+    fn is_empty(&self) -> bool {
+        self.grown.is_empty() && self.since.is_none() && self.until.is_none()
+    }
+}
 
 /// Life and sizes of a disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,14 +65,55 @@ pub struct DiskSpan {
     pub grown: BTreeMap<Sequence, u64>,
     /// The last moment that does not have it yet: it was added when there were points.
     pub since: Option<Sequence>,
-    /// The last moment that has it: it was removed then.
+    /// The last moment that has it: it was removed then. At or below `since`: only branches have it.
     pub until: Option<Sequence>,
+    /// What is noted of branches.
+    pub branches: BTreeMap<LineId, BranchSpan>,
 }
 
 impl DiskSpan {
     /// A disk that always was and will be.
     pub fn new(size_bytes: u64) -> Self {
-        Self { first_bytes: size_bytes, grown: BTreeMap::new(), since: None, until: None }
+        let (grown, branches) = (BTreeMap::new(), BTreeMap::new());
+        Self { first_bytes: size_bytes, grown, since: None, until: None, branches }
+    }
+
+    /// Its size at a place.
+    pub fn size_in(&self, place: &Place) -> u64 {
+        let on_branch = place.on_branches().iter().find_map(|(line, moment)| {
+            let grown = &self.branches.get(line)?.grown;
+            grown.range(..moment).next_back().map(|(_, size)| *size)
+        });
+        on_branch.unwrap_or_else(|| self.size_at(place.on_trunk()))
+    }
+
+    /// The moment of a lineage by which a place has it, if it does.
+    pub(crate) fn presence(&self, place: &Place) -> Option<Sequence> {
+        for (line, moment) in place.on_branches() {
+            let Some(branch) = self.branches.get(line) else { continue };
+            if branch.until.is_some_and(|until| *moment > until) {
+                return None;
+            }
+            if let Some(since) = branch.since {
+                return (*moment > since).then_some(*moment);
+            }
+        }
+        Some(place.on_trunk()).filter(|moment| self.has(*moment))
+    }
+
+    /// Whether a place has it.
+    pub fn is_in(&self, place: &Place) -> bool {
+        self.presence(place).is_some()
+    }
+
+    /// The last moment of the line that ends it before a place, if one does.
+    pub(crate) fn ended_before(&self, place: &Place) -> Option<Sequence> {
+        let ended = |until: Option<Sequence>, moment| until.filter(|until| moment > *until);
+        let on_branch = place
+            .on_branches()
+            .iter()
+            .find_map(|(line, moment)| ended(self.branches.get(line)?.until, *moment));
+        on_branch.or_else(|| ended(self.until, place.on_trunk()))
     }
 
     /// Its size at a moment of the trunk.
@@ -51,6 +136,53 @@ impl DiskSpan {
     pub fn may_grow(&self, above: Sequence, size_bytes: u64) -> bool {
         let in_order = self.grown.keys().next_back().is_none_or(|last| *last <= above);
         in_order && size_bytes > self.newest_size() && self.until.is_none()
+    }
+
+    /// The branch `line` becomes the trunk. `way` has the lines it leads through, the nearest first, and where each is left;
+    /// the last one is the trunk up to now.
+    pub(crate) fn promote(&mut self, line: LineId, way: &[(LineId, Sequence)]) {
+        let Some((trunk, left)) = way.last().copied() else { return };
+        let mut old = BranchSpan { grown: self.grown.split_off(&left), ..BranchSpan::default() };
+        let nowhere = self.since.zip(self.until).is_some_and(|(since, until)| until <= since);
+        let mut there = (self.since, self.until);
+        let mut absent = nowhere;
+        if let (false, Some(since)) = (nowhere, self.since.filter(|since| *since >= left)) {
+            (old.since, old.until, absent) = (Some(since), self.until, true);
+        } else if let (false, Some(until)) = (nowhere, self.until.filter(|until| *until >= left)) {
+            (old.until, there.1) = (Some(until), None);
+        }
+        let above = way[..way.len() - 1].iter().rev().copied();
+        for (of, left) in above.chain([(line, Sequence::MAX)]) {
+            let Some(mut branch) = self.branches.remove(&of) else { continue };
+            let later = branch.grown.split_off(&left);
+            self.grown.append(&mut std::mem::replace(&mut branch.grown, later));
+            if branch.since.is_some_and(|since| since < left) {
+                (there, absent) = ((branch.since.take(), None), false);
+            }
+            if branch.until.is_some_and(|until| until < left) {
+                there.1 = branch.until.take();
+            }
+            self.branches.insert(of, branch);
+            self.forget_empty(of);
+        }
+        (self.since, self.until) = match (absent, there) {
+            (false, there) => there,
+            // No moment of the trunk has it, and those of the branch keep it until history begins after this one.
+            (true, (since, until)) => (since, Some(until.map_or(left, |until| until.min(left)))),
+        };
+        self.branches.insert(trunk, old);
+        self.forget_empty(trunk);
+    }
+
+    /// Nothing is noted of a branch any more.
+    pub(crate) fn forget_branch(&mut self, line: LineId) {
+        self.branches.remove(&line);
+    }
+
+    pub(crate) fn forget_empty(&mut self, line: LineId) {
+        if self.branches.get(&line).is_some_and(BranchSpan::is_empty) {
+            self.branches.remove(&line);
+        }
     }
 
     /// No moment below `floor` is left: sizes that only those had are forgotten.

@@ -72,9 +72,11 @@ struct Spans {
     breaks: BTreeSet<Sequence>,
 }
 
-/// The chain of one line.
+/// The chain of what one line wrote.
 #[derive(Debug, Default)]
 pub(crate) struct LineChain {
+    /// What its first record follows: that of a branch follows its origin.
+    base: Sequence,
     all: Spans,
     /// Records of segments that were compacted.
     kept: Spans,
@@ -82,6 +84,17 @@ pub(crate) struct LineChain {
     edges: BTreeMap<Sequence, Chain>,
     /// Heads to be looked at, and what was found.
     heads: BTreeMap<Sequence, (Chain, Option<HeadVerdict>)>,
+}
+
+impl ChainBreak {
+    /// Where it begins.
+    pub(super) fn first(&self) -> Sequence {
+        match self {
+            Self::Parts(at) => *at,
+            Self::Missing { first, .. } => *first,
+            Self::Short { last, .. } => last.next(),
+        }
+    }
 }
 
 impl Spans {
@@ -117,10 +130,15 @@ impl Spans {
 }
 
 impl LineChain {
-    /// One that looks out for heads.
-    pub(crate) fn new(heads: impl IntoIterator<Item = (Sequence, Chain)>) -> Self {
+    /// One that begins after `base` and looks out for heads.
+    pub(crate) fn new(base: Sequence, heads: impl IntoIterator<Item = (Sequence, Chain)>) -> Self {
         let heads = heads.into_iter().map(|(at, chain)| (at, (chain, None))).collect();
-        Self { heads, ..Self::default() }
+        Self { base, heads, ..Self::default() }
+    }
+
+    /// What its first record follows.
+    pub(crate) fn base(&self) -> Sequence {
+        self.base
     }
 
     /// A record of the line.
@@ -190,16 +208,16 @@ impl LineChain {
         }
     }
 
-    /// Where it is broken, given that it begins with nothing at zero and goes up to `tail`.
+    /// Where it is broken, given that it begins with nothing behind its base and goes up to `tail`.
     pub(crate) fn breaks(&self, tail: Sequence) -> Vec<ChainBreak> {
         let parts = self.all.breaks.union(&self.kept.breaks).copied();
         let mut breaks: Vec<_> = parts.map(ChainBreak::Parts).collect();
-        let mut due = Sequence::new(1);
+        let mut due = self.base.next();
         for (first, span) in &self.all.spans {
             if *first > due {
                 let last = Sequence::new(first.number() - 1);
                 breaks.push(ChainBreak::Missing { first: due, last });
-            } else if *first == Sequence::new(1) && span.before != Chain::default() {
+            } else if *first == self.base.next() && span.before != Chain::default() {
                 breaks.push(ChainBreak::Parts(*first));
             }
             due = span.last.next();
@@ -213,10 +231,9 @@ impl LineChain {
 
     /// What became of each head.
     pub(crate) fn heads(&self) -> Vec<(Sequence, HeadVerdict)> {
-        let last =
-            self.all.spans.values().next_back().map_or(Sequence::default(), |span| span.last);
+        let last = self.all.spans.values().next_back().map_or(self.base, |span| span.last);
         let verdict = |(at, (chain, verdict)): (&Sequence, &(Chain, Option<HeadVerdict>))| {
-            let nothing_yet = *at == Sequence::default();
+            let nothing_yet = *at == self.base;
             let verdict = match verdict {
                 Some(verdict) => *verdict,
                 None if nothing_yet && *chain == Chain::default() => HeadVerdict::Same,
@@ -231,7 +248,7 @@ impl LineChain {
     fn hole_around(&self, at: Sequence) -> HeadVerdict {
         let before = self.all.spans.range(..=at).next_back().map(|(_, span)| span.last);
         let after = self.all.spans.range(at..).next().map(|(first, _)| *first);
-        HeadVerdict::Unknown { before: before.unwrap_or_default(), after: after.unwrap_or(at) }
+        HeadVerdict::Unknown { before: before.unwrap_or(self.base), after: after.unwrap_or(at) }
     }
 }
 
@@ -262,7 +279,7 @@ mod tests {
 
     fn of(spans: &[(u64, u64)], heads: &[(u64, u64)]) -> LineChain {
         let heads = heads.iter().map(|(sequence, value)| (at(*sequence), chain(*value)));
-        let mut line = LineChain::new(heads);
+        let mut line = LineChain::new(Sequence::default(), heads);
         for (first, last) in spans {
             let (first, span) = span(*first, *last);
             line.all.add(first, span);
@@ -280,6 +297,29 @@ mod tests {
         let short = ChainBreak::Short { last: at(7), expected: at(9) };
         assert_eq!(holes, [missing(1, 2), missing(5, 6), short]);
         assert_eq!(of(&[], &[]).breaks(at(0)), []);
+    }
+
+    #[test]
+    fn a_branch_begins_behind_its_origin() {
+        let at_origin = [(at(4), chain(0)), (at(5), chain(5))];
+        let begun = |spans: &[(u64, u64)]| {
+            let mut line = LineChain::new(at(4), at_origin);
+            for (first, last) in spans {
+                let (at_first, span) = span(*first, *last);
+                let before = if *first == 5 { chain(0) } else { span.before };
+                let span = Span { before, ..span };
+                line.look_at_heads(at_first, &span);
+                line.all.add(at_first, span);
+            }
+            line
+        };
+        assert_eq!(begun(&[]).breaks(at(4)), []);
+        assert_eq!(begun(&[]).heads()[0], (at(4), HeadVerdict::Same));
+        let whole = begun(&[(5, 5), (6, 9)]);
+        assert_eq!(whole.breaks(at(9)), []);
+        assert_eq!(whole.heads(), at_origin.map(|(at, _)| (at, HeadVerdict::Same)));
+        let missing = ChainBreak::Missing { first: at(5), last: at(5) };
+        assert_eq!(begun(&[(6, 9)]).breaks(at(9)), [missing]);
     }
 
     #[test]

@@ -179,12 +179,12 @@ fn version_of(
     scope: &Scope,
 ) -> Option<Written> {
     let extent = &kept.record.extents[piece.extent as usize];
-    let wanted = scope.lines.contains(&kept.record.line) && scope.disks.contains(&extent.disk);
+    let version = (kept.record.line, extent.disk, kept.record.sequence);
     let sums = piece.checksums.clone();
     let seal = kept.record.seal_of(piece.extent as usize, piece.first_block, kept.salt);
     let seal = seal.map(|(origin, tags)| (origin, tags[..sums.len()].to_vec()));
-    wanted.then(|| Written {
-        version: (kept.record.line, extent.disk, kept.record.sequence),
+    scope.wants(version).then(|| Written {
+        version,
         range: piece.range(extent),
         data: Some(Data { segment: entry.id, unit: piece.unit, sums, seal }),
     })
@@ -192,12 +192,10 @@ fn version_of(
 
 fn zeroes_of<'a>(kept: &'a KeptRecord, scope: &'a Scope) -> impl Iterator<Item = Written> + 'a {
     let zero = kept.record.extents.iter().filter(|extent| extent.content == ExtentContent::Zero);
-    let wanted = zero.filter(|extent| {
-        scope.lines.contains(&kept.record.line) && scope.disks.contains(&extent.disk)
-    });
-    wanted.map(|extent| Written {
+    let written = zero.map(|extent| Written {
         version: (kept.record.line, extent.disk, kept.record.sequence),
         range: extent.range,
         data: None,
-    })
+    });
+    written.filter(|written| scope.wants(written.version))
 }

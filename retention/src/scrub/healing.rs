@@ -14,7 +14,7 @@ use crate::image_hashes::zero_checksum;
 use crate::index::block_key::{BlockVersion, versions_of};
 use crate::journal::indexing::unit_of;
 use crate::manifest::integrity::DamagedPlace;
-use crate::replica::Image;
+use crate::replica::{Image, ReplicaDisk};
 use crate::sealing::BlockSeal;
 use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::uring::offload;
@@ -204,17 +204,25 @@ impl Round<'_> {
         Ok(None)
     }
 
-    /// A block of the disk as some version in the journal has it, whose plain bytes have this checksum.
+    /// A block of the disk as some version of the trunk has it, whichever line wrote that, whose plain bytes have this
+    /// checksum.
     pub(super) async fn plain_block(
         &self,
-        (line, disk): (LineId, DiskId),
+        disk: &ReplicaDisk,
         block: ByteRange,
         checksum: u32,
     ) -> Result<Option<Buffer>, ScrubError> {
+        let Some(trunk) = self.trunk_of(disk) else { return Ok(None) };
+        let disk = disk.id();
         let _turn = self.retention.reading.turns.begin();
         let whole = ByteRange::at(block.start(), BLOCK_SIZE).expect("on the disk");
+        let mut versions = Vec::new();
+        // What an image holds came to it before what the trunk writes now.
+        for stretch in trunk.ancestry().stretches {
+            versions.append(&mut self.versions((stretch.line, disk), block).await?);
+        }
         let mut opened = 0;
-        for one in self.versions((line, disk), block).await? {
+        for one in versions {
             // What is sealed shows only when it is opened.
             match one.seal {
                 None if one.checksum != checksum => continue,

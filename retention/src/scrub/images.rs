@@ -36,7 +36,6 @@ const LONG_HOLE: u64 = 16 << 20;
 struct Looking {
     disk: Arc<ReplicaDisk>,
     image: Arc<dyn Disk>,
-    trunk: Option<Arc<Line>>,
 }
 
 /// What a stretch of an image turned out to be.
@@ -75,12 +74,7 @@ impl Round<'_> {
         from: ByteOffset,
     ) -> Result<Going, ScrubError> {
         let Image::Present(image) = disk.image() else { return Ok(Going::On) };
-        let trunk = {
-            let state = self.retention.manifest.state();
-            let trunk = state.machines.get(&disk.machine()).map(|machine| machine.trunk);
-            trunk.and_then(|trunk| self.retention.line(trunk))
-        };
-        let looking = Looking { disk: Arc::clone(&disk), image, trunk };
+        let looking = Looking { disk: Arc::clone(&disk), image };
         let mut at = from;
         while at.bytes() < looking.image.geometry().size_bytes {
             let failed = |source: DiskError| ScrubError::Disk { disk: disk.name().clone(), source };
@@ -209,18 +203,23 @@ impl Round<'_> {
         still.into_iter().for_each(|place| self.damaged(place));
     }
 
+    /// The trunk that images are folded from now: another one after a promotion.
+    pub(super) fn trunk_of(&self, disk: &ReplicaDisk) -> Option<Arc<Line>> {
+        let state = self.retention.manifest.state();
+        self.retention.line(state.machines.get(&disk.machine())?.trunk)
+    }
+
     /// Blocks that a fold may have begun to write: those with a version above the floor and up to the start of history.
     async fn left_out(&self, of: &Looking, window: ByteRange) -> Result<Vec<bool>, DiskError> {
         let blocks = usize::try_from(window.length().div_ceil(BLOCK_SIZE)).expect("1 MiB");
         let nothing = vec![false; blocks];
-        let Some(trunk) = &of.trunk else { return Ok(nothing) };
+        let Some(trunk) = self.trunk_of(&of.disk) else { return Ok(nothing) };
         let floor = of.disk.floor().unwrap_or_default();
         let start = trunk.start().map_or(Sequence::default(), |start| start.sequence);
         if start <= floor {
             return Ok(nothing);
         }
-        let mut layers = trunk.layers(start);
-        layers.truncate(1);
+        let layers = trunk.layers(start);
         let index = Arc::clone(&self.retention.surroundings.index);
         let (disk, leaf) = (of.disk.id(), LeafIndex::of(window.start()));
         let resolved = offload(move || resolve(&*index, &layers, || floor, disk, leaf)).await;
@@ -259,8 +258,7 @@ impl Round<'_> {
             let zeroed = of.image.write_zeroes(block, ZeroMode::Unmap, Durability::Durable).await;
             zeroed.map(|()| HealedFrom::Zeroes)
         } else {
-            let Some(trunk) = &of.trunk else { return Ok(None) };
-            let found = self.plain_block((trunk.id(), of.disk.id()), block, checksum).await?;
+            let found = self.plain_block(&of.disk, block, checksum).await?;
             let Some(mut bytes) = found else { return Ok(None) };
             bytes.narrow(0..usize::try_from(block.length()).expect("a block"));
             let written = of.image.write(block.start(), bytes, Durability::Durable).await;

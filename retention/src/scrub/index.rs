@@ -69,10 +69,10 @@ impl Round<'_> {
         let still = joined(still);
         let there: BTreeSet<SegmentId> =
             ends(&self.retention.manifest.state()).into_keys().collect();
-        let lines: BTreeSet<LineId> = self.chains.keys().copied().collect();
+        let scope = self.scope();
         let looked_at = |place: &DamagedPlace| match place {
-            DamagedPlace::Version { segment, line, unit, .. } => {
-                lines.contains(line) && (!there.contains(segment) || lost.hold(*segment, *unit))
+            DamagedPlace::Version { segment, unit, .. } => {
+                scope.holds(place) && (!there.contains(segment) || lost.hold(*segment, *unit))
             }
             _ => false,
         };
@@ -212,14 +212,14 @@ fn look_at(
         piece.entries += 1;
         let (line, disk, class, version) = parse(key, value).ok_or_else(|| damaged(key))?;
         let good = is_there(&version, class, &there) && !lost.touch(version.place, class);
-        if !good && scope.lines.contains(&line) && scope.disks.contains(&disk) {
+        if !good && scope.wants((line, disk, version.sequence)) {
             suspects.push((line, disk, class, version));
         }
         cursor.advance()?;
     }
     let mut sights: BTreeMap<_, Sight> = BTreeMap::new();
     for (line, disk, class, version) in suspects {
-        let Some(lane) = retention.line(line).map(|line| line.lane()) else { continue };
+        let Some(lane) = retention.manifest.state().lane_of(line) else { continue };
         // After the cursor: it cannot lack anything that somebody who looks now still sees.
         let sight = sights.entry(lane).or_insert_with(|| retention.sight(lane));
         let range = ByteRange::at(version.block.offset(), class.bytes()).expect("on the disk");

@@ -15,24 +15,44 @@ use super::index::LostHeads;
 use super::reading::read_segment;
 use super::round::{Going, Round};
 use crate::compact::Source;
-use crate::ids::{DiskId, LaneId, LaneSequence, LineId, SegmentId};
+use crate::ids::{DiskId, LaneId, LaneSequence, LineId, SegmentId, Sequence};
 use crate::index::IndexError;
 use crate::index::tail_key::read_progress;
 use crate::journal::format::{ExtentContent, RecordKind, UNIT};
 use crate::journal::indexing::{block_checksums, unit_of};
 use crate::journal::recovery::{Damage, Examination, body_bytes, examine_durable};
 use crate::manifest::integrity::{DamagedPlace, ScrubPosition};
+use crate::manifest::lineage::Owned;
 use crate::manifest::state::{ManifestState, SegmentEntry};
 use landfall_disks::Buffer;
 use landfall_disks::uring::offload;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Lines and disks that there are, of the machines that are looked at: of others nothing is asked.
+/// Histories and disks that there are, of the machines that are looked at: of others nothing is asked.
 #[derive(Clone)]
 pub(super) struct Scope {
-    pub(super) lines: BTreeSet<LineId>,
-    pub(super) disks: BTreeSet<DiskId>,
+    /// What of each line that ever wrote is somebody's.
+    lines: BTreeMap<LineId, Vec<Owned>>,
+    disks: BTreeSet<DiskId>,
+}
+
+impl Scope {
+    /// Whether a version is of a history that there is.
+    pub(super) fn wants(&self, (line, disk, sequence): (LineId, DiskId, Sequence)) -> bool {
+        let mut parts = self.lines.get(&line).into_iter().flatten();
+        self.disks.contains(&disk) && parts.any(|part| part.holds(sequence))
+    }
+
+    /// The same of a place; other places than versions it does not hold.
+    pub(super) fn holds(&self, place: &DamagedPlace) -> bool {
+        match place {
+            DamagedPlace::Version { line, disk, sequence, .. } => {
+                self.wants((*line, *disk, *sequence))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What a segment was found to be.
@@ -87,12 +107,15 @@ impl Round<'_> {
         let state = self.retention.manifest.state();
         let machines = self.retention.machines.read();
         let wanted = |machine| self.only.is_none_or(|only| only == machine);
-        let lines = state.lines.values().filter(|line| wanted(line.machine));
         let disks = machines.disks.values().filter(|disk| wanted(disk.machine()));
-        Scope {
-            lines: lines.map(|line| line.id).collect(),
-            disks: disks.map(|disk| disk.id()).collect(),
-        }
+        let mut lines = state.written(None);
+        lines.retain(|_, parts| {
+            parts
+                .iter()
+                .filter_map(|part| state.lines.get(&part.owner))
+                .any(|of| wanted(of.machine))
+        });
+        Scope { lines, disks: disks.map(|disk| disk.id()).collect() }
     }
 
     /// Looks at a segment that a lane wrote; gives how many bytes that were.
@@ -119,13 +142,12 @@ impl Round<'_> {
 
     /// Notes what is damaged in a segment, and that nothing else is.
     pub(super) fn note_segment(&mut self, segment: SegmentId, still: BTreeSet<DamagedPlace>) {
-        let lines: BTreeSet<LineId> = self.chains.keys().copied().collect();
-        let whole = self.only.is_none();
+        let (scope, whole) = (self.scope(), self.only.is_none());
         // What lies behind heads that are lost is for the index to say.
         let lost = LostHeads::of(&still);
         let looked_at = |place: &DamagedPlace| match place {
-            DamagedPlace::Version { segment: there, line, unit, .. } => {
-                *there == segment && lines.contains(line) && !lost.hold(*there, *unit)
+            DamagedPlace::Version { segment: there, unit, .. } => {
+                *there == segment && scope.holds(place) && !lost.hold(*there, *unit)
             }
             DamagedPlace::Records { segment: there, .. } => *there == segment && whole,
             DamagedPlace::Image { .. } => false,
@@ -182,12 +204,12 @@ impl Round<'_> {
                 let ExtentContent::Data { body, hash } = extent.content else { continue };
                 let record = &found.record;
                 // Bodies of what is gone are nobody's.
-                if !scope.lines.contains(&record.line) || !scope.disks.contains(&extent.disk) {
+                let version = (record.line, extent.disk, record.sequence);
+                if !scope.wants(version) {
                     continue;
                 }
                 let offset = found.offset + u64::from(body);
                 let there = body_bytes(&looked.bytes, offset, extent.body_bytes());
-                let version = (record.line, extent.disk, record.sequence);
                 let bad = BadBody {
                     segment,
                     offset,
@@ -298,8 +320,7 @@ fn versions_of(
         let record = &one.record;
         let extents = record.extents.iter().enumerate();
         let there = extents.filter(|(number, extent)| {
-            scope.lines.contains(&record.line)
-                && scope.disks.contains(&extent.disk)
+            scope.wants((record.line, extent.disk, record.sequence))
                 && !one.damaged_bodies.contains(number)
         });
         versions.extend(there.map(|(number, extent)| {

@@ -125,8 +125,12 @@ pub struct ChainReport {
     pub line: LineId,
     /// Its machine.
     pub machine: Name,
-    /// Its name, if it is a branch.
+    /// Its name, if it is a branch; that of the history it is part of, where it was discarded itself.
     pub branch: Option<Name>,
+    /// What its first record follows.
+    pub after: Sequence,
+    /// Up to where it is part of a history, where it was discarded itself.
+    pub last: Option<Sequence>,
     /// Where it is broken.
     pub breaks: Vec<ChainBreak>,
     /// What became of heads.
@@ -235,6 +239,11 @@ impl Retention {
     /// Sixteen bytes by which this store is told from others.
     pub fn folder_id(&self) -> [u8; 16] {
         self.manifest.folder_id()
+    }
+
+    /// Whether a line wrote something that is part of a history still, so that its chain can be compared.
+    pub fn has_written(&self, line: LineId) -> bool {
+        self.manifest.state().is_written_as(line)
     }
 
     /// What the lines of a machine, or of all, have come to: what somebody keeps elsewhere to prove history by.

@@ -1,6 +1,6 @@
 //! A round: what is to be looked at, in which order, how fast, and what is remembered meanwhile.
 
-use super::chain::LineChain;
+use super::chain::{HeadVerdict, LineChain};
 use super::{ChainReport, Healed, HealedFrom, ScrubError, ScrubOrder, ScrubProgress, ScrubReport};
 use crate::compact::Source;
 use crate::fold::Pace;
@@ -9,7 +9,7 @@ use crate::manifest::ManifestError;
 use crate::manifest::integrity::{Damage, DamagedPlace, MAX_DAMAGE, ScrubEntry, ScrubPosition};
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::released::ReleasedLine;
-use crate::manifest::state::ManifestState;
+use crate::manifest::state::{LineEntry, ManifestState};
 use crate::replica::{Image, ReplicaDisk};
 use crate::retention::Retention;
 use crate::time::Timestamp;
@@ -51,6 +51,15 @@ const PAID_AT_ONCE: u64 = 256 << 10;
 /// Places that one round keeps in memory; of more only the number.
 const MAX_TRACKED: usize = 65_536;
 
+/// Where the chain of a line ends.
+#[derive(Clone, Copy)]
+enum ChainEnd {
+    /// At its last record.
+    Tail(Sequence),
+    /// Where another line goes on from it: what it wrote later was discarded.
+    Cut(Sequence),
+}
+
 /// The work of one call.
 pub(super) struct Round<'a> {
     pub(super) retention: &'a Arc<Retention>,
@@ -60,8 +69,8 @@ pub(super) struct Round<'a> {
     pub(super) only: Option<MachineId>,
     pub(super) found: ScrubReport,
     pub(super) chains: BTreeMap<LineId, LineChain>,
-    /// Where the lines were when the round began.
-    tails: BTreeMap<LineId, Sequence>,
+    /// Where what each line wrote ended when the round began, as far as it is somebody's.
+    ends: BTreeMap<LineId, ChainEnd>,
     /// The newest segment there was when the round began.
     pub(super) newest_segment: SegmentId,
     /// Whether the chains are those of the whole journal.
@@ -115,7 +124,7 @@ impl<'a> Round<'a> {
             only,
             found: ScrubReport::default(),
             chains: BTreeMap::new(),
-            tails: BTreeMap::new(),
+            ends: BTreeMap::new(),
             newest_segment: SegmentId::default(),
             from_start: position == ScrubPosition::Journal(SegmentId::default()),
             progress,
@@ -143,15 +152,21 @@ impl<'a> Round<'a> {
         let parts = self.order.parts;
         self.progress.total_bytes =
             if parts.journal { segments } else { 0 } + if parts.images { images } else { 0 };
-        for line in state.lines.values() {
-            let wanted = self.only.is_none_or(|only| line.machine == only);
-            if wanted {
-                let heads = self.order.heads.iter().filter(|(of, _, _)| *of == line.id);
-                let chain = LineChain::new(heads.map(|(_, at, chain)| (*at, *chain)));
-                self.chains.insert(line.id, chain);
-                let tail = self.retention.line(line.id).map(|line| line.tail().sequence);
-                self.tails.insert(line.id, tail.unwrap_or_default());
+        for (line, parts) in state.written(None) {
+            // A line that hands out its beginning goes on for as long as there is it.
+            let (Some(first), Some(last)) = (parts.first(), parts.last()) else { continue };
+            let owner = state.lines.get(&last.owner);
+            if self.only.is_some_and(|only| owner.is_none_or(|owner| owner.machine != only)) {
+                continue;
             }
+            let heads = self.order.heads.iter().filter(|(of, _, _)| *of == line);
+            let chain = LineChain::new(first.above, heads.map(|(_, at, chain)| (*at, *chain)));
+            self.chains.insert(line, chain);
+            let end = match self.retention.line(line) {
+                Some(line) => ChainEnd::Tail(line.tail().sequence),
+                None => ChainEnd::Cut(last.up_to),
+            };
+            self.ends.insert(line, end);
         }
         self.released(&state, LineChain::take_released);
     }
@@ -308,8 +323,8 @@ impl<'a> Round<'a> {
         let looked_at = |line: &LineId| self.chains.contains_key(line);
         let there = |place: &DamagedPlace| match place {
             DamagedPlace::Image { disk, .. } => state.disks.contains_key(disk),
-            DamagedPlace::Version { line, disk, segment, .. } => {
-                state.lines.contains_key(line)
+            DamagedPlace::Version { line, sequence, disk, segment, .. } => {
+                state.owner_of(*line, *sequence).is_some()
                     && state.disks.contains_key(disk)
                     && (is_segment(segment) || nowhere.contains(place) || !looked_at(line))
             }
@@ -367,13 +382,26 @@ impl<'a> Round<'a> {
     fn chain_reports(&self) -> Vec<ChainReport> {
         let state = self.retention.manifest.state();
         let report = |(id, chain): (&LineId, &LineChain)| {
-            let entry = state.lines.get(id)?;
-            let heads = chain.heads();
+            let mut heads = chain.heads();
+            let (breaks, last) = match self.ends.get(id)? {
+                ChainEnd::Tail(last) => (chain.breaks(*last), None),
+                ChainEnd::Cut(last) => {
+                    let (last, beyond) = (*last, HeadVerdict::Beyond { last: *last });
+                    let later = heads.iter_mut().filter(|(at, _)| *at > last);
+                    later.for_each(|(_, verdict)| *verdict = beyond);
+                    let breaks = chain.breaks(last).into_iter();
+                    (breaks.filter(|one| one.first() <= last).collect(), Some(last))
+                }
+            };
+            let wrote = |entry: &&LineEntry| entry.stretches().any(|of| of.line == *id);
+            let entry = state.lines.get(id).or_else(|| state.lines.values().find(wrote))?;
             Some(ChainReport {
                 line: *id,
                 machine: state.machines.get(&entry.machine)?.name.clone(),
                 branch: entry.branch.clone(),
-                breaks: chain.breaks(self.tails.get(id).copied().unwrap_or_default()),
+                after: chain.base(),
+                last,
+                breaks,
                 heads,
             })
         };

@@ -59,12 +59,14 @@ impl Retention {
             (machine.trunk, branches)
         };
         let of = match place {
-            DamagedPlace::Version { line, .. } => line,
-            _ => trunk,
+            DamagedPlace::Version { line, sequence, .. } => {
+                self.manifest.state().owner_of(line, sequence).map(|owner| owner.id)
+            }
+            _ => Some(trunk),
         };
         let asked =
             Arc::new(Asked { retention: Arc::clone(&self.surroundings.index), disk, place, range });
-        if let Some(line) = self.line(of) {
+        if let Some(line) = of.and_then(|of| self.line(of)) {
             self.points_touched(&asked, &line, &mut touched).await?;
         }
         if let Some(trunk) = self.line(trunk) {

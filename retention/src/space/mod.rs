@@ -230,13 +230,31 @@ fn measure(index: &dyn IndexStore, subject: &Subject) -> Result<Vec<LineSpace>, 
     let branches =
         subject.branches.iter().map(|(name, line)| (Some(name.clone()), Arc::clone(line)));
     let measured = std::iter::once(trunk).chain(branches).map(|(branch, line)| {
-        let end = Sequence::new(u64::MAX);
         let start = line.start().map(|start| start.sequence).unwrap_or_default();
-        let used = bytes_between(index, line.id(), start, end)?;
-        let appended = bytes_at(index, line.id(), end)?;
+        let used = used_between(index, &line, start, Sequence::MAX)?;
+        let mut appended = 0;
+        for stretch in line.ancestry().stretches {
+            let before = bytes_at(index, stretch.line, stretch.above)?;
+            appended += bytes_at(index, stretch.line, stretch.up_to)?.saturating_sub(before);
+        }
         Ok(LineSpace { branch, used, appended })
     });
     measured.collect()
+}
+
+/// Bytes that the records of a history above `after` and up to `through` took, whatever they were written as. Blocks.
+fn used_between(
+    index: &dyn IndexStore,
+    line: &Line,
+    after: Sequence,
+    through: Sequence,
+) -> Result<u64, IndexError> {
+    let mut bytes = 0;
+    for stretch in line.ancestry().down_from(through).filter(|stretch| stretch.up_to > after) {
+        let after = after.max(stretch.above);
+        bytes += bytes_between(index, stretch.line, after, stretch.up_to)?;
+    }
+    Ok(bytes)
 }
 
 /// Where history has to begin for the quota, and what that frees; nothing if it fits, or if nothing may go. Blocks.
@@ -273,7 +291,7 @@ fn decide(
             points.push(Weighed { point, bytes: 0 });
             break;
         }
-        let bytes = bytes_between(index, subject.trunk.id(), from, next.sequence)?;
+        let bytes = used_between(index, &subject.trunk, from, next.sequence)?;
         points.push(Weighed { point, bytes });
         weighed += bytes;
         from = next.sequence;

@@ -3,21 +3,16 @@ use crate::ids::{GroupId, LaneId, MachineId};
 use crate::index::IndexBatch;
 use crate::index::memory::MemoryIndex;
 use crate::index::usage_key::{SAMPLE_BYTES, Sampler};
-use crate::line::{LineIdentity, LineState};
+use crate::line::LineState;
+use crate::manifest::state::LineEntry;
 use crate::point::{Point, PointKind};
 
 const MIB: u64 = SAMPLE_BYTES;
 
 fn line(number: u32) -> Arc<Line> {
-    let identity = LineIdentity {
-        id: LineId::new(number),
-        machine: MachineId::new(1),
-        group: GroupId::new(1),
-        lane: LaneId::new(0),
-        origin: None,
-        born: Timestamp::default(),
-    };
-    Arc::new(Line::new(identity, LineState::default()))
+    let (group, lane) = (GroupId::new(1), LaneId::new(0));
+    let entry = LineEntry::new(LineId::new(number), MachineId::new(1), group, lane);
+    Arc::new(Line::new(&entry, None, LineState::default()))
 }
 
 /// A machine with points at 10, 20 … 60, a MiB of records between any two sequences; 30 is fuzzy.

@@ -101,6 +101,17 @@ pub enum StreamError {
         /// What counts.
         current: Generation,
     },
+    /// A branch of the machine was promoted since.
+    #[error(
+        "a branch of {machine} was promoted since {sent} began; \
+         start the source anew if the machine is to become what it has"
+    )]
+    FailedOver {
+        /// The machine.
+        machine: Name,
+        /// What the source holds.
+        sent: Generation,
+    },
     /// Another stream is open.
     #[error("machine {machine} is being replicated by {peer}")]
     Busy {

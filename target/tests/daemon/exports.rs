@@ -80,7 +80,9 @@ fn a_branch_is_added_exported_and_branched_again() {
     target.run(&["export", "add", "web~test", "--writable"]);
     target.write("web~test/os", 0, &[1; 4096]).unwrap();
     // A moment of a branch is where the next one starts; the one before goes on.
-    target.run(&["export", "add", "web~test@seq:1", "--writable", "--branch", "again"]);
+    let written = branch["origin_sequence"].as_u64().expect("a number") + 1;
+    let written = format!("web~test@seq:{written}");
+    target.run(&["export", "add", &written, "--writable", "--branch", "again"]);
     target.write("web~test/os", 0, &[2; 4096]).unwrap();
     assert_eq!(target.read("web~again/os").unwrap().0[0], 1);
     assert_eq!(target.read("web~test/os").unwrap().0[0], 2);

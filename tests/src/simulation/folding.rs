@@ -5,7 +5,7 @@ use crate::world::moment;
 use futures_util::future::{LocalBoxFuture, join};
 use landfall_retention::ids::Sequence;
 use landfall_retention::name::Name;
-use landfall_retention::{FoldError, FoldPace, ResolveError, Stream};
+use landfall_retention::{ChangeError, FoldError, FoldPace, ResolveError, Stream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,9 +136,21 @@ impl Life<'_> {
     /// A branch is thrown away. Should the power be cut meanwhile, nobody asks for it either.
     pub(super) async fn discard_branch(&mut self) -> Alive<()> {
         let Some((name, _)) = pick(&self.model.branches, self.choices) else { return Ok(()) };
-        self.model.branches.remove(&name);
+        let mut parents = self.model.branches.values().filter_map(|one| one.parent.as_ref());
+        if parents.any(|parent| *parent == name) {
+            let branch = Name::parse(&name).expect("a name");
+            let refused = self.retention.discard_branch(&machine(), &branch).await;
+            assert!(matches!(refused, Err(ChangeError::InUse { .. })), "{name} has branches");
+            return Ok(());
+        }
+        let model = self.model.branches.remove(&name);
         let branch = Name::parse(&name).expect("a name");
         let discarded = self.retention.discard_branch(&machine(), &branch).await;
+        if matches!(discarded, Err(ChangeError::InUse { .. })) {
+            // Of one that was to go when the power went, which the model does not know any more.
+            self.model.branches.extend(model.map(|model| (name, model)));
+            return Ok(());
+        }
         self.alive(discarded, "discard")?;
         self.model.say(format!("discarded {name}"));
         Ok(())

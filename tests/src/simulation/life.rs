@@ -14,7 +14,7 @@ use landfall_retention::{
     BlockHash, HASH_BLOCK_BYTES, ImageSpec, NewDisk, NewMachine, Opened, ResolveError, Retention,
     Settings, Stream, StreamContent, StreamError, StreamExtent, StreamRequest, StreamState,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,7 @@ pub(super) struct Life<'a> {
 
 impl Life<'_> {
     async fn run(mut self, last: bool) -> Alive<()> {
+        self.settle_promotion();
         self.settle_start().await?;
         self.settle_thinned().await?;
         self.settle_instants().await?;
@@ -86,7 +87,7 @@ impl Life<'_> {
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(50) {
+            match self.choices.below(52) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -114,6 +115,8 @@ impl Life<'_> {
                 42..=44 => self.verify_instant().await?,
                 45 => stream = self.send_batches(stream).await?,
                 46..=48 => self.damage_and_scrub().await?,
+                50 => stream = self.promote(stream).await?,
+                51 => self.add_branch().await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }
@@ -175,14 +178,18 @@ impl Life<'_> {
     /// Opens the stream and brings the target to where the source is.
     pub(super) async fn resume(&mut self) -> Alive<Stream> {
         self.model.in_order = false;
-        let held = self.model.generation;
+        // Whoever was cut off while comparing has to begin again.
+        let held = match self.model.comparing {
+            true => Generation::default(),
+            false => self.model.generation,
+        };
         let stream = match self.retention.open_stream(self.request(held)).await {
             Ok(stream) if held != Generation::default() => {
                 self.model.say(format!("resumed at {:?}", stream.position()));
                 self.check_contents(&stream).await?;
                 return self.resend(stream).await;
             }
-            Err(StreamError::OldGeneration { .. }) => {
+            Err(StreamError::OldGeneration { .. } | StreamError::FailedOver { .. }) => {
                 let anew = self.retention.open_stream(self.request(Generation::default())).await;
                 self.alive(anew, "open stream anew")?
             }
@@ -250,6 +257,7 @@ impl Life<'_> {
 
     /// Sends what differs, by the target's hashes.
     async fn compare(&mut self, stream: Stream) -> Alive<Stream> {
+        self.model.comparing = true;
         let mut position = stream.position();
         for (index, disk) in stream.disks().iter().enumerate() {
             let whole = ByteRange::up_to(disk.size_bytes);
@@ -271,6 +279,7 @@ impl Life<'_> {
                 }
             }
         }
+        self.model.comparing = false;
         let snapshot = self.model.snapshot();
         self.mark_at(stream, position.next(), snapshot, PointKind::Crash).await
     }
@@ -391,19 +400,29 @@ impl Life<'_> {
     }
 
     async fn add_branch(&mut self) -> Alive<()> {
-        let Some((sequence, snapshot)) = pick(&self.model.moments(), self.choices) else {
+        let mut parent = None;
+        let mut moments = self.model.moments();
+        if let Some((name, branch)) = pick(&self.model.branches, self.choices)
+            && self.choices.chance(1, 3)
+        {
+            (parent, moments) = (Some(name), branch.moments);
+        }
+        let Some((sequence, snapshot)) = pick(&moments, self.choices) else {
             return Ok(());
         };
         let name = format!("b{}", self.model.branches_made);
         self.model.branches_made += 1;
-        let moment = self.retention.resolve(&moment(&format!("m@seq:{sequence}"))).await;
+        let of = parent.as_ref().map_or("m".to_owned(), |parent| format!("m~{parent}"));
+        let moment = self.retention.resolve(&moment(&format!("{of}@seq:{sequence}"))).await;
         let moment = self.alive(moment, "resolve")?;
         let branch = self.retention.add_branch(&moment, Name::parse(&name).expect("a name")).await;
         self.alive(branch, "add branch")?;
         let content = (*snapshot).clone();
-        let moments = BTreeMap::from([(0, snapshot)]);
-        let branch = Branch { content, moments, uncertain: Vec::new() };
-        self.model.say(format!("branch {name} from seq:{sequence}"));
+        let moments = BTreeMap::from([(sequence, snapshot)]);
+        let (uncertain, marked, sealed) = (Vec::new(), BTreeSet::new(), false);
+        self.model.say(format!("branch {name} from {of}@seq:{sequence}"));
+        let origin = sequence;
+        let branch = Branch { content, moments, uncertain, parent, origin, marked, sealed };
         self.model.branches.insert(name, branch);
         Ok(())
     }
@@ -413,6 +432,9 @@ impl Life<'_> {
         let Some((name, mut branch)) = pick(&self.model.branches, self.choices) else {
             return Ok(());
         };
+        if branch.sealed {
+            return self.write_sealed(&name).await;
+        }
         let mut writes: Vec<(usize, ByteOffset, Vec<u8>)> = Vec::new();
         for _ in 0..=self.choices.below(3) {
             let write = self.random_write(&branch.content);
@@ -454,6 +476,16 @@ impl Life<'_> {
         branch.moments.insert(head, Arc::new(branch.content.clone()));
         self.model.say(format!("{} writes to {name}, head seq:{head}", writes.len()));
         self.model.branches.insert(name, branch);
+        Ok(())
+    }
+
+    async fn write_sealed(&mut self, name: &str) -> Alive<()> {
+        let branch = Name::parse(name).expect("a name");
+        let disk = self.retention.branch_disk(&machine(), &branch, &disk_name(0));
+        let disk = self.alive(disk, "branch disk")?;
+        let at = ByteOffset::new(0);
+        let written = disk.write(at, Buffer::zeroed(4096), Durability::Durable).await;
+        assert!(written.is_err(), "{name} is sealed");
         Ok(())
     }
 
@@ -527,7 +559,7 @@ impl Life<'_> {
         } else {
             self.verify_one().await?;
         }
-        for (name, branch) in self.model.branches.clone() {
+        for (name, branch) in self.model.branches.clone().into_iter().filter(|(_, b)| !b.sealed) {
             for (disk, content) in branch.content.iter().enumerate() {
                 let found = self.read_branch(&name, disk).await?;
                 assert!(found == *content, "head of branch {name} differs");
@@ -548,6 +580,8 @@ impl Life<'_> {
         for sequence in listed {
             // Thinning makes points of instants.
             let instant = self.model.were_instants.contains(&sequence);
+            let instant = instant
+                || self.model.windows.iter().any(|one| one.0 < sequence && sequence <= one.1);
             if instant || self.model.points.contains_key(&sequence) {
                 continue;
             }

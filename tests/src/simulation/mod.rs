@@ -18,6 +18,7 @@ mod instants;
 mod keys;
 mod life;
 mod model;
+mod promoting;
 mod scrubbing;
 
 use crate::world::World;

@@ -41,6 +41,13 @@ pub(super) struct Branch {
     pub(super) moments: BTreeMap<u64, Snapshot>,
     /// Writes that were under way at the power cut, apart from each other: each happened or did not.
     pub(super) uncertain: Vec<(usize, ByteOffset, Vec<u8>)>,
+    /// The branch it starts from, or the trunk, and where.
+    pub(super) parent: Option<String>,
+    pub(super) origin: u64,
+    /// Those of its moments that are points.
+    pub(super) marked: BTreeSet<u64>,
+    /// It was the trunk, and takes no writes.
+    pub(super) sealed: bool,
 }
 
 /// The whole truth.
@@ -48,6 +55,8 @@ pub(super) struct Model {
     pub(super) source: Vec<Vec<u8>>,
     pub(super) stream: StreamId,
     pub(super) generation: Generation,
+    /// The source compares with what is there, and has not come to the end.
+    pub(super) comparing: bool,
     /// Whether the machine was added, and whether its first copy counts.
     pub(super) added: bool,
     pub(super) seeded: bool,
@@ -67,6 +76,10 @@ pub(super) struct Model {
     pub(super) were_instants: BTreeSet<u64>,
     /// Sequences in the middle of passes.
     pub(super) between: BTreeSet<u64>,
+    /// Where the trunk was a branch: every sequence was an instant.
+    pub(super) windows: Vec<(u64, u64)>,
+    /// A branch that was to become the trunk, and what the trunk is called then, without an answer.
+    pub(super) maybe_promoted: Option<(String, String)>,
     /// Where history begins, and where a fold that was not answered wanted it.
     pub(super) start: u64,
     pub(super) maybe_start: Option<u64>,
@@ -100,6 +113,7 @@ impl Model {
             source,
             stream: StreamId::new(stream),
             generation: Generation::default(),
+            comparing: false,
             added: false,
             seeded: false,
             unacknowledged: BTreeMap::new(),
@@ -111,6 +125,8 @@ impl Model {
             maybe_instants: BTreeMap::new(),
             were_instants: BTreeSet::new(),
             between: BTreeSet::new(),
+            windows: Vec::new(),
+            maybe_promoted: None,
             start: 0,
             maybe_start: None,
             maybe_grown: None,

@@ -195,7 +195,7 @@ fn a_branch_keeps_what_it_sees_and_its_own_writes() {
         check(&store, &kept, 0).await;
         let mut there = 0;
         for (sequence, content) in &moments {
-            let at = format!("web~b@seq:{sequence}");
+            let at = format!("web~b@seq:{}", points[7].0 + u64::from(*sequence));
             if let Ok(found) = store.resolve(&moment(&at)).await {
                 let view = store.view(&found, &name("d0")).expect("there");
                 let read = view.read(view.geometry().whole()).await.expect("readable");

@@ -5,6 +5,8 @@ mod compact;
 mod crashes;
 mod forget;
 mod past;
+mod promote;
+mod promoted_scrub;
 mod scrub;
 mod shapes;
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 const POINTS: usize = 24;
 
-async fn scrub_watched(
+pub(crate) async fn scrub_watched(
     store: &Arc<Retention>,
     watch: &dyn Fn(&ScrubProgress) -> bool,
 ) -> ScrubReport {
@@ -30,12 +30,12 @@ async fn scrub_watched(
     store.scrub(&order, &pace, watch).await.expect("nothing fails")
 }
 
-async fn scrub(store: &Arc<Retention>) -> ScrubReport {
+pub(crate) async fn scrub(store: &Arc<Retention>) -> ScrubReport {
     scrub_watched(store, &|_| true).await
 }
 
 /// That a scrub found nothing.
-fn check_sound(report: &ScrubReport) {
+pub(crate) fn check_sound(report: &ScrubReport) {
     assert!(report.complete);
     assert_eq!((&report.damage, &report.healed), (&vec![], &vec![]));
     assert_eq!((report.index_healed, report.index_dangling), (0, 0));
@@ -51,7 +51,7 @@ async fn compacted(world: &World, store: &Arc<Retention>, points: &Points) -> Po
     points
 }
 
-async fn bytes_of(world: &World, path: &Path) -> Vec<u8> {
+pub(crate) async fn bytes_of(world: &World, path: &Path) -> Vec<u8> {
     let file = world.folder.open(path, OpenMode::Read, Caching::Buffered).await.expect("there");
     let length = usize::try_from(file.length().await.expect("known")).expect("small");
     file.read_at(0, Buffer::zeroed(length)).await.expect("read").to_vec()

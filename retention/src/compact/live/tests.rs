@@ -42,8 +42,10 @@ type Places = Vec<BlockPlace>;
 fn look(index: &MemoryIndex, layers: &[(LineId, u64)], floor: u64) -> Places {
     let layer = |(line, newest): &(LineId, u64)| Layer {
         line: *line,
+        above: Sequence::default(),
         newest: Sequence::new(*newest),
         gap: None,
+        folded: *line == TRUNK,
     };
     let layers: Vec<_> = layers.iter().map(layer).collect();
     let mut places = Vec::new();
@@ -129,14 +131,17 @@ fn exactly_what_some_moment_sees_is_needed() {
 }
 
 fn sight(moments: Vec<Sequence>, through: u64, floor: u64) -> Sight {
+    let (above, up_to) = (Sequence::default(), Sequence::MAX);
     let trunk = LineSight {
+        above,
+        up_to,
         moments: Moments::these(moments, Sequence::new(through)),
         floors: [(DISK, Sequence::new(floor))].into(),
     };
     let seen = (0..=34).filter(|moment| moment % 8 == 3).map(Sequence::new).collect();
-    let branch =
-        LineSight { moments: Moments::these(seen, Sequence::new(34)), floors: BTreeMap::new() };
-    Sight { lines: [(TRUNK, trunk), (BRANCH, branch)].into() }
+    let moments = Moments::these(seen, Sequence::new(34));
+    let branch = LineSight { above, up_to, moments, floors: BTreeMap::new() };
+    Sight { lines: [(TRUNK, vec![trunk]), (BRANCH, vec![branch])].into() }
 }
 
 #[test]

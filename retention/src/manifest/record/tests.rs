@@ -37,7 +37,7 @@ fn change(state: StreamState) -> StreamChange {
 }
 
 fn one_of_each() -> Vec<ManifestRecord> {
-    [of_machines_and_journal(), of_history_and_keeping()].concat()
+    [of_machines_and_journal(), of_history_and_keeping(), of_lineages()].concat()
 }
 
 fn of_machines_and_journal() -> Vec<ManifestRecord> {
@@ -169,6 +169,34 @@ fn of_history_and_keeping() -> Vec<ManifestRecord> {
         ManifestRecord::Key(KeyRecord::Gone { key, machine, at, destroyed: at }),
         ManifestRecord::Key(KeyRecord::Given { key }),
         ManifestRecord::IdsGiven(GivenIds { line, ..GivenIds::default() }),
+    ]
+}
+
+fn of_lineages() -> Vec<ManifestRecord> {
+    let (line, sequence, disk) = (LineId::new(7), Sequence::new(3), DiskId::new(6));
+    let name = Name::parse("test").unwrap();
+    vec![
+        ManifestRecord::BranchStarted {
+            line,
+            name: name.clone(),
+            parent: LineId::new(2),
+            origin: sequence,
+            origin_time: Timestamp::from_nanoseconds(23),
+        },
+        ManifestRecord::BranchPromoted {
+            line,
+            old: name,
+            instants: Sequence::new(24),
+            generation: Generation::new(25),
+        },
+        ManifestRecord::LineInherits {
+            line,
+            stretch: Inherited { from: LineId::new(2), up_to: sequence },
+        },
+        ManifestRecord::LineSettled { line, sealed: true, born: Timestamp::from_nanoseconds(23) },
+        ManifestRecord::BranchDiskGrown { line, disk, above: sequence, size_bytes: 1 << 41 },
+        ManifestRecord::BranchDiskEnds { line, disk, since: Some(sequence), until: None },
+        ManifestRecord::BranchDiskEnds { line, disk, since: None, until: Some(sequence) },
     ]
 }
 
