@@ -284,6 +284,13 @@ impl Refusals {
                 Refusal::SizeMismatch { disk: disk.to_string(), ours, yours: theirs }
             }
             StreamError::OldGeneration { sent, current } => old_generation(sent, current),
+            StreamError::FailedOver { machine, .. } => {
+                let who = format!(
+                    "a source from before a branch of {machine} was promoted \
+                     (start it anew to make {machine} what it has)"
+                );
+                Refusal::Forbidden { who, machine: machine.to_string() }
+            }
             StreamError::Busy { machine, peer } => {
                 Refusal::StreamBusy { machine: machine.to_string(), peer }
             }

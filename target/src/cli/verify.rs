@@ -85,7 +85,12 @@ impl Verify {
 }
 
 fn in_words(chain: &Chain) -> String {
-    let mut text = format!("{}: ", chain.name);
+    let first = chain.after + 1;
+    let mut text = match chain.last {
+        Some(last) => format!("{}, seq:{first} to seq:{last}: ", chain.name),
+        None if chain.after > 0 => format!("{}, from seq:{first} on: ", chain.name),
+        None => format!("{}: ", chain.name),
+    };
     if chain.breaks.is_empty() {
         text.push_str("one chain from the first record to the last\n");
     } else {

@@ -128,12 +128,14 @@ impl Target {
         disks: &[&retention::DiskStatus],
     ) -> Moment {
         let line = (&moment.machine, moment.branch.as_ref());
-        let there = self.retention.on_trunk(line.0, line.1, moment.sequence).ok();
+        let there = self.retention.place(line.0, line.1, moment.sequence).ok();
         // Those that it has; a line that is gone meanwhile has none.
-        let has = |disk: &&&retention::DiskStatus| there.is_some_and(|at| disk.span.has(at));
+        let has = |disk: &&&retention::DiskStatus| {
+            there.as_ref().is_some_and(|place| disk.span.is_in(place))
+        };
         let disk = |disk: &&retention::DiskStatus| MomentDisk {
             name: disk.name.to_string(),
-            size_bytes: there.map_or(disk.size_bytes, |there| disk.span.size_at(there)),
+            size_bytes: there.as_ref().map_or(disk.size_bytes, |there| disk.span.size_in(there)),
             nbd_name: moment.absolute_name(Some(&disk.name)),
             identity: disk.identity.to_string(),
             image: (disk.format == Format::Raw.name() && matches!(disk.state, DiskState::Ready))
@@ -196,9 +198,9 @@ impl Target {
     ) -> Vec<String> {
         let head = sequence.unwrap_or(Sequence::MAX);
         // A line that is gone meanwhile has no disks.
-        let Ok(there) = self.retention.on_trunk(machine, branch, head) else { return Vec::new() };
+        let Ok(there) = self.retention.place(machine, branch, head) else { return Vec::new() };
         let mut uris = Vec::new();
-        for disk in disks.iter().filter(|disk| disk.span.has(there)) {
+        for disk in disks.iter().filter(|disk| disk.span.is_in(&there)) {
             let name = with_disk(name, &disk.name);
             let socket = self.listening.nbd_socket.as_ref();
             uris.extend(socket.map(|socket| crate::uri::over_socket(&name, socket.as_ref())));
@@ -385,6 +387,7 @@ pub(super) fn branch(machine: &Name, status: &retention::BranchStatus) -> Branch
         origin_time: status.origin_time.to_string(),
         head: status.head.number(),
         head_time: status.head_time.to_string(),
+        sealed: status.sealed,
     }
 }
 

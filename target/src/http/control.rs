@@ -71,6 +71,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .merge(super::streams::router())
         .merge(super::keys::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
+        .merge(super::promote::router())
         .route("/v1/exports", get(exports).post(add_export))
         .route("/v1/exports/{id}", delete(remove_export))
         .fallback(async || Problem::unknown("no such path; see docs/control-api.md"))

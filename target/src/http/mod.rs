@@ -18,6 +18,7 @@ pub(crate) mod messages;
 mod points;
 mod policy;
 mod problem;
+mod promote;
 mod streams;
 
 use axum::Router;

@@ -78,6 +78,7 @@ impl From<ChangeError> for Problem {
             | ChangeError::LastDisk { .. }
             | ChangeError::RemovedDisk { .. }
             | ChangeError::Locked { .. }
+            | ChangeError::NotPromotable { .. }
             | ChangeError::InPass { .. } => Self::conflict(text),
             ChangeError::DiskCount(_)
             | ChangeError::Size { .. }
@@ -127,7 +128,9 @@ fn of_append(error: &AppendError) -> Problem {
         AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
             StatusCode::INSUFFICIENT_STORAGE
         }
-        AppendError::LineGone | AppendError::Sealed(_) => StatusCode::CONFLICT,
+        AppendError::LineGone | AppendError::Promoted | AppendError::Sealed(_) => {
+            StatusCode::CONFLICT
+        }
         AppendError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -15,6 +15,7 @@ mod images;
 mod machines;
 mod points;
 mod policies;
+mod promote;
 mod quotas;
 mod restarts;
 mod scrub;

@@ -157,6 +157,12 @@ pub(crate) struct Chain {
     pub(crate) name: String,
     /// Number of the line.
     pub(crate) line: u32,
+    /// The sequence that its first record follows: zero, or where a branch starts.
+    #[serde(default)]
+    pub(crate) after: u64,
+    /// Its last sequence that counts, where it goes on as another line and was discarded itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<u64>,
     /// Where it is broken, in words; nothing if it is whole.
     pub(crate) breaks: Vec<String>,
     /// Heads that were compared.

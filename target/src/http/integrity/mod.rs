@@ -141,10 +141,9 @@ fn read_heads(
     if heads.lines.len() > MAX_HEADS {
         return Err(Problem::bad(format!("at most {MAX_HEADS} heads are compared at once")));
     }
-    let known = target.retention.heads(None)?;
     let head = |head: &Head| {
         let line = LineId::new(head.line);
-        if !known.iter().any(|known| known.line == line) {
+        if !target.retention.has_written(line) {
             return Err(Problem::unknown(format!(
                 "{} was line {} when its head was written down, and that is no more",
                 head.name, head.line
@@ -299,6 +298,8 @@ fn chain(report: &retention::ChainReport) -> Chain {
     Chain {
         name: line_name(&report.machine, report.branch.as_ref()),
         line: report.line.number(),
+        after: report.after.number(),
+        last: report.last.map(Sequence::number),
         breaks: report.breaks.iter().map(broken).collect(),
         heads: report.heads.iter().map(head).collect(),
     }

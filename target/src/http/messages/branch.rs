@@ -32,8 +32,39 @@ pub(crate) struct Branch {
     pub(crate) origin_sequence: u64,
     /// When that was committed.
     pub(crate) origin_time: String,
-    /// Last sequence of its own; zero as long as nothing was written.
+    /// Its last sequence: where it starts as long as nothing was written, and counted on from there.
     pub(crate) head: u64,
     /// When that was committed.
     pub(crate) head_time: String,
+    /// It was the trunk until another branch was promoted, and takes no writes.
+    #[serde(default)]
+    pub(crate) sealed: bool,
+}
+
+/// A branch that is to become the trunk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BranchPromote {
+    /// `MACHINE~BRANCH`.
+    pub(crate) name: String,
+    /// What the old trunk is called from then on; without it a name is found.
+    #[serde(default)]
+    pub(crate) keep: Option<String>,
+}
+
+/// A branch that became the trunk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct BranchPromoted {
+    /// The machine.
+    pub(crate) machine: String,
+    /// The branch that it was.
+    pub(crate) branch: String,
+    /// Up to here its history is that of the old trunk.
+    pub(crate) origin_sequence: u64,
+    /// Its newest moment.
+    pub(crate) head: u64,
+    /// The generation of its stream.
+    pub(crate) generation: u64,
+    /// What the old trunk had above the origin.
+    pub(crate) old: Branch,
 }

@@ -19,6 +19,7 @@
 //!   POST   /v1/clock/acknowledge                    Nothing                  (body: Nothing)
 //!   GET    /v1/branches        POST BranchAdd       Branches, Branch
 //!   DELETE /v1/branches?name=                       Nothing
+//!   POST   /v1/branches/promote                     BranchPromoted           (body: BranchPromote)
 //!   GET    /v1/exports         POST ExportAdd       Exports, Export
 //!   DELETE /v1/exports/ID                           Nothing
 //! ```
@@ -37,7 +38,7 @@ mod policy;
 mod status;
 mod stream;
 
-pub(crate) use branch::{Branch, BranchAdd, Branches};
+pub(crate) use branch::{Branch, BranchAdd, BranchPromote, BranchPromoted, Branches};
 pub(crate) use changes::{ChangedRange, Changes, ChangesAsked};
 pub(crate) use disk::{Disk, DiskGrow, DiskGrown, DiskJoin, DiskLeft};
 pub(crate) use export::{Export, ExportAdd, Exports};
