@@ -25,6 +25,8 @@ pub struct World {
     /// The time.
     pub clock: Arc<SteppingClock>,
     random: Arc<SeededRandom>,
+    /// The last checkpoint of the index.
+    checkpoint: Mutex<Option<MemoryIndex>>,
 }
 
 impl World {
@@ -38,6 +40,7 @@ impl World {
                 AtomicU64::new(0),
             )),
             random: Arc::new(SeededRandom(Mutex::new(seed.fork()))),
+            checkpoint: Mutex::default(),
         }
     }
 
@@ -51,6 +54,18 @@ impl World {
     /// The same with an index folder that somebody removed.
     pub fn without_index(self) -> Self {
         Self { index: Arc::new(MemoryIndex::default()), ..self }
+    }
+
+    /// Makes a checkpoint of the index.
+    pub fn checkpoint_index(&self) {
+        *self.checkpoint.lock().expect("no panic") = Some(self.index.checkpoint());
+    }
+
+    /// The same with the index as the last checkpoint has it; without one, with none.
+    pub fn with_index_of_checkpoint(self) -> Self {
+        let checkpoint = self.checkpoint.into_inner().expect("no panic").unwrap_or_default();
+        let kept = Mutex::new(Some(checkpoint.checkpoint()));
+        Self { index: Arc::new(checkpoint), checkpoint: kept, ..self }
     }
 
     /// It as a store takes it.

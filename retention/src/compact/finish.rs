@@ -5,6 +5,7 @@ use crate::fold::Pace;
 use crate::forget::Released;
 use crate::ids::LaneId;
 use crate::index::IndexBatch;
+use crate::index::tail_key::put_moved;
 use crate::journal::compacted::read_table;
 use crate::journal::indexing::index_kept_data;
 use crate::manifest::compacted::CompactedEntry;
@@ -59,6 +60,8 @@ impl Retention {
                 self.write_index(std::mem::take(&mut batch)).await?;
             }
         }
+        // Compactions of a lane end in the order of their segments: it leads into all up to this one.
+        put_moved(&mut batch, entry.lane, entry.id);
         self.write_index(batch).await?;
         let index = Arc::clone(&self.surroundings.index);
         offload(move || index.flush()).await?;

@@ -35,6 +35,13 @@ impl MemoryIndex {
         Self { inner: Mutex::new(Inner { visible, durable, ..Inner::default() }) }
     }
 
+    /// What a checkpoint of it is: all it has, durably.
+    pub fn checkpoint(&self) -> Self {
+        let visible = Arc::clone(&self.inner.lock().visible);
+        let durable = (*visible).clone();
+        Self { inner: Mutex::new(Inner { visible, durable, ..Inner::default() }) }
+    }
+
     /// Lets go of what may vanish and `goes` picks; how many entries went.
     pub fn vanish(&self, mut goes: impl FnMut(&[u8]) -> bool) -> usize {
         let mut inner = self.inner.lock();

@@ -1,20 +1,25 @@
-//! Where lines and lanes stand: tails (key kind 4) and progress (key kind 5).
+//! Where lines and lanes stand: tails (key kind 4), progress (key kind 5) and what compaction moved (key kind 8).
 //!
 //! ```text
 //!   tail      4 │ line 4  →  sequence 8 │ commit time 8 │ generation 8 │ stream 16 │ position 8 │ chain 32
 //!   progress  5 │ lane 2  →  lane sequence 8
+//!   moved     8 │ lane 2  →  segment 4
 //! ```
 //!
-//! Both are part of every write of the index, so after a crash they say exactly what the index holds; recovery goes on
-//! from there with the journal.
+//! The first two are part of every write of the index, so after a crash they say exactly what the index holds; recovery goes
+//! on from there with the journal. The third says up to which compacted segment the index leads into them: one that is
+//! older, from a checkpoint, still leads to what was copied.
 
 use super::{IndexBatch, IndexError, IndexStore, damaged};
-use crate::ids::{Generation, LaneId, LaneSequence, LineId, Position, Sequence, StreamId};
+use crate::ids::{
+    Generation, LaneId, LaneSequence, LineId, Position, SegmentId, Sequence, StreamId,
+};
 use crate::journal::format::Chain;
 use crate::time::Timestamp;
 
 const TAIL: u8 = 4;
 const PROGRESS: u8 = 5;
+const MOVED: u8 = 8;
 
 /// The end of a line: what the next record continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,8 +55,8 @@ fn tail_key(line: LineId) -> [u8; 5] {
     key
 }
 
-fn progress_key(lane: LaneId) -> [u8; 3] {
-    let mut key = [PROGRESS; 3];
+fn lane_key(kind: u8, lane: LaneId) -> [u8; 3] {
+    let mut key = [kind; 3];
     key[1..].copy_from_slice(&lane.number().to_be_bytes());
     key
 }
@@ -95,12 +100,12 @@ fn parse_tail(value: &[u8]) -> Option<LineTail> {
 
 /// Sets how far a lane is indexed.
 pub fn put_progress(batch: &mut IndexBatch, lane: LaneId, through: LaneSequence) {
-    batch.put(progress_key(lane), through.number().to_be_bytes());
+    batch.put(lane_key(PROGRESS, lane), through.number().to_be_bytes());
 }
 
 /// How far a lane is indexed; zero if nothing is.
 pub fn read_progress(store: &dyn IndexStore, lane: LaneId) -> Result<LaneSequence, IndexError> {
-    let key = progress_key(lane);
+    let key = lane_key(PROGRESS, lane);
     match store.get(&key)? {
         None => Ok(LaneSequence::default()),
         Some(value) => {
@@ -110,13 +115,27 @@ pub fn read_progress(store: &dyn IndexStore, lane: LaneId) -> Result<LaneSequenc
     }
 }
 
+/// Sets the newest compacted segment of a lane that the index leads into.
+pub fn put_moved(batch: &mut IndexBatch, lane: LaneId, newest: SegmentId) {
+    batch.put(lane_key(MOVED, lane), newest.number().to_be_bytes());
+}
+
+/// The newest compacted segment of a lane that the index leads into, segment 0 if it leads into none. Nothing is said by an
+/// index from before this was noted, which leads into all there are.
+pub fn read_moved(store: &dyn IndexStore, lane: LaneId) -> Result<Option<SegmentId>, IndexError> {
+    let key = lane_key(MOVED, lane);
+    let Some(value) = store.get(&key)? else { return Ok(None) };
+    let bytes = value.as_slice().try_into().map_err(|_| damaged(&key))?;
+    Ok(Some(SegmentId::new(u32::from_be_bytes(bytes))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::memory::MemoryIndex;
     use super::*;
 
     #[test]
-    fn tails_and_progress_read_back() {
+    fn tails_progress_and_what_was_moved_read_back() {
         let store = MemoryIndex::default();
         let line = LineId::new(3);
         let tail = LineTail {
@@ -130,7 +149,10 @@ mod tests {
         let mut batch = IndexBatch::default();
         put_tail(&mut batch, line, &tail);
         put_progress(&mut batch, LaneId::new(1), LaneSequence::new(9));
+        put_moved(&mut batch, LaneId::new(1), SegmentId::new(70));
         store.write(batch).unwrap();
+        assert_eq!(read_moved(&store, LaneId::new(1)).unwrap(), Some(SegmentId::new(70)));
+        assert_eq!(read_moved(&store, LaneId::new(0)).unwrap(), None);
         assert_eq!(read_tail(&store, line).unwrap(), tail);
         assert_eq!(read_tail(&store, LineId::new(4)).unwrap(), LineTail::default());
         assert_eq!(read_progress(&store, LaneId::new(1)).unwrap(), LaneSequence::new(9));

@@ -19,7 +19,9 @@ use super::recovery::{Damage, Examination, FoundRecord, body_bytes, examine};
 use super::segment::Segments;
 use crate::ids::{LaneId, LaneSequence, LineId, SegmentId, Sequence};
 use crate::index::gap_key::put_gap;
-use crate::index::tail_key::{LineTail, put_progress, put_tail, read_progress, read_tail};
+use crate::index::tail_key::{
+    LineTail, put_moved, put_progress, put_tail, read_moved, read_progress, read_tail,
+};
 use crate::index::usage_key::Sampler;
 use crate::index::{IndexBatch, IndexError, IndexStore};
 use crate::manifest::compacted::CompactedEntry;
@@ -89,9 +91,11 @@ pub(crate) async fn replay_lane(
     };
     let mut replay = Replay::new(lane, &lines, Arc::clone(index))?;
     // Before any record of the lane: progress that is found later says that the index has all of these below it.
-    let progress = replay.progress;
-    for entry in compacted.iter().filter(|entry| entry.through > progress) {
-        replay.take_compacted(entry, read_table(segments, entry).await?)?;
+    let newest = compacted.last().map_or_else(SegmentId::default, |entry| entry.id);
+    for entry in &compacted {
+        if replay.lacks(entry) {
+            replay.take_compacted(entry, read_table(segments, entry).await?)?;
+        }
     }
     let mut ends = Vec::new();
     for piece in in_order(entries, released) {
@@ -119,7 +123,7 @@ pub(crate) async fn replay_lane(
         }
         replay.take_segment(entry, found, &bytes)?;
     }
-    replay.finish()?;
+    replay.finish(newest)?;
     index.flush()?;
     manifest.append(ends).await?;
     Ok(replay.into_result())
@@ -143,6 +147,8 @@ struct Replay {
     lane: LaneId,
     index: Arc<dyn IndexStore>,
     progress: LaneSequence,
+    /// The newest compacted segment it leads into; nothing if it is from before that was noted.
+    moved: Option<SegmentId>,
     next: LaneSequence,
     tails: BTreeMap<LineId, LineTail>,
     /// Lines that may have lost records at the last damaged place and have shown none since.
@@ -162,6 +168,7 @@ impl Replay {
         index: Arc<dyn IndexStore>,
     ) -> Result<Self, ReplayError> {
         let progress = read_progress(&*index, lane)?;
+        let moved = read_moved(&*index, lane)?;
         let mut tails = BTreeMap::new();
         for (line, base) in lines {
             let mut tail = read_tail(&*index, *line)?;
@@ -172,6 +179,7 @@ impl Replay {
             lane,
             index,
             progress,
+            moved,
             next: progress.next(),
             tails,
             suspects: BTreeSet::new(),
@@ -226,15 +234,27 @@ impl Replay {
         self.next = run.next;
     }
 
-    /// Takes over what is kept of records that the index has not: where they lie now. Tails do not come from there.
+    /// Whether the index has not all of what was moved into a compacted segment.
+    fn lacks(&self, entry: &CompactedEntry) -> bool {
+        entry.through > self.progress || self.leads_before(entry)
+    }
+
+    /// Whether the index is from before that compaction: of what was moved it still names the places that are gone.
+    fn leads_before(&self, entry: &CompactedEntry) -> bool {
+        self.moved.is_some_and(|moved| entry.id > moved)
+    }
+
+    /// Takes over what is kept of records that the index has not, or has elsewhere: where they lie now. Tails do not come from
+    /// there.
     fn take_compacted(
         &mut self,
         entry: &CompactedEntry,
         records: Vec<KeptRecord>,
     ) -> Result<(), ReplayError> {
-        let progress = self.progress;
-        for kept in records.iter().filter(|kept| kept.record.lane_sequence > progress) {
-            self.replayed += 1;
+        let (progress, all) = (self.progress, self.leads_before(entry));
+        let lacking = |kept: &&KeptRecord| all || kept.record.lane_sequence > progress;
+        for kept in records.iter().filter(lacking) {
+            self.replayed += u64::from(kept.record.lane_sequence > progress);
             if self.tails.contains_key(&kept.record.line) {
                 index_kept(&mut self.batch, kept, entry.id);
             }
@@ -280,7 +300,7 @@ impl Replay {
     }
 
     /// Lines that stayed suspect get a gap of one sequence at their end; their stream can no longer be vouched for.
-    fn finish(&mut self) -> Result<(), ReplayError> {
+    fn finish(&mut self, newest: SegmentId) -> Result<(), ReplayError> {
         for line in std::mem::take(&mut self.suspects) {
             let tail = self.tails.entry(line).or_default();
             tail.sequence = tail.sequence.next();
@@ -290,6 +310,8 @@ impl Replay {
         if self.next.number() > 0 {
             self.through = self.through.max(LaneSequence::new(self.next.number() - 1));
         }
+        let newest = self.moved.map_or(newest, |moved| moved.max(newest));
+        put_moved(&mut self.batch, self.lane, newest);
         self.write()
     }
 

@@ -65,7 +65,11 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
     }
     let world = world.crash(random);
     check_nonces(&world, model);
-    if random.chance(1, 6) { world.without_index() } else { world }
+    match random.below(12) {
+        0 | 1 => world.without_index(),
+        2..=4 => world.with_index_of_checkpoint(),
+        _ => world,
+    }
 }
 
 pub(super) struct Life<'a> {
@@ -94,6 +98,7 @@ impl Life<'_> {
                 15 => self.add_branch().await?,
                 16 => self.retention.tick().await,
                 17 => self.verify_one().await?,
+                19 => self.checkpoint_index(),
                 20 | 21 => stream = self.fold(stream).await?,
                 22 => stream = self.forget(stream).await?,
                 23 => self.vanish(),
@@ -126,6 +131,11 @@ impl Life<'_> {
             self.alive(self.retention.close().await, "close")?;
         }
         Ok(())
+    }
+
+    fn checkpoint_index(&mut self) {
+        self.world.checkpoint_index();
+        self.model.say("the index has a checkpoint".into());
     }
 
     /// A failure is expected once the power is cut, and at no other time.
