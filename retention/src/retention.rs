@@ -13,6 +13,7 @@ use crate::image_hashes::{self, Described, ImageHashes, PageCache};
 use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
 use crate::index::moment_key::read_points;
+use crate::index::owner_key::check_owner;
 use crate::index::tail_key::{read_progress, read_tail};
 use crate::index::{IndexError, IndexStore};
 use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
@@ -180,6 +181,7 @@ impl Retention {
         surroundings.random.fill(&mut folder_id);
         let manifest = Arc::new(Manifest::open(Arc::clone(&surroundings.data), folder_id).await?);
         let state = manifest.state().clone();
+        check_owner(&*surroundings.index, manifest.folder_id())?;
         let journal = Arc::clone(&surroundings.journal);
         let segments = Arc::new(Segments::new(journal, &state));
         let keys = open_keys(&manifest, &settings.encryption, &*surroundings.random).await?;
@@ -191,8 +193,7 @@ impl Retention {
         for lane in 0..lane_count(&state, settings.lanes) {
             let lane = LaneId::new(lane);
             segments.remove_unknown(lane, state.given.segment).await.map_err(ReplayError::File)?;
-            let replay =
-                replay(lane, &manifest, &segments, &surroundings.index, &mut report).await?;
+            let replay = replay(lane, &manifest, &segments, &surroundings, &mut report).await?;
             let random = Arc::clone(&surroundings.random);
             let (task, handle) = LaneTask::new(LaneParts {
                 lane,
@@ -321,11 +322,11 @@ async fn replay(
     lane: LaneId,
     manifest: &Manifest,
     segments: &Segments,
-    index: &Arc<dyn IndexStore>,
+    Surroundings { index, clock, .. }: &Surroundings,
     report: &mut OpenReport,
 ) -> Result<LaneReplay, OpenError> {
     let was_empty = read_progress(&**index, lane)?.number() == 0;
-    let replay = replay_lane(lane, manifest, segments, index).await?;
+    let replay = replay_lane(lane, manifest, segments, index, &**clock).await?;
     report.records_replayed += replay.replayed;
     let ended = manifest.state().segments.values().filter(|s| s.lane == lane).count();
     report.index_rebuilt |= was_empty && replay.replayed > 0 && ended > 1;

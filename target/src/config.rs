@@ -60,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) index_cache_bytes: usize,
     /// Memory for block hashes of images, in bytes.
     pub(crate) hash_cache_bytes: usize,
+    /// From one checkpoint of the index to the next; `None`: there are none.
+    pub(crate) checkpoint_every: Option<Duration>,
     /// How often and how fast everything is looked at.
     pub(crate) scrub: ScrubSettings,
     /// I/O cores; `None` is one per processor.
@@ -222,6 +224,7 @@ struct File {
     delta: DeltaSection,
     journal: JournalSection,
     memory: MemorySection,
+    index: IndexSection,
     engine: EngineSection,
     scrub: ScrubSection,
     policy: PolicySection,
@@ -301,6 +304,12 @@ struct MemorySection {
 
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
+struct IndexSection {
+    checkpoint_every: Option<String>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
 struct ScrubSection {
     every: Option<String>,
     rate: Option<ByteSize>,
@@ -315,6 +324,8 @@ struct EngineSection {
 /// How often everything is looked at unless something else is configured, and how fast.
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 86_400);
 const SCRUB_RATE: u64 = 64 << 20;
+/// From one checkpoint of the index to the next unless something else is configured.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 /// Memory for block hashes unless something else is configured: for images of 64 GiB.
 const DEFAULT_HASH_CACHE_BYTES: usize = 64 << 20;
 
@@ -348,6 +359,9 @@ reserve = "256MiB"                  # free space that streams leave on the journ
 leaf_cache = "256MiB"               # where the blocks of points lie
 index_cache = "256MiB"
 hash_cache = "64MiB"                # what blocks of images are checked by; 1 MiB for a GiB of images
+
+[index]
+checkpoint_every = "10m"            # or "off"; what a lost index is brought up to date from
 
 [scrub]                             # journal, index and images against what they should be
 every = "7d"                        # or "off": only landfall scrub
@@ -464,6 +478,11 @@ fn complete(
             None => DEFAULT_HASH_CACHE_BYTES,
             given => memory(given, "memory.hash_cache")?,
         },
+        checkpoint_every: every(
+            file.index.checkpoint_every.as_deref(),
+            "index.checkpoint_every",
+            CHECKPOINT_EVERY,
+        )?,
         scrub: scrub(&file.scrub)?,
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,
@@ -502,15 +521,24 @@ fn journal_sizes(journal: &JournalSection) -> Result<(u64, u64), ConfigError> {
     Ok((segment.bytes(), journal.reserve.unwrap_or(ByteSize::new(256 << 20)).bytes()))
 }
 
-fn scrub(section: &ScrubSection) -> Result<ScrubSettings, ConfigError> {
-    let every = match section.every.as_deref() {
-        None => Some(SCRUB_EVERY),
-        Some("off") => None,
+/// How often something is done, if it is not "off".
+fn every(
+    written: Option<&str>,
+    key: &'static str,
+    default: Duration,
+) -> Result<Option<Duration>, ConfigError> {
+    match written {
+        None => Ok(Some(default)),
+        Some("off") => Ok(None),
         Some(text) => {
             let period: Result<Period, String> = text.parse();
-            Some(period.map_err(|what| ConfigError::Value { key: "scrub.every", what })?.0)
+            Ok(Some(period.map_err(|what| ConfigError::Value { key, what })?.0))
         }
-    };
+    }
+}
+
+fn scrub(section: &ScrubSection) -> Result<ScrubSettings, ConfigError> {
+    let every = every(section.every.as_deref(), "scrub.every", SCRUB_EVERY)?;
     let rate = section.rate.map_or(SCRUB_RATE, ByteSize::bytes);
     if rate == 0 {
         let what = "nothing a second would never end".to_owned();

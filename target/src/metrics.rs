@@ -6,7 +6,7 @@
 
 mod integrity;
 
-use crate::service::{FoldingCounters, Target, TrunkFolding};
+use crate::service::{CheckpointCounters, FoldingCounters, Target, TrunkFolding};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -68,6 +68,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
         page.gauge("landfall_journal_full_seconds", help, lasts.as_secs_f64())?;
     }
     journal_numbers(&page, &journal)?;
+    index_checkpoints(&page, target.checkpointer.counters())?;
     data_keys(&page, target)?;
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
@@ -358,6 +359,21 @@ fn reason(holder: &Holder) -> &'static str {
         Holder::Reader(_) => "reader",
         _ => "other",
     }
+}
+
+fn index_checkpoints(page: &Page, counters: CheckpointCounters) -> Written {
+    let CheckpointCounters { made, failures, age, restored } = counters;
+    let help = "Checkpoints of the index that were made.";
+    page.counter("landfall_index_checkpoints_total", help, made)?;
+    let help = "Checkpoints of the index that could not be made.";
+    page.counter("landfall_index_checkpoint_failures_total", help, failures)?;
+    let help = "1 if a checkpoint took the place of a lost or damaged index at the last start.";
+    page.gauge("landfall_index_restored", help, f64::from(u8::from(restored)))?;
+    if let Some(age) = age {
+        let help = "Age of the newest checkpoint of the index. Absent before the first.";
+        page.gauge("landfall_index_checkpoint_age_seconds", help, age.as_secs_f64())?;
+    }
+    Ok(())
 }
 
 fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {

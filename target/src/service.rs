@@ -10,11 +10,13 @@
 //! - Retention is closed after everything that could still change it, and the engine stops last.
 //! - A second signal ends the process at once. What was acknowledged is durable either way.
 
+mod checkpointer;
 mod folding;
 mod listeners;
 mod scrubber;
 mod thinner;
 
+pub(crate) use checkpointer::CheckpointCounters;
 pub(crate) use folding::{
     FoldingCounters, FoldingSettings, Growth, PaceLimits, TrunkFolding, shrinks_in_words,
     volume_in_words,
@@ -35,12 +37,14 @@ use crate::replicas::RetentionReplicas;
 use crate::units::counted;
 use crate::volumes;
 use anyhow::Context;
+use checkpointer::Checkpointer;
 use folding::Folding;
 use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
 use landfall_protocols::delta;
 use landfall_protocols::delta::tls;
 use landfall_protocols::nbd::serve as nbd;
 use landfall_protocols::pki::{Authority, Credentials, Validity};
+use landfall_retention::index::IndexStore;
 use landfall_retention::index::rocks::{RocksIndex, RocksSettings};
 use landfall_retention::time::SystemClock;
 use landfall_retention::{
@@ -92,6 +96,8 @@ pub(crate) struct Target {
     pub(crate) thinner: Arc<Thinner>,
     /// What looks for damage.
     pub(crate) scrubber: Arc<Scrubber>,
+    /// What makes checkpoints of the index.
+    pub(crate) checkpointer: Arc<Checkpointer>,
     /// What gives back the space of what they let go.
     pub(crate) folding: Arc<Folding>,
     /// When it started.
@@ -125,7 +131,10 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let tls = prepare_certificates(&config)?;
     let engine = start_engine(&config)?;
     let images = Arc::new(Images::open(&config.images)?);
-    let opened = open_retention(&config, &engine, &images)?;
+    let checkpointer = Arc::new(Checkpointer::new(&config));
+    let rocks = RocksSettings { cache_bytes: config.index_cache_bytes, ..RocksSettings::default() };
+    let index = Arc::new(checkpointer.open_index(rocks)?);
+    let opened = open_retention(&config, &engine, &images, &index)?;
     start_lanes(&engine, opened.lanes, &opened.retention);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -136,14 +145,20 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         // Before anything can be connected to: a signal must find somebody who listens.
         let mut signals = Signals::new()?;
-        let found =
-            Found { retention: Arc::clone(&opened.retention), images, report: opened.report };
+        let found = Found {
+            retention: Arc::clone(&opened.retention),
+            images,
+            report: opened.report,
+            checkpointer,
+        };
         let (target, listeners) = assemble(config, &engine, found, tls)?;
         let (stop, stopping) = watch::channel(false);
         let running = listeners.start(&target, engine.cores(), stopping);
         target.thinner.start(&target.core, &target.retention);
         target.scrubber.start(&target.core, &target.retention);
         target.folding.start();
+        target.checkpointer.start(&index);
+        drop(index);
         announce(&target, begun);
         signals.next().await;
         tracing::info!("stopping");
@@ -213,18 +228,14 @@ fn open_retention(
     config: &Config,
     engine: &Engine,
     images: &Arc<Images>,
+    index: &Arc<RocksIndex>,
 ) -> anyhow::Result<Opened> {
     let folder = |path| Directory::open(path).map(Arc::new);
-    let rocks = RocksSettings { cache_bytes: config.index_cache_bytes, ..RocksSettings::default() };
-    let index = RocksIndex::open(&config.index, rocks).with_context(|| {
-        let index = config.index.display();
-        format!("the index in {index}; if it is damaged, remove that folder: it is rebuilt")
-    })?;
     let surroundings = Surroundings {
         data: folder(&config.data)?,
         journal: folder(&config.journal)?,
         images: Arc::clone(images) as Arc<dyn ImageStore>,
-        index: Arc::new(index),
+        index: Arc::clone(index) as Arc<dyn IndexStore>,
         clock: Arc::new(SystemClock),
         random: Arc::new(KernelRandom),
     };
@@ -276,6 +287,7 @@ struct Found {
     retention: Arc<Retention>,
     images: Arc<Images>,
     report: OpenReport,
+    checkpointer: Arc<Checkpointer>,
 }
 
 /// Opens the listeners and puts the target together. Nobody is served yet.
@@ -285,7 +297,7 @@ fn assemble(
     found: Found,
     credentials: Credentials,
 ) -> anyhow::Result<(Arc<Target>, Listeners)> {
-    let Found { retention, images, report } = found;
+    let Found { retention, images, report, checkpointer } = found;
     let listeners = Listeners::open(&config.listen)?;
     let exports = Arc::new(RetentionExports::new(Arc::clone(&retention)));
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
@@ -306,6 +318,7 @@ fn assemble(
         report,
         thinner,
         scrubber: Arc::new(Scrubber::new(config.scrub)),
+        checkpointer,
         folding: Arc::new(folding),
         started: Instant::now(),
         config,

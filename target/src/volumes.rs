@@ -159,6 +159,11 @@ fn kind_of(volume: &StatFs) -> u64 {
     u64::try_from(i128::from(volume.f_type) & 0xffff_ffff).expect("32 bits")
 }
 
+/// Bytes free on the volume of a folder, for whoever is not root.
+pub(crate) fn free_bytes_at(folder: &Path) -> std::io::Result<u64> {
+    Ok(free_bytes(&rustix::fs::statfs(folder)?))
+}
+
 fn free_bytes(volume: &StatFs) -> u64 {
     volume.f_bavail.saturating_mul(u64::try_from(volume.f_bsize).unwrap_or(0))
 }

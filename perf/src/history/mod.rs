@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   generate ─▶ daemon: start ─▶ open points ─▶ memory      ─▶ in this process: cold reads, changes, ingest beside an empty history
-//!                                                           ─▶ index removed ─▶ daemon: start (rebuild) ─▶ open points
+//!              ─▶ index removed ─▶ daemon: start (checkpoint) ─▶ open points
+//!              ─▶ both removed  ─▶ daemon: start (rebuild) ─▶ open points
 //! ```
 //!
 //! The generator and what counts calls run the daemon's code in this process, one at a time with the daemon. What a user
@@ -22,6 +23,7 @@ use crate::target::Target;
 use bounds::Bounds;
 use fill::Filled;
 pub(crate) use fill::{MACHINE, Numbers, Shape, add_machine, data, disk_name, open_stream};
+use landfall_retention::index::rocks::Checkpoints;
 use measure::{Choice, Cold, Told, count_of};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -139,6 +141,8 @@ struct Findings {
     changes: [(&'static str, &'static str, Told); 2],
     ingest: (Series, Series),
     resident: (Series, Series),
+    checkpoint: f64,
+    restore: Series,
     rebuild: Series,
     resident_rebuilt: u64,
 }
@@ -152,6 +156,9 @@ fn measure_all(landfall: &Path, scratch: &Path, shape: Shape) -> anyhow::Result<
     let long = place.fill("long", shape)?;
     let few = Shape { entries: 16_000, points: 16, ..shape };
     let empty = place.fill("empty", few)?;
+    say("making a checkpoint of the index");
+    let index = place.data("long").join("index");
+    let checkpoint = measure::checkpoint(&index)?;
     say("opening points");
     let mut choice = Choice::new(&long, 2);
     let (target, start) = place.serve("long")?;
@@ -183,10 +190,15 @@ fn measure_all(landfall: &Path, scratch: &Path, shape: Shape) -> anyhow::Result<
     store.close()?;
     let ingest = ingest(&place, shape)?;
     let journal_bytes = long.journal_bytes;
-    let index = place.data("long").join("index");
     let index_bytes = long.index_bytes;
+    say("bringing the checkpoint up to date");
+    std::fs::remove_dir_all(&index)?;
+    let (target, restore) = place.serve("long")?;
+    measure::open_points(&target, &long, &mut choice, OPENED_AFTER)?;
+    drop(target);
     say("rebuilding the index");
     std::fs::remove_dir_all(&index)?;
+    std::fs::remove_dir_all(Checkpoints::of(&index).folder())?;
     let (target, rebuild) = place.serve("long")?;
     let resident_rebuilt = target.resident_bytes()?;
     measure::open_points(&target, &long, &mut choice, OPENED_AFTER)?;
@@ -204,6 +216,8 @@ fn measure_all(landfall: &Path, scratch: &Path, shape: Shape) -> anyhow::Result<
         changes,
         ingest,
         resident: (one(count_of(resident)), one(count_of(resident_empty))),
+        checkpoint,
+        restore: one(restore),
         rebuild: one(rebuild),
         resident_rebuilt,
     };
@@ -316,9 +330,24 @@ impl Findings {
                 empty(&self.resident.1),
             ),
             figure(
+                "history-checkpoint",
+                "a checkpoint of the index".into(),
+                seconds,
+                &one(self.checkpoint),
+                None,
+            ),
+            figure(
+                "history-restore",
+                "from start to listening, index removed: the checkpoint read through, what came since indexed"
+                    .into(),
+                seconds,
+                &self.restore,
+                None,
+            ),
+            figure(
                 "history-rebuild",
                 format!(
-                    "from start to listening, index removed; {} MB of memory in use then",
+                    "from start to listening, index and checkpoints removed; {} MB of memory in use then",
                     self.resident_rebuilt / 1_000_000
                 ),
                 seconds,

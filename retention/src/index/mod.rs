@@ -9,6 +9,8 @@
 //!   5 lane                                       how far the lane is indexed            tail_key
 //!   6 line sequence                              records lost to media damage           gap_key
 //!   7 line sequence                              bytes of the line's records so far     usage_key
+//!   8 lane                                       compacted segments it leads into       tail_key
+//!   9                                            whose index it is                      owner_key
 //! ```
 //!
 //! Keys are big-endian so that they sort; see `docs/formats/index.md`. There is no log of the index's own: the journal
@@ -20,6 +22,7 @@ pub mod forgotten;
 pub mod gap_key;
 pub mod memory;
 pub mod moment_key;
+pub(crate) mod owner_key;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod tail_key;
@@ -39,6 +42,21 @@ pub enum IndexError {
         /// What the store said.
         message: String,
     },
+    /// The store below is not what it was.
+    #[error(
+        "index: {operation} failed: {message}; remove the index folder and restart: a checkpoint of it takes its place"
+    )]
+    Corrupt {
+        /// What was asked, as a verb.
+        operation: &'static str,
+        /// What the store said.
+        message: String,
+    },
+    /// It is the index of another data folder.
+    #[error(
+        "the index belongs to another data folder; remove it, and its checkpoints, if that is gone: it is built anew"
+    )]
+    Foreign,
     /// An entry cannot be read.
     #[error("index: entry {key} is damaged; remove the index folder and restart to rebuild it")]
     Damaged {

@@ -30,11 +30,15 @@ use crate::manifest::record::ManifestRecord;
 use crate::manifest::released::ReleasedRun;
 use crate::manifest::state::SegmentEntry;
 use crate::manifest::{Manifest, ManifestError};
+use crate::time::Clock;
 use landfall_disks::file::FileError;
 use landfall_disks::{BLOCK_SIZE, Buffer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How often somebody who waits is told how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Entries that are gathered before they are written to the index.
 const ENTRIES_PER_WRITE: usize = 20_000;
 
@@ -74,6 +78,7 @@ pub(crate) async fn replay_lane(
     manifest: &Manifest,
     segments: &Segments,
     index: &Arc<dyn IndexStore>,
+    clock: &dyn Clock,
 ) -> Result<LaneReplay, ReplayError> {
     let (entries, lines, released, compacted) = {
         let state = manifest.state();
@@ -98,6 +103,7 @@ pub(crate) async fn replay_lane(
         }
     }
     let mut ends = Vec::new();
+    let mut telling = Telling { lane, segments: entries.len(), read: 0, told: clock.uptime() };
     for piece in in_order(entries, released) {
         let entry = match &piece {
             Piece::Segment(entry) => entry,
@@ -110,6 +116,7 @@ pub(crate) async fn replay_lane(
             && next <= replay.progress.next()
         {
             replay.next = next;
+            telling.segments -= 1;
             continue;
         }
         let bytes = match segments.read_whole(entry.id, entry.size_bytes).await {
@@ -122,11 +129,32 @@ pub(crate) async fn replay_lane(
             ends.push(ManifestRecord::SegmentEnded { segment, end, next });
         }
         replay.take_segment(entry, found, &bytes)?;
+        telling.one_more(clock.uptime());
     }
     replay.finish(newest)?;
     index.flush()?;
     manifest.append(ends).await?;
     Ok(replay.into_result())
+}
+
+/// How far it is, for whoever waits for the start.
+struct Telling {
+    lane: LaneId,
+    /// Segments that the index has not; those it has come first.
+    segments: usize,
+    read: usize,
+    told: Duration,
+}
+
+impl Telling {
+    fn one_more(&mut self, now: Duration) {
+        self.read += 1;
+        if now.saturating_sub(self.told) >= TELL_EVERY {
+            let Self { lane, segments, read, .. } = self;
+            tracing::info!(%lane, "indexing the journal: {read} of {segments} segments");
+            self.told = now;
+        }
+    }
 }
 
 /// A stretch of a lane.

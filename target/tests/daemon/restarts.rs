@@ -1,7 +1,9 @@
 //! What was acknowledged is there after every kind of end.
 
-use crate::harness::{Target, noise};
+use crate::harness::{Target, metric, noise};
 use std::os::unix::fs::PermissionsExt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
@@ -55,6 +57,62 @@ fn an_index_that_is_gone_is_rebuilt() {
     target.resume();
     assert_eq!(target.points().len(), points);
     assert!(target.read("web/os").unwrap().0 == second);
+}
+
+/// A target that makes checkpoints all the time, with a second point that is newer than the first checkpoint.
+fn with_checkpoints(second: &[u8]) -> Target {
+    let config = "[index]\ncheckpoint_every = \"1s\"\n";
+    let target = Target::with_config(config).with_machine(&noise(1, MIB));
+    let until = Instant::now() + Duration::from_secs(30);
+    while metric(&target, "landfall_index_checkpoints_total") == 0 {
+        assert!(Instant::now() < until, "no checkpoint was made");
+        sleep(Duration::from_millis(100));
+    }
+    std::fs::write(target.path("disk.raw"), second).unwrap();
+    target.replicate();
+    target
+}
+
+#[test]
+fn a_checkpoint_takes_the_place_of_an_index_that_is_gone_or_damaged() {
+    let mut second = noise(1, MIB);
+    second[..4096].fill(3);
+    let mut target = with_checkpoints(&second);
+    let points = target.points().len();
+    target.expect_log("the index is gone: checkpoint");
+    target.expect_log("the index is damaged: checkpoint");
+    for gone in [true, false] {
+        target.kill();
+        let index = target.data().join("index");
+        if gone {
+            std::fs::remove_dir_all(index).unwrap();
+        } else {
+            std::fs::write(index.join("CURRENT"), "nonsense").unwrap();
+        }
+        target.resume();
+        assert_eq!(metric(&target, "landfall_index_restored"), 1);
+        assert_eq!(target.points().len(), points);
+        assert!(target.read("web/os").unwrap().0 == second);
+    }
+    target.stop();
+    target.resume();
+    assert_eq!(metric(&target, "landfall_index_restored"), 0);
+}
+
+#[test]
+fn an_index_of_another_target_is_refused() {
+    let mut one = Target::start().with_machine(&noise(1, MIB));
+    let mut other = Target::start().with_machine(&noise(2, MIB));
+    one.stop();
+    other.stop();
+    let index = one.data().join("index");
+    std::fs::remove_dir_all(&index).unwrap();
+    std::fs::rename(other.data().join("index"), &index).unwrap();
+    let refused = one.refused(&["serve", "--delta", "off", "--nbd", "off", "--http", "off"]);
+    assert!(refused.contains("belongs to another data folder"), "{refused}");
+    std::fs::remove_dir_all(&index).unwrap();
+    one.resume();
+    assert!(one.read("web/os").unwrap().0 == noise(1, MIB));
 }
 
 #[test]
