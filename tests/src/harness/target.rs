@@ -40,6 +40,8 @@ pub struct Settings {
     pub keep: &'static str,
     /// Section `[fold]`.
     pub fold: &'static str,
+    /// Further sections, with their headings.
+    pub more: &'static str,
 }
 
 impl Default for Settings {
@@ -51,6 +53,7 @@ impl Default for Settings {
             journal: None,
             keep: "keep all for 2h, minutely for 24h",
             fold: "",
+            more: "",
         }
     }
 }
@@ -93,12 +96,13 @@ impl Target {
             "data = {:?}\n[listen]\ndelta = \"127.0.0.1:0\"\nnbd = \"127.0.0.1:0\"\n\
              http = \"127.0.0.1:0\"\n[paths]\njournal = {journal:?}\n[journal]\nsegment = {:?}\n\
              reserve = {:?}\n[memory]\nleaf_cache = \"16MiB\"\nindex_cache = \"16MiB\"\n\
-             [policy]\nkeep = {:?}\n[fold]\n{}\n",
+             [policy]\nkeep = {:?}\n[fold]\n{}\n{}\n",
             folder.path().join("data"),
             settings.segment,
             settings.reserve,
             settings.keep,
             settings.fold,
+            settings.more,
         );
         std::fs::write(folder.path().join("landfall.toml"), text).expect("written");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

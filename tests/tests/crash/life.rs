@@ -20,6 +20,11 @@ const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// How long a start takes, more or less.
 const STARTING: Duration = Duration::from_millis(120);
 
+/// As many checkpoints of the index as there can be; and the same with everything sealed.
+const CHECKPOINTS: &str = "[index]\ncheckpoint_every = '1s'";
+const SEALED: &str = "[index]\ncheckpoint_every = '1s'\n[encryption]\nkey = { command = ['/bin/echo', \
+     '000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'] }";
+
 /// What happened, to see that a run was worth something.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Deeds {
@@ -33,6 +38,9 @@ pub(crate) struct Deeds {
     pub(crate) folded: usize,
     /// Folds that a kill cut off.
     pub(crate) folds_cut_off: usize,
+    /// Starts without an index, and those of them for which there was a checkpoint.
+    pub(crate) indexes_lost: usize,
+    pub(crate) indexes_restored: usize,
 }
 
 impl Deeds {
@@ -45,6 +53,8 @@ impl Deeds {
         self.writes += other.writes;
         self.folded += other.folded;
         self.folds_cut_off += other.folds_cut_off;
+        self.indexes_lost += other.indexes_lost;
+        self.indexes_restored += other.indexes_restored;
     }
 }
 
@@ -92,6 +102,7 @@ pub(crate) fn live(seed: u64) -> Deeds {
     let shown = life.target.json(&["machine", "show", "web", "--json"]);
     life.deeds.folded += usize::from(!shown["history"]["begins"].is_null());
     life.deeds.folds_cut_off = life.target.log().count(&["that was cut off"]);
+    life.deeds.indexes_restored = life.target.log().count(&["the index is gone: checkpoint"]);
     life.deeds
 }
 
@@ -117,7 +128,9 @@ impl Life {
             settings.keep = "keep all for 0s";
             settings.fold = "every = '1s'\nrate = '4MiB'";
         }
+        settings.more = if random.chance(1, 2) { CHECKPOINTS } else { SEALED };
         let target = Target::with(&settings);
+        target.log().expect("the index is gone: checkpoint");
         // A first copy that was cut short, or a stream whose first batch did not arrive, compares anew.
         target.log().expect("code=\"old_generation\"");
         let size = MIB * (6 + random.below(8)) + 4096 * random.below(3);
@@ -190,6 +203,10 @@ impl Life {
     fn crash(&mut self) {
         self.target.kill();
         self.deeds.kills += 1;
+        if self.random.chance(1, 5) {
+            std::fs::remove_dir_all(self.target.data().join("index")).expect("it was there");
+            self.deeds.indexes_lost += 1;
+        }
         while self.random.chance(1, 4) {
             // Nobody waits until it is ready.
             drop(self.target.begin_start());

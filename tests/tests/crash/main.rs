@@ -5,6 +5,8 @@
 //!           killer   the target, when a stream is at work, or while it recovers; several times a pass
 //!           writer   a legacy NBD client that writes to a branch and remembers what was acknowledged
 //!           folds    in half of the lives points are let go at every start, and folded and released meanwhile
+//!           keys     half of the lives seal what they write
+//!           index    after one kill in five it is gone
 //!        ─▶ after every pass: the points made since equal the source
 //!        ─▶ at the end: every point again, the branch, one more kill, and all of it once more
 //! ```
@@ -63,6 +65,7 @@ fn nothing_acknowledged_is_lost() {
         assert!(per_seed(deeds.kills) && per_seed(deeds.points), "{deeds:?}");
         assert!(per_seed(deeds.writes) && per_seed(deeds.resumed * 4), "{deeds:?}");
         assert!(deeds.begun_again > 0 && deeds.killed_recovering > 0, "{deeds:?}");
+        assert!(deeds.indexes_lost > 0 && deeds.indexes_restored > 0, "{deeds:?}");
         assert!(deeds.folded * 5 >= seeds.len() && deeds.folds_cut_off > 0, "{deeds:?}");
     }
 }
