@@ -8,8 +8,8 @@
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
 use crate::compact::Summaries;
-use crate::ids::{DiskId, DiskIdentity, Generation, LaneId, LineId, MachineId, Sequence};
-use crate::image_hashes::{self, Described, ImageHashes, PageCache};
+use crate::ids::{DiskId, Generation, LaneId, LineId, MachineId, Sequence};
+use crate::image_hashes::PageCache;
 use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
 use crate::index::moment_key::read_points;
@@ -21,12 +21,11 @@ use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
 use crate::journal::segment::Segments;
 use crate::keys::open_keys;
 use crate::line::{Line, LineState};
-use crate::manifest::record::ManifestRecord;
-use crate::manifest::state::{DiskEntry, LineEntry, ManifestState};
+use crate::manifest::state::{LineEntry, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
 use crate::policy::Policy;
-use crate::replica::verdict::{Verdict, judge};
-use crate::replica::{Image, ImageSpec, ImageStore, ReplicaDisk, spec};
+use crate::replica::opening::open_disks;
+use crate::replica::{ImageStore, ReplicaDisk};
 use crate::sealing::Encryption;
 use crate::stream::StreamSlot;
 use crate::stream::order::settle_order;
@@ -37,7 +36,6 @@ use landfall_disks::file::Folder;
 use landfall_disks::image::ImageError;
 use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::uring::offload;
-use landfall_disks::{Disk, DiskError};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -215,7 +213,8 @@ impl Retention {
         }
         let lines = load_lines(&state, &surroundings).await?;
         let hash_cache = Arc::new(PageCache::new(settings.hash_cache_bytes));
-        let disks = open_disks(&manifest, &surroundings, &hash_cache, &mut report).await?;
+        let (disks, lost) = open_disks(&manifest, &surroundings, &hash_cache).await?;
+        report.images_lost = lost;
         let streams = state.machines.keys().map(|id| (*id, Arc::default())).collect();
         let index = Arc::clone(&surroundings.index);
         let reading = Reading::new(index, segments, keys, settings.leaf_cache_bytes);
@@ -398,108 +397,7 @@ fn read_line(index: &dyn IndexStore, entry: &LineEntry) -> Result<LineState, Ind
     Ok(state)
 }
 
-async fn open_disks(
-    manifest: &Manifest,
-    surroundings: &Surroundings,
-    hash_cache: &Arc<PageCache>,
-    report: &mut OpenReport,
-) -> Result<BTreeMap<DiskId, Arc<ReplicaDisk>>, OpenError> {
-    let entries: Vec<_> = manifest.state().disks.values().cloned().collect();
-    let there = |disk: DiskId| entries.iter().any(|entry| entry.id == disk);
-    if let Err(error) = image_hashes::remove_unknown(&*surroundings.data, there).await {
-        tracing::warn!(%error, "block hashes of disks that are gone cannot be removed");
-    }
-    let mut disks = BTreeMap::new();
-    for entry in &entries {
-        let (image, untouched) = open_disk(manifest, &*surroundings.images, entry, report).await?;
-        let of = Described { disk: entry.id, folder: manifest.folder_id() };
-        let data = &*surroundings.data;
-        let hashes = match (&image, entry.floor) {
-            (Image::Lost(_), _) => ImageHashes::none(of, hash_cache),
-            (Image::Present(_), Some(floor)) => {
-                ImageHashes::open(data, of, floor, hash_cache).await
-            }
-            (Image::Present(_), None) => ImageHashes::create(data, of, untouched, hash_cache).await,
-        };
-        disks.insert(entry.id, Arc::new(ReplicaDisk::new(entry, image, untouched, hashes)));
-    }
-    Ok(disks)
-}
-
-/// The image of a disk, and whether it is a new one.
-async fn open_disk(
-    manifest: &Manifest,
-    images: &dyn ImageStore,
-    entry: &DiskEntry,
-    report: &mut OpenReport,
-) -> Result<(Image, bool), OpenError> {
-    let spec = spec(entry);
-    let failed = |source| OpenError::Image { path: spec.path.clone(), source: Box::new(source) };
-    if let Some(reason) = &entry.lost {
-        // Once lost, a file of that name may be anything.
-        return Ok((Image::Lost(reason.clone()), false));
-    }
-    let error = match open_grown(images, entry, &spec).await {
-        Ok(image) => return Ok((Image::Present(image), false)),
-        Err(error) => error,
-    };
-    let reason = match judge(&error, entry.floor.is_some()) {
-        Verdict::Missing => {
-            let identity = DiskIdentity::of(manifest.folder_id(), entry.id);
-            let image = images.create(&spec, identity).await.map_err(failed)?;
-            return Ok((Image::Present(image), true));
-        }
-        Verdict::Lost(reason) => {
-            let record = ManifestRecord::ImageLost { disk: entry.id, reason: reason.clone() };
-            manifest.append(vec![record]).await?;
-            reason
-        }
-        Verdict::SetAside(reason) => reason,
-        Verdict::Failed => return Err(failed(error)),
-    };
-    report.images_lost.push(format!("disk {}: {reason}", entry.name));
-    Ok((Image::Lost(reason), false))
-}
-
-/// The image of a disk, which may have been made larger when a crash came: a fold grows it before what it holds counts,
-/// and the record of a disk without history comes before its image.
-async fn open_grown(
-    images: &dyn ImageStore,
-    entry: &DiskEntry,
-    spec: &ImageSpec,
-) -> Result<Arc<dyn Disk>, ImageError> {
-    let error = match images.open(spec).await {
-        Err(error) => error,
-        opened => return opened,
-    };
-    let ImageError::Disk(DiskError::WrongSize { found_bytes, .. }) = &error else {
-        return Err(error);
-    };
-    let (size_bytes, found) =
-        (*found_bytes, ImageSpec { size_bytes: *found_bytes, ..spec.clone() });
-    if entry.floor.is_none() && size_bytes < spec.size_bytes {
-        let image = images.open(&found).await?;
-        image.resize(spec.size_bytes).await?;
-        image.flush().await?;
-        return Ok(image);
-    }
-    if entry.floor.is_some() && entry.span.grown.values().any(|grown| *grown == size_bytes) {
-        return images.open(&found).await;
-    }
-    Err(error)
-}
-
 /// The generation a new holder of a stream gets.
 pub(crate) fn next_generation(entry: &LineEntry) -> Generation {
     entry.generation.next()
-}
-
-/// The image of a new disk.
-pub(crate) async fn make_image(
-    images: &dyn ImageStore,
-    spec: &ImageSpec,
-    identity: DiskIdentity,
-    adopt: bool,
-) -> Result<Arc<dyn Disk>, ImageError> {
-    if adopt { images.open(spec).await } else { images.create(spec, identity).await }
 }

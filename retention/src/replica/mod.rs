@@ -7,6 +7,7 @@
 //! **Invariants:** an image is written only while its disk has no floor, that is, no history, and by folds, which change no
 //! block that anybody reads from it. A lost image is never replaced by an empty one that could pass for it.
 
+pub(crate) mod opening;
 pub(crate) mod span;
 pub(crate) mod verdict;
 
