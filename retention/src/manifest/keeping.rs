@@ -167,7 +167,7 @@ impl ManifestState {
                 self.clock = ClockEntry { seen: *time, alarm: None };
             }
             other => {
-                if !self.apply_streams(other)? {
+                if !self.apply_streams(other)? && !self.apply_standby(other)? {
                     self.apply_disks(other)?;
                 }
             }

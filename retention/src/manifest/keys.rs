@@ -221,7 +221,7 @@ impl ManifestRecord {
                 destroyed: time(from)?,
             },
             kind::KEYS_GIVEN => KeyRecord::Given { key: key(from)? },
-            _ => return Err(FrameError::Kind(kind)),
+            _ => return Self::decode_standby(kind, from),
         };
         Ok(Self::Key(record))
     }

@@ -21,6 +21,7 @@ pub mod keys;
 pub mod lineage;
 pub mod record;
 pub mod released;
+pub mod standby;
 pub mod state;
 pub mod streams;
 

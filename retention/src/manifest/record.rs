@@ -10,6 +10,7 @@ use super::integrity::ScrubEntry;
 use super::keys::KeyRecord;
 use super::lineage::Inherited;
 use super::released::ReleasedLine;
+use super::standby::{HeldMoment, StandbyKept};
 use super::streams::StreamChange;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
@@ -353,6 +354,32 @@ pub enum ManifestRecord {
     },
     /// Of data keys.
     Key(KeyRecord),
+    /// Standby files of a machine are kept from here on.
+    StandbyAdded {
+        /// Of which.
+        machine: MachineId,
+        /// How.
+        kept: StandbyKept,
+    },
+    /// Standby files of a machine are kept no longer.
+    StandbyRemoved {
+        /// Of which.
+        machine: MachineId,
+    },
+    /// The standby files of a machine stay as they are, or do no longer.
+    StandbyPaused {
+        /// Of which.
+        machine: MachineId,
+        /// Whether they do.
+        paused: bool,
+    },
+    /// Each standby file of a machine holds one of these from here on, or is on its way from one to another.
+    StandbyMoves {
+        /// Of which.
+        machine: MachineId,
+        /// The moments, in order; at most [`super::standby::MAX_HELD`].
+        may_hold: Vec<HeldMoment>,
+    },
     /// What is remembered of scrubbing from here on.
     Scrubbed(Arc<ScrubEntry>),
     /// Everything of a machine was looked at.
@@ -571,7 +598,8 @@ impl ManifestRecord {
                     || other.encode_disks(to)
                     || other.encode_streams(to)
                     || other.encode_lineage(to)
-                    || other.encode_keys(to);
+                    || other.encode_keys(to)
+                    || other.encode_standby(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

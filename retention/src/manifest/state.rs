@@ -9,6 +9,7 @@ use super::keys::Keys;
 use super::lineage::Inherited;
 use super::record::{GivenIds, ManifestRecord};
 use super::released::Released;
+use super::standby::StandbyEntry;
 use super::streams::StreamEntry;
 use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
@@ -159,6 +160,8 @@ pub struct ManifestState {
     pub policies: BTreeMap<GroupId, Policy>,
     /// The clock.
     pub clock: ClockEntry,
+    /// Standby files of machines that have some.
+    pub standbys: BTreeMap<MachineId, StandbyEntry>,
     /// What is remembered of scrubbing.
     pub scrubbed: Arc<ScrubEntry>,
     /// When everything of a machine was last looked at, of those where it ever was.
@@ -390,6 +393,7 @@ impl ManifestState {
         }
         self.keys.forget_machine(machine);
         self.machines_scrubbed.remove(&machine);
+        self.standbys.remove(&machine);
         self.disks.retain(|_, disk| disk.machine != machine);
         self.lines.retain(|_, line| line.machine != machine);
         let lines = &self.lines;
@@ -515,6 +519,7 @@ impl ManifestState {
         if *self.scrubbed != ScrubEntry::default() {
             records.push(ManifestRecord::Scrubbed(Arc::clone(&self.scrubbed)));
         }
+        self.standby_records(&mut records);
         let scrubbed = self.machines_scrubbed.iter();
         records.extend(scrubbed.map(|(machine, ended)| ManifestRecord::MachineScrubbed {
             machine: *machine,
