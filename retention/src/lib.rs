@@ -45,6 +45,7 @@ pub mod sealing;
 mod seen;
 mod simulate;
 mod space;
+pub mod standby;
 mod status;
 mod stream;
 mod thinning;

@@ -336,7 +336,7 @@ impl Line {
     }
 
     /// The line that took over a moment which was one of this, and the branch's origin, which is the other's moment.
-    fn whose(&self, sequence: Sequence) -> Option<Arc<Line>> {
+    pub(crate) fn whose(&self, sequence: Sequence) -> Option<Arc<Line>> {
         let ancestry = self.ancestry.read();
         let (parent, at) = ancestry.origin.as_ref()?;
         (ancestry.base == *at && sequence <= *at).then(|| Arc::clone(parent))

@@ -27,6 +27,7 @@ use crate::policy::Policy;
 use crate::replica::opening::open_disks;
 use crate::replica::{ImageStore, ReplicaDisk};
 use crate::sealing::Encryption;
+use crate::standby::UnderWay;
 use crate::stream::StreamSlot;
 use crate::stream::order::settle_order;
 use crate::thinning::{Thinning, instants};
@@ -162,6 +163,8 @@ pub struct Retention {
     pub(crate) default_policy: Policy,
     /// Held by the one scrub there may be.
     pub(crate) scrubbing: tokio::sync::Mutex<()>,
+    /// Machines whose standby files are being written.
+    pub(crate) standbys: UnderWay,
     /// Block hashes of images that were asked for.
     pub(crate) hash_cache: Arc<PageCache>,
     /// Which lines need which segments; held by the one look for free segments there may be.
@@ -231,6 +234,7 @@ impl Retention {
             thinning: tokio::sync::Mutex::new(thinning),
             default_policy: settings.default_policy,
             scrubbing: tokio::sync::Mutex::default(),
+            standbys: UnderWay::default(),
             hash_cache,
             summaries: tokio::sync::Mutex::default(),
             journal: settings.journal.checked(),

@@ -4,6 +4,7 @@
 pub mod churn;
 pub mod harness;
 pub mod simulation;
+pub mod standby;
 pub mod web;
 pub mod world;
 pub mod writable;
