@@ -20,6 +20,7 @@ mod life;
 mod model;
 mod promoting;
 mod scrubbing;
+mod standing;
 
 use crate::world::World;
 use landfall_disks::faults::Seed;

@@ -1,6 +1,7 @@
 //! What the store must hold: plain bytes for the source, every point and every branch.
 
 use super::keys::Nonces;
+use super::standing::Standing;
 use landfall_disks::faults::Seed;
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
 use landfall_retention::ids::{Generation, LineId, Position, Sequence, StreamId};
@@ -101,6 +102,7 @@ pub(super) struct Model {
     /// What a medium damaged, and whether one was well again since a scrub last looked.
     pub(super) damaged: Option<Damaged>,
     pub(super) mended: bool,
+    pub(super) standing: Standing,
     log: Vec<String>,
 }
 
@@ -140,6 +142,7 @@ impl Model {
             heads: Vec::new(),
             damaged: None,
             mended: false,
+            standing: Standing::default(),
             log: Vec::new(),
         }
     }
