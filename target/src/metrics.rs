@@ -5,6 +5,7 @@
 //! Labels are names of machines and fixed words, never what a peer sent.
 
 mod integrity;
+mod standby;
 
 use crate::service::{CheckpointCounters, FoldingCounters, Target, TrunkFolding};
 use axum::Router;
@@ -61,6 +62,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     machines(&page, &target.retention.machines())?;
     policies(&page, target)?;
     integrity::write(&page, target)?;
+    standby::write(&page, target)?;
     folding(&page, &target.folding.counters(), target.folding.share())?;
     histories(&page, &machine_histories(target))?;
     if let Some(lasts) = target.folding.volume_lasts(journal.free_bytes) {

@@ -14,6 +14,7 @@ mod checkpointer;
 mod folding;
 mod listeners;
 mod scrubber;
+mod standby;
 mod thinner;
 
 pub(crate) use checkpointer::CheckpointCounters;
@@ -24,6 +25,7 @@ pub(crate) use folding::{
 pub(crate) use scrubber::{
     Busy, Ended as ScrubEnded, Running as ScrubRunning, ScrubSettings, Work,
 };
+pub(crate) use standby::{Ended as StandbyEnded, Look as StandbyLook, Standbys};
 pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::Config;
@@ -100,6 +102,8 @@ pub(crate) struct Target {
     pub(crate) checkpointer: Arc<Checkpointer>,
     /// What gives back the space of what they let go.
     pub(crate) folding: Arc<Folding>,
+    /// What keeps standby files near the newest points.
+    pub(crate) standbys: Arc<Standbys>,
     /// When it started.
     pub(crate) started: Instant,
 }
@@ -159,6 +163,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         target.folding.start();
         target.checkpointer.start(&index);
         drop(index);
+        target.standbys.start();
         announce(&target, begun);
         signals.next().await;
         tracing::info!("stopping");
@@ -169,6 +174,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         });
         stop.send_replace(true);
         target.scrubber.stopped(SCRUB_STOP_TIME).await;
+        target.standbys.stop().await;
         target.folding.stop().await;
         if tokio::time::timeout(DRAIN_TIME, running.finished(&target)).await.is_err() {
             tracing::warn!("some clients were still connected when the time for draining was over");
@@ -307,6 +313,7 @@ fn assemble(
     let passed = Arc::clone(&thinner.passed);
     let needed = config.segment_bytes.saturating_add(config.reserve_bytes);
     let folding = Folding::new(config.fold.settings(needed), &retention, engine.cores(), passed);
+    let standbys = Standbys::new(&retention, engine.cores(), folding.governor());
     let target = Target {
         retention,
         images,
@@ -320,6 +327,7 @@ fn assemble(
         scrubber: Arc::new(Scrubber::new(config.scrub)),
         checkpointer,
         folding: Arc::new(folding),
+        standbys: Arc::new(standbys),
         started: Instant::now(),
         config,
     };

@@ -20,6 +20,7 @@ mod replicate_verb;
 mod restore;
 mod scrub;
 mod serve;
+mod standby;
 mod status;
 mod stream;
 mod table;
@@ -99,6 +100,8 @@ enum Verb {
     Verify(verify::Verify),
     Restore(restore::Restore),
     #[command(subcommand)]
+    Standby(standby::StandbyVerb),
+    #[command(subcommand)]
     Branch(branch::BranchVerb),
     #[command(subcommand)]
     Export(export::ExportVerb),
@@ -129,6 +132,7 @@ impl Cli {
             Verb::Scrub(verb) => verb.run(place),
             Verb::Verify(verb) => verb.run(place),
             Verb::Restore(verb) => verb.run(place),
+            Verb::Standby(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),
             Verb::Export(verb) => verb.run(place),
             Verb::Image(verb) => verb.run(),
@@ -252,6 +256,13 @@ mod tests {
             "changes web/os --from -1h --to latest --summary --json",
             "changes web~test/os --from web@seq:7 --to latest",
             "restore web@-15m --disk os --format raw --output /x",
+            "standby add web --dir /srv/standby --format vmdk --every 5m --app-only --json",
+            "standby list --json",
+            "standby show web --json",
+            "standby sync web@-1h --overwrite --fuzzy",
+            "standby pause web",
+            "standby resume web",
+            "standby remove web --delete-files",
             "branch add web@latest --name b",
             "branch list",
             "branch discard web~b",

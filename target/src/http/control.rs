@@ -70,6 +70,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .merge(super::integrity::router())
         .merge(super::streams::router())
         .merge(super::keys::router())
+        .merge(super::standby::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .merge(super::promote::router())
         .route("/v1/exports", get(exports).post(add_export))

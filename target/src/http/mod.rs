@@ -19,6 +19,7 @@ mod points;
 mod policy;
 mod problem;
 mod promote;
+mod standby;
 mod streams;
 
 use axum::Router;

@@ -12,6 +12,9 @@
 
 mod adopt;
 pub(crate) mod create;
+mod standby;
+
+pub(crate) use standby::StandbyFolders;
 
 use create::Kind;
 use futures_util::future::LocalBoxFuture;

@@ -19,4 +19,5 @@ mod promote;
 mod quotas;
 mod restarts;
 mod scrub;
+mod standby;
 mod streams;

@@ -22,6 +22,11 @@
 //!   POST   /v1/branches/promote                     BranchPromoted           (body: BranchPromote)
 //!   GET    /v1/exports         POST ExportAdd       Exports, Export
 //!   DELETE /v1/exports/ID                           Nothing
+//!   GET    /v1/standbys        POST StandbyAdd      StandbyList, Standby
+//!   GET    /v1/standbys/NAME                        Standby
+//!   DELETE /v1/standbys?machine=&delete_files=      StandbyRemoved
+//!   POST   /v1/standbys/sync                        StandbyBegun             (body: StandbySync)
+//!   POST   /v1/standbys/pause  /v1/standbys/resume  Standby                  (body: Named)
 //! ```
 //!
 //! An answer other than 2xx carries a [`Problem`]. Times are RFC 3339 in UTC, to the nanosecond; sizes are bytes.
@@ -35,6 +40,7 @@ mod key;
 mod machine;
 mod point;
 mod policy;
+mod standby;
 mod status;
 mod stream;
 
@@ -50,6 +56,10 @@ pub(crate) use policy::{
     Kept, KeptBy, Policy, PolicyAsked, PolicySet, Simulation, SimulationSpace, Thinned,
 };
 use serde::{Deserialize, Serialize};
+pub(crate) use standby::{
+    Standby, StandbyAdd, StandbyBegun, StandbyFile, StandbyLast, StandbyList, StandbyRemoved,
+    StandbySync, StandbyWriting,
+};
 pub(crate) use status::{Folding, Journal, Listening, Status};
 pub(crate) use stream::{Instants, StreamAt, Streams};
 

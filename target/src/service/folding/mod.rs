@@ -25,13 +25,14 @@ mod words;
 pub(crate) use counters::FoldingCounters;
 pub(crate) use forecast::{Growth, Shrinking};
 pub(crate) use pacing::PaceLimits;
+pub(super) use pacing::{AtWork, Governor, InTurns};
+pub(super) use trunk::Failing;
 pub(crate) use words::{shrinks as shrinks_in_words, volume_fills as volume_in_words};
 
 use futures_util::future::{Either, select};
 use landfall_disks::uring::{Core, timeout};
 use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::{GroupSpace, HistoryWanted, Retention, StartMoment, WantedStart};
-use pacing::Governor;
 use parking_lot::Mutex;
 use release::Release;
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use trunk::{Failing, Trunk};
+use trunk::Trunk;
 
 /// A look is taken at least so often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -256,6 +257,11 @@ impl Folding {
     /// The share of the time that a fold is at work at present.
     pub(crate) fn share(&self) -> f64 {
         self.governor.share()
+    }
+
+    /// What gives turns to folds, and to whatever else moves bytes beside them.
+    pub(super) fn governor(&self) -> &Arc<Governor> {
+        &self.governor
     }
 
     /// What is known of the history of the trunk `line`.

@@ -17,7 +17,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Something that failed and is tried again.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Failing {
+pub(in crate::service) struct Failing {
     /// Why, as it was logged last; none while all is well.
     text: Option<String>,
     times: u32,
@@ -26,17 +26,17 @@ pub(super) struct Failing {
 
 impl Failing {
     /// Why it fails, if it does.
-    pub(super) fn why(&self) -> Option<&str> {
+    pub(in crate::service) fn why(&self) -> Option<&str> {
         self.text.as_deref()
     }
 
     /// Whether it may be tried at `now`.
-    pub(super) fn may_try(&self, now: Instant) -> bool {
+    pub(in crate::service) fn may_try(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| at <= now)
     }
 
     /// It failed once more: the pause until the next try, and whether that is news.
-    pub(super) fn failed(&mut self, text: String, now: Instant) -> (Duration, bool) {
+    pub(in crate::service) fn failed(&mut self, text: String, now: Instant) -> (Duration, bool) {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.times.min(10)).min(LONGEST_PAUSE);
         self.times = self.times.saturating_add(1);
         self.not_before = now.checked_add(pause);
@@ -46,12 +46,12 @@ impl Failing {
     }
 
     /// Something came in between that the next look knows of: not at once again, and no failure.
-    pub(super) fn overtaken(&mut self, now: Instant) {
+    pub(in crate::service) fn overtaken(&mut self, now: Instant) {
         self.not_before = now.checked_add(SHORT_PAUSE);
     }
 
     /// It went well; whether that is news.
-    pub(super) fn went_well(&mut self) -> bool {
+    pub(in crate::service) fn went_well(&mut self) -> bool {
         std::mem::take(self).text.is_some()
     }
 }
