@@ -55,7 +55,7 @@ impl BranchDisk {
             return Ok(());
         }
         let whole = range.widen(BLOCK_SIZE);
-        let _guard = if self.covers_blocks(range) {
+        let _guard = if Self::covers_blocks(range) {
             self.locks.lock_shared(whole).await
         } else {
             self.locks.lock_exclusive(whole).await
@@ -74,12 +74,10 @@ impl BranchDisk {
         Ok(())
     }
 
-    /// Whether only whole blocks are written; a last block that the disk's end cuts counts as whole.
-    fn covers_blocks(&self, range: ByteRange) -> bool {
-        let ends = range.end().bytes();
-        let to_end = ends == self.head.size_bytes();
+    /// Whether only whole blocks are written. One that the disk's end cuts is not: the disk may have grown since it was opened.
+    fn covers_blocks(range: ByteRange) -> bool {
         range.start().bytes().is_multiple_of(BLOCK_SIZE)
-            && (to_end || ends.is_multiple_of(BLOCK_SIZE))
+            && range.end().bytes().is_multiple_of(BLOCK_SIZE)
     }
 
     /// The blocks of `whole` with `data` laid over what is there.
@@ -90,11 +88,10 @@ impl BranchDisk {
         data: &[u8],
     ) -> Result<Buffer, DiskError> {
         let mut blocks = Buffer::zeroed(usize::try_from(whole.length()).expect("a request"));
-        if !self.covers_blocks(range) {
-            let there = ByteRange::up_to(self.head.size_bytes()).intersection(whole);
+        if !Self::covers_blocks(range) {
             // Only the first and the last block can have bytes that stay.
-            for edge in edges(there) {
-                let old = self.head.read(edge).await?;
+            for edge in edges(whole) {
+                let old = self.head.read_blocks(edge).await?;
                 let skip = edge.start().bytes() - whole.start().bytes();
                 let skip = usize::try_from(skip).expect("a request");
                 blocks[skip..skip + old.len()].copy_from_slice(&old);
@@ -109,7 +106,7 @@ impl BranchDisk {
     async fn zero_range(&self, range: ByteRange) -> Result<(), DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
         self.check_open()?;
-        let (head, middle, tail) = self.split_at_blocks(range);
+        let (head, middle, tail) = Self::split_at_blocks(range);
         if head.is_empty() && tail.is_empty() {
             return self.zero_blocks(middle).await;
         }
@@ -138,14 +135,9 @@ impl BranchDisk {
 
     /// `range` as the part before its first whole block, its whole blocks, and the part after them. A range within one
     /// block is all head.
-    fn split_at_blocks(&self, range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
+    fn split_at_blocks(range: ByteRange) -> (ByteRange, ByteRange, ByteRange) {
         let first = range.start().bytes().next_multiple_of(BLOCK_SIZE).min(range.end().bytes());
-        let to_end = range.end().bytes() == self.head.size_bytes();
-        let last = if to_end {
-            range.end().bytes()
-        } else {
-            (range.end().bytes() / BLOCK_SIZE * BLOCK_SIZE).max(first)
-        };
+        let last = (range.end().bytes() / BLOCK_SIZE * BLOCK_SIZE).max(first);
         let (head, rest) = range.split_at(ByteOffset::new(first));
         let (middle, tail) = rest.split_at(ByteOffset::new(last));
         (head, middle, tail)
@@ -238,7 +230,7 @@ impl Disk for BranchDisk {
         Box::pin(async move {
             DiskError::check_range(&self.geometry(), range)?;
             self.check_open()?;
-            let (_, middle, _) = self.split_at_blocks(range);
+            let (_, middle, _) = Self::split_at_blocks(range);
             self.zero_blocks(middle).await
         })
     }

@@ -1,15 +1,14 @@
-//! Disks that change while history goes on: they grow, join a machine, and leave it.
+//! Disks that change while history goes on: they join a machine, and leave it. How they grow is in `growth.rs`.
 //!
 //! ```text
-//!   grow   ─▶ DiskGrown above the tail ─▶ every later moment has the new size ─▶ a point ─▶ a fold grows the image
 //!   add    ─▶ DiskAdded ─▶ first copy ─▶ DiskJoined: every later moment has it
 //!   remove ─▶ DiskRemoved at the tail ─▶ no later moment has it ─▶ a fold past it: DiskForgotten
 //! ```
 //!
-//! **Invariant:** what a moment has, it keeps: its disks and their sizes. So each of these happens between two points, while
+//! **Invariant:** what a moment has, it keeps. So each of these happens between two points, while
 //! nobody feeds the machine; older moments stay as they are until history begins after them.
 
-use crate::change::{ChangeError, MAX_DISKS, NewDisk, check_new_disk, check_size, disk_record};
+use crate::change::{ChangeError, MAX_DISKS, NewDisk, check_new_disk, disk_record};
 use crate::ids::{DiskId, DiskIdentity, MachineId, Sequence};
 use crate::image_hashes::{self, Described, ImageHashes};
 use crate::index::block_key::disk_range;
@@ -20,100 +19,21 @@ use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::{DiskEntry, ManifestState};
 use crate::moment::ResolveError;
 use crate::name::Name;
-use crate::point::{Point, PointKind};
 use crate::replica::opening::make_image;
 use crate::replica::{Image, ReplicaDisk};
 use crate::retention::Retention;
 use crate::stream::StreamSlot;
-use landfall_disks::image::ImageError;
 use landfall_disks::uring::offload;
 use std::sync::Arc;
 
-/// What growing did.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GrownDisk {
-    /// Its size before, in bytes.
-    pub from_bytes: u64,
-    /// Its size now.
-    pub to_bytes: u64,
-    /// The first point that has it. None in the middle of a pass, whose point will have it, and while there are no points.
-    pub point: Option<Point>,
-}
-
 /// Keeps streams away from a machine while its disks change.
-struct Shaping {
-    id: MachineId,
-    line: Arc<Line>,
-    slot: Arc<StreamSlot>,
+pub(crate) struct Shaping {
+    pub(crate) id: MachineId,
+    pub(crate) line: Arc<Line>,
+    pub(crate) slot: Arc<StreamSlot>,
 }
 
 impl Retention {
-    /// Makes a disk larger, from the next point on. Older points keep the size they had, and so do branches that start at
-    /// them. The image grows when such a point is folded into it. Durable on return.
-    pub async fn grow_disk(
-        &self,
-        machine: &Name,
-        disk: &Name,
-        size_bytes: u64,
-    ) -> Result<GrownDisk, ChangeError> {
-        let shaping = self.shaping(machine)?;
-        let _opening = shaping.slot.opening.lock().await;
-        shaping.check_idle(machine)?;
-        let replica = self.present_disk(machine, disk)?;
-        check_size(disk, size_bytes)?;
-        let from_bytes = replica.size_bytes();
-        if size_bytes < from_bytes {
-            let disk = disk.clone();
-            return Err(ChangeError::Shrink { disk, from_bytes, to_bytes: size_bytes });
-        }
-        let mut grown = GrownDisk { from_bytes, to_bytes: size_bytes, point: None };
-        if size_bytes == from_bytes {
-            return Ok(grown);
-        }
-        self.check_image_may_grow(&replica, size_bytes)?;
-        {
-            let _shape = shaping.line.shared().shape.write().await;
-            self.log_growth(&shaping.line, &replica, size_bytes).await?;
-        }
-        match replica.floor() {
-            None => self.grow_image_without_history(&replica, size_bytes).await?,
-            Some(_) if shaping.line.is_in_pass() => {}
-            Some(_) => grown.point = Some(self.mark(machine, None, PointKind::Crash, None).await?),
-        }
-        Ok(grown)
-    }
-
-    /// A fold that is to come must not find that the image cannot become that large.
-    fn check_image_may_grow(
-        &self,
-        replica: &ReplicaDisk,
-        size_bytes: u64,
-    ) -> Result<(), ChangeError> {
-        let Image::Present(image) = replica.image() else { return Ok(()) };
-        if !size_bytes.is_multiple_of(u64::from(image.geometry().logical_sector)) {
-            return Err(ChangeError::Size { disk: replica.name().clone(), size_bytes });
-        }
-        let checked = self.surroundings.images.check_growth(replica.spec(), size_bytes);
-        let path = || replica.spec().path.clone();
-        checked.map_err(|source| ChangeError::Image { path: path(), source: Box::new(source) })
-    }
-
-    async fn log_growth(
-        &self,
-        line: &Line,
-        replica: &ReplicaDisk,
-        size_bytes: u64,
-    ) -> Result<(), ChangeError> {
-        let disk = replica.id();
-        let decide = |_: &ManifestState| {
-            let above = line.tail().sequence;
-            Ok((vec![ManifestRecord::DiskGrown { disk, above, size_bytes }], ()))
-        };
-        self.manifest.change::<_, ChangeError>(decide).await?;
-        self.refresh_span(replica);
-        Ok(())
-    }
-
     /// Takes over what the manifest says now, of all disks of a machine.
     pub(crate) fn refresh_spans(&self, machine: MachineId) {
         let machines = self.machines.read();
@@ -122,26 +42,9 @@ impl Retention {
     }
 
     /// Takes over what the manifest says now.
-    fn refresh_span(&self, replica: &ReplicaDisk) {
+    pub(crate) fn refresh_span(&self, replica: &ReplicaDisk) {
         let span = self.manifest.state().disks.get(&replica.id()).map(|entry| entry.span.clone());
         span.into_iter().for_each(|span| replica.set_span(span));
-    }
-
-    /// Should a crash come first, opening does it.
-    async fn grow_image_without_history(
-        &self,
-        replica: &ReplicaDisk,
-        size_bytes: u64,
-    ) -> Result<(), ChangeError> {
-        let Image::Present(image) = replica.image() else { return Ok(()) };
-        let grown = match image.resize(size_bytes).await {
-            Ok(()) => image.flush().await,
-            Err(error) => Err(error),
-        };
-        grown.map_err(|error| ChangeError::Image {
-            path: replica.spec().path.clone(),
-            source: Box::new(ImageError::Disk(error)),
-        })
     }
 
     /// Adds a disk to a machine that may have points. Those do not have it; the first that does is the one that ends its
@@ -253,7 +156,7 @@ impl Retention {
         }
     }
 
-    fn shaping(&self, machine: &Name) -> Result<Shaping, ChangeError> {
+    pub(crate) fn shaping(&self, machine: &Name) -> Result<Shaping, ChangeError> {
         let id = self.machine_id(machine)?;
         let line = self.line_named(machine, None)?;
         let slot = self.machines.read().streams.get(&id).cloned();
@@ -263,7 +166,11 @@ impl Retention {
     }
 
     /// A disk that was not removed.
-    fn present_disk(&self, machine: &Name, disk: &Name) -> Result<Arc<ReplicaDisk>, ChangeError> {
+    pub(crate) fn present_disk(
+        &self,
+        machine: &Name,
+        disk: &Name,
+    ) -> Result<Arc<ReplicaDisk>, ChangeError> {
         let replica = self.disk_named(machine, disk)?;
         match replica.span().until {
             None => Ok(replica),
@@ -277,7 +184,7 @@ impl Retention {
 
 impl Shaping {
     /// Nobody feeds the machine. The slot must be locked against openings.
-    fn check_idle(&self, machine: &Name) -> Result<(), ChangeError> {
+    pub(crate) fn check_idle(&self, machine: &Name) -> Result<(), ChangeError> {
         match &self.slot.inner.lock().holder {
             None => Ok(()),
             Some(holder) => Err(ChangeError::InUse {

@@ -19,6 +19,7 @@ mod compact;
 mod disks;
 mod fold;
 mod forget;
+mod growth;
 pub mod ids;
 pub mod image_hashes;
 pub mod index;
@@ -56,12 +57,12 @@ mod view;
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
 pub use changes::{ChangedRange, Changes, ChangesError, ChangesPage};
 pub use compact::{CompactError, Compacted};
-pub use disks::GrownDisk;
 pub use fold::{
     FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus, HistoryWanted, Pace, StartMoment,
     WantedStart,
 };
 pub use forget::{ForgetError, ForgetReport};
+pub use growth::GrownDisk;
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
 pub use keeping::PolicyStatus;

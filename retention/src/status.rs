@@ -309,7 +309,7 @@ impl Retention {
     }
 
     /// That the machine had the disk, all of it, at a moment of a line.
-    fn check_there(
+    pub(crate) fn check_there(
         &self,
         disk: &ReplicaDisk,
         line: &Line,

@@ -249,9 +249,17 @@ impl View {
     async fn read_range(&self, range: ByteRange) -> Result<Buffer, DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
         let whole = range.widen(BLOCK_SIZE);
+        let mut buffer = self.read_blocks(whole).await?;
+        let skip = length(range.start().bytes() - whole.start().bytes());
+        buffer.narrow(skip..skip + length(range.length()));
+        Ok(buffer)
+    }
+
+    /// Reads whole blocks, the last one beyond the end of the disk, too: what it had grown by since it was opened, or zeroes.
+    pub(crate) async fn read_blocks(&self, whole: ByteRange) -> Result<Buffer, DiskError> {
         let _turn = self.reading.turns.begin();
         self.check_open()?;
-        let mut buffer = match self.read_whole(whole).await {
+        let buffer = match self.read_whole(whole).await {
             // Its places were resolved before a fold, perhaps, and the image has by now what is damaged there.
             Err(DiskError::Damaged { .. }) => {
                 self.drop_leaves(whole);
@@ -261,8 +269,6 @@ impl View {
         };
         // The index forgets a discarded line after it was closed: what was resolved since must not be believed.
         self.check_open()?;
-        let skip = length(range.start().bytes() - whole.start().bytes());
-        buffer.narrow(skip..skip + length(range.length()));
         Ok(buffer)
     }
 

@@ -25,11 +25,16 @@ Example:
         #[command(flatten)]
         format: Format,
     },
-    /// Make a disk larger, as it was made at its source
+    /// Make a disk larger, as it was made at its source, or on a branch alone
     ///
-    /// Older points keep the size they had. Nothing may replicate the machine meanwhile. Disks do not shrink.
+    /// Older points keep the size they had. Nothing may replicate the machine meanwhile. A disk of a branch grows for that
+    /// branch, also while somebody writes to it: who has it open sees the new size when he opens it again. Disks do not shrink.
+    #[command(after_help = "\
+Examples:
+  landfall disk grow web/os --size 80GiB
+  landfall disk grow web~test/os --size 80GiB")]
     Grow {
-        /// MACHINE/DISK
+        /// MACHINE/DISK, or MACHINE~BRANCH/DISK
         name: String,
         /// Its new size
         #[arg(long, value_name = "SIZE")]

@@ -1,5 +1,6 @@
 //! The part of the control API about disks that change while history goes on: they grow, join a machine, and leave it.
 
+use super::answers::line_name;
 use super::control::{Answer, Asked, Body, new_disk};
 use super::messages::{DiskGrow, DiskGrown, DiskJoin, DiskLeft, Machine};
 use super::problem::Problem;
@@ -15,15 +16,22 @@ pub(super) fn router() -> Router<Arc<Target>> {
     Router::new().route("/v1/disks", post(add).delete(remove)).route("/v1/disks/grow", post(grow))
 }
 
+/// A disk of a machine, or of one of its branches.
+fn read_any(text: &str) -> Result<(Name, Option<Name>, Name), Problem> {
+    let name = MomentName::parse(text)?;
+    match (name.disk, text.contains('@')) {
+        (Some(disk), false) => Ok((name.machine, name.branch, disk)),
+        _ => Err(Problem::bad(format!("{text:?}: name a disk here, as MACHINE/DISK"))),
+    }
+}
+
 /// A disk of the trunk of a machine.
 fn read_disk(text: &str) -> Result<(Name, Name), Problem> {
-    let name = MomentName::parse(text)?;
-    match (name.disk, name.branch, text.contains('@')) {
-        (Some(disk), None, false) => Ok((name.machine, disk)),
+    match read_any(text)? {
+        (machine, None, disk) => Ok((machine, disk)),
         (_, Some(branch), _) => Err(Problem::bad(format!(
             "{text:?}: disks belong to the machine; branches such as {branch} have those of the moment they start at"
         ))),
-        _ => Err(Problem::bad(format!("{text:?}: name a disk here, as MACHINE/DISK"))),
     }
 }
 
@@ -42,20 +50,28 @@ async fn grow(
     State(target): State<Arc<Target>>,
     Body(wanted): Body<DiskGrow>,
 ) -> Answer<DiskGrown> {
-    let (machine, disk) = read_disk(&wanted.name)?;
-    let (of, name, size_bytes) = (machine.clone(), disk.clone(), wanted.size_bytes);
+    let (machine, branch, disk) = read_any(&wanted.name)?;
+    let line = line_name(&machine, branch.as_ref());
+    let (name, size_bytes) = (disk.clone(), wanted.size_bytes);
     let grown = target
-        .on_core(move |retention| async move { retention.grow_disk(&of, &name, size_bytes).await })
+        .on_core(move |retention| async move {
+            match branch {
+                None => retention.grow_disk(&machine, &name, size_bytes).await,
+                Some(branch) => {
+                    retention.grow_branch_disk(&machine, &branch, &name, size_bytes).await
+                }
+            }
+        })
         .await?;
     if grown.from_bytes != grown.to_bytes {
         let (from_bytes, to_bytes) = (grown.from_bytes, grown.to_bytes);
-        tracing::info!(machine = %machine, disk = %disk, from_bytes, to_bytes, "disk grown");
+        tracing::info!(line, disk = %disk, from_bytes, to_bytes, "disk grown");
     }
     Ok(Json(DiskGrown {
-        name: format!("{machine}/{disk}"),
+        name: format!("{line}/{disk}"),
         from_bytes: grown.from_bytes,
         size_bytes: grown.to_bytes,
-        point: grown.point.map(|point| format!("{machine}@seq:{}", point.sequence)),
+        point: grown.point.map(|point| format!("{line}@seq:{}", point.sequence)),
     }))
 }
 
@@ -79,6 +95,12 @@ mod tests {
         assert_eq!(read_disk("web/os").expect("a disk"), (name("web"), name("os")));
         for wrong in ["web", "web~b/os", "web/os@latest", "web/", ""] {
             assert!(read_disk(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(read_any("web/os").expect("a disk"), (name("web"), None, name("os")));
+        let of_branch = (name("web"), Some(name("b")), name("os"));
+        assert_eq!(read_any("web~b/os").expect("a disk"), of_branch);
+        for wrong in ["web", "web~b", "web~b/os@latest", ""] {
+            assert!(read_any(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -47,6 +47,48 @@ fn a_disk_grows_with_its_source_and_older_points_keep_their_size() {
 }
 
 #[test]
+fn a_disk_of_a_branch_grows_under_its_writers_and_with_it_the_machine_it_becomes() {
+    let mut target = Target::start().with_machine(&noise(1, MIB));
+    target.expect_log("branch promoted");
+    target.run(&["branch", "add", "web", "--name", "test"]);
+    target.run(&["export", "add", "web~test", "--writable"]);
+    target.write("web~test/os", 0, &[7; 4096]).expect("a writable export");
+    let refused = target.refused(&["disk", "grow", "web~test", "--size", "2MiB"]);
+    assert!(refused.contains("MACHINE/DISK"), "{refused}");
+    let refused = target.refused(&["disk", "grow", "web~test/os", "--size", "512KiB"]);
+    assert!(refused.contains("does not shrink"), "{refused}");
+    let said = target.json(&["disk", "grow", "web~test/os", "--size", "2MiB"]);
+    assert_eq!(
+        (said["name"].as_str(), said["size_bytes"].as_u64()),
+        (Some("web~test/os"), Some(2 << 20))
+    );
+    let point = said["point"].as_str().expect("a point").replace('@', "/os@");
+    let end = 2 * MIB as u64 - 4096;
+    target.write("web~test/os", end, &[9; 4096]).expect("the new end");
+    let mut blank = noise(1, MIB);
+    blank[..4096].fill(7);
+    blank.resize(2 * MIB, 0);
+    let mut content = blank.clone();
+    content[2 * MIB - 4096..].fill(9);
+    let read = |target: &Target, name: &str| target.read(name).expect("it opens").0;
+    for _ in 0..2 {
+        assert!(read(&target, "web~test/os") == content);
+        assert!(read(&target, &point) == blank, "the new end reads as zeroes");
+        assert!(read(&target, "web/os") == noise(1, MIB), "the machine has the size it had");
+        target.stop();
+        target.resume();
+    }
+    let exports = target.json(&["export", "list"]);
+    target.run(&["export", "remove", &exports["exports"][0]["id"].to_string()]);
+    target.run(&["branch", "promote", "web~test", "--keep", "old"]);
+    assert!(read(&target, "web/os") == content);
+    let refused = target.refused(&["disk", "grow", "web~old/os", "--size", "4MiB"]);
+    assert!(refused.contains("takes writes"), "{refused}");
+    target.run(&["restore", "web@latest", "--output", "new.raw"]);
+    assert!(std::fs::read(target.path("new.raw")).expect("restored") == content);
+}
+
+#[test]
 fn disks_join_and_leave_a_machine_that_has_points() {
     let mut target = Target::start().with_machine(&noise(1, MIB));
     let first = target.points()[0]["name"].as_str().expect("a name").to_owned();

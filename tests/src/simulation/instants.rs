@@ -123,8 +123,13 @@ impl Life<'_> {
             Ok(older) => {
                 let older = older.sequence.number();
                 assert!(older < at, "seq:{older} was committed before {time}");
-                let skipped = self.model.instants.range(older + 1..at).next();
-                assert_eq!(skipped.map(|(at, _)| *at), None, "newer than seq:{older}, below {at}");
+                let between = self.model.instants.range(older + 1..at).map(|(at, _)| *at);
+                for skipped in between.collect::<Vec<_>>() {
+                    let found = self.retention.resolve(&moment(&format!("m@seq:{skipped}"))).await;
+                    // A branch may have left the trunk at a fuzzy point, which no time means but its own.
+                    let kind = self.alive(found, "an instant")?.kind;
+                    assert_eq!(kind, Some(PointKind::Fuzzy), "between seq:{older} and {at}");
+                }
             }
             Err(ResolveError::BeforeHistory { .. } | ResolveError::NoSuchPoint { .. }) => {}
             Err(_) if self.world.folder.is_dead() => return Err(PowerCut),

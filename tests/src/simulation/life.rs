@@ -87,12 +87,13 @@ impl Life<'_> {
         self.settle_instants().await?;
         self.settle_growth();
         self.settle_branches().await?;
+        self.settle_branch_growth().await?;
         self.check_standby().await?;
         self.add_machine().await?;
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(56) {
+            match self.choices.below(57) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -124,6 +125,7 @@ impl Life<'_> {
                 50 => stream = self.promote(stream).await?,
                 51 => self.add_branch().await?,
                 52..=55 => stream = self.stand_by(stream).await?,
+                56 => self.grow_branch().await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }

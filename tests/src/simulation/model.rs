@@ -86,6 +86,8 @@ pub(super) struct Model {
     pub(super) maybe_start: Option<u64>,
     /// A disk that was asked to grow, and to what size, without an answer.
     pub(super) maybe_grown: Option<(usize, u64)>,
+    /// A branch, a disk of it that was asked to grow, and to what size, without an answer.
+    pub(super) maybe_branch_grown: Option<(String, usize, u64)>,
     /// What the point holds that a disk that had grown may have left.
     pub(super) grown_point: Option<Snapshot>,
     pub(super) branches: BTreeMap<String, Branch>,
@@ -132,6 +134,7 @@ impl Model {
             start: 0,
             maybe_start: None,
             maybe_grown: None,
+            maybe_branch_grown: None,
             grown_point: None,
             branches: BTreeMap::new(),
             branches_made: 0,
@@ -155,6 +158,15 @@ impl Model {
     /// A disk of the source became larger: zeroes, as far as it knows.
     pub(super) fn grow(&mut self, disk: usize, size_bytes: u64) {
         self.source[disk].resize(usize::try_from(size_bytes).expect("small"), 0);
+    }
+
+    /// A disk of a branch became larger, and `point` is the first moment that has it.
+    pub(super) fn grow_branch(&mut self, name: &str, disk: usize, size_bytes: u64, point: u64) {
+        let branch = self.branches.get_mut(name).expect("it was there");
+        branch.content[disk].resize(usize::try_from(size_bytes).expect("small"), 0);
+        branch.moments.insert(point, Arc::new(branch.content.clone()));
+        branch.marked.insert(point);
+        self.say(format!("disk {disk} grew to {size_bytes} on {name}, point seq:{point}"));
     }
 
     pub(super) fn say(&mut self, line: String) {

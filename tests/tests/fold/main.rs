@@ -1,5 +1,6 @@
 //! Fold against a model of every point: what stays, what goes, who holds what, and power cuts at every flush.
 
+mod branch_sizes;
 mod churn;
 mod compact;
 mod crashes;

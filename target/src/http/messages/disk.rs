@@ -17,7 +17,7 @@ pub(crate) struct DiskJoin {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DiskGrow {
-    /// `MACHINE/DISK`.
+    /// `MACHINE/DISK`, or `MACHINE~BRANCH/DISK`.
     pub(crate) name: String,
     /// Its new size.
     pub(crate) size_bytes: u64,
@@ -26,7 +26,7 @@ pub(crate) struct DiskGrow {
 /// A disk that was made larger.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct DiskGrown {
-    /// `MACHINE/DISK`.
+    /// `MACHINE/DISK`, or `MACHINE~BRANCH/DISK`.
     pub(crate) name: String,
     /// Its size before.
     pub(crate) from_bytes: u64,
