@@ -1,0 +1,83 @@
+use super::file;
+use super::*;
+use std::path::Path;
+
+fn load(text: &str, data: Option<&str>) -> Result<Config, ConfigError> {
+    let given = Given { config: None, data: data.map(PathBuf::from) };
+    let file = file::parse(Path::new("landfall.toml"), text)?;
+    complete(file, &given, &ListenGiven::default(), Path::new("/here"))
+}
+
+fn refused(text: &str) -> String {
+    load(text, Some("/d")).expect_err(text).to_string()
+}
+
+#[test]
+fn a_data_folder_is_all_it_takes() {
+    let config = load("", Some("./state")).expect("complete");
+    assert_eq!(config.data, Path::new("/here/state"));
+    assert_eq!(config.journal, Path::new("/here/state/journal"));
+    assert_eq!(config.listen.control, Path::new("/here/state/landfall.sock"));
+    assert_eq!(config.listen.nbd, Some("127.0.0.1:10809".parse().unwrap()));
+    assert!(matches!(load("", None), Err(ConfigError::NoData)));
+}
+
+#[test]
+fn the_example_holds_the_defaults() {
+    let written = load(EXAMPLE, None).expect("the example is valid");
+    assert_eq!(written, load("", Some("/var/lib/landfall")).unwrap());
+}
+
+#[test]
+fn what_is_given_wins_over_what_is_written() {
+    assert_eq!(load("data = '/b'", Some("/a")).unwrap().data, Path::new("/a"));
+    let given = Given { config: None, data: Some("/d".into()) };
+    let listen = ListenGiven { nbd: Some(Address::Off), ..ListenGiven::default() };
+    let file = file::parse(Path::new("x"), "[listen]\nnbd = '127.0.0.1:1'").unwrap();
+    assert_eq!(complete(file, &given, &listen, Path::new("/")).unwrap().listen.nbd, None);
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    assert!(refused("dta = '/x'").contains("dta"));
+    assert!(refused("[listen]\nndb = 'off'").contains("ndb"));
+}
+
+#[test]
+fn plain_listeners_stay_on_loopback() {
+    let open = "[listen]\nnbd = '0.0.0.0:10809'";
+    assert!(refused(open).contains("insecure = true"));
+    assert!(refused("[listen]\nhttp = '192.0.2.1:1'").contains("listen.http"));
+    assert!(load(&format!("insecure = true\n{open}"), Some("/d")).is_ok());
+    assert!(load("[listen]\ndelta = '0.0.0.0:9443'", Some("/d")).is_ok());
+}
+
+#[test]
+fn listeners_can_be_closed() {
+    let text = "[listen]\nnbd = 'off'\nnbd_socket = 'off'\nhttp = 'off'\ndelta = 'off'";
+    let listen = load(text, Some("/d")).unwrap().listen;
+    assert_eq!((listen.nbd, listen.http, listen.delta), (None, None, None));
+    assert_eq!(listen.nbd_socket, None);
+}
+
+#[test]
+fn values_outside_their_limits_are_refused() {
+    assert!(refused("[journal]\nsegment = '1KiB'").contains("journal.segment"));
+    assert!(refused("[journal]\nsegment = '4 parsecs'").contains("not a size"));
+    assert!(refused("[engine]\ncores = 0").contains("engine.cores"));
+    assert!(refused("[policy]\nkeep = 'hourly'").contains("policy.keep"));
+    let quota = load("[policy]\nkeep = 'keep all, quota 1GiB hold'", Some("/d"));
+    assert!(quota.unwrap().policy.keep.space().is_some());
+    assert!(refused("[policy]\nrpo = 'soon'").contains("policy.rpo"));
+    assert!(refused("[listen]\nnbd = 'localhost'").contains("not an address"));
+    assert!(refused("[volumes]\nallow = ['tmpfs']").contains("any-file-system"));
+    assert!(refused("[fold]\nslower_percent = 0").contains("fold.slower_percent"));
+    assert!(refused("[fold]\nrate = '1KiB'").contains("fold.rate"));
+    assert!(refused("[fold]\nevery = 'never'").contains("fold.every"));
+    assert!(refused("[encryption]\nkey = { file = 'kek' }").contains("absolute"));
+    assert!(refused("[encryption]\nkey = { file = '/d/kek' }").contains("inside"));
+    assert!(refused("[encryption]\nkey = { command = [] }").contains("a program"));
+    assert!(refused("[encryption]\nkey = { tpm = 'x' }").contains("tpm"));
+    let keys = "[encryption]\nkey = { command = ['a', 'b'] }\nearlier = [{ file = '/k' }]";
+    assert_eq!(load(keys, Some("/d")).unwrap().encryption.earlier.len(), 1);
+}
