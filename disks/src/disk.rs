@@ -32,19 +32,27 @@ pub trait Disk: Send + Sync {
     fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer>;
 
     /// Writes `data` at `at`. With [`Durability::Durable`] the bytes (not necessarily earlier ones) are durable on return.
-    fn write(&self, at: ByteOffset, data: Buffer, durability: Durability) -> IoFuture<'_, ()>;
+    /// Refused unless the implementation has something better.
+    fn write(&self, _at: ByteOffset, _data: Buffer, _durability: Durability) -> IoFuture<'_, ()> {
+        read_only()
+    }
 
-    /// Makes `range` read as zeroes.
+    /// Makes `range` read as zeroes. Refused unless the implementation has something better.
     fn write_zeroes(
         &self,
-        range: ByteRange,
-        mode: ZeroMode,
-        durability: Durability,
-    ) -> IoFuture<'_, ()>;
+        _range: ByteRange,
+        _mode: ZeroMode,
+        _durability: Durability,
+    ) -> IoFuture<'_, ()> {
+        read_only()
+    }
 
     /// Tells that the content of `range` is no longer needed. Afterwards it reads as zeroes or as before, block by
-    /// block; every implementation here gives zeroes for whole blocks and leaves partial ones alone.
-    fn discard(&self, range: ByteRange) -> IoFuture<'_, ()>;
+    /// block; every implementation here gives zeroes for whole blocks and leaves partial ones alone. Refused unless the
+    /// implementation has something better.
+    fn discard(&self, _range: ByteRange) -> IoFuture<'_, ()> {
+        read_only()
+    }
 
     /// Makes every completed write durable.
     fn flush(&self) -> IoFuture<'_, ()>;
@@ -53,13 +61,20 @@ pub trait Disk: Send + Sync {
     /// An implementation may stop early; callers go on from the last end.
     fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>>;
 
-    /// Grows the disk to `size_bytes`; new bytes read as zeroes. Shrinking is refused.
-    fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()>;
+    /// Grows the disk to `size_bytes`; new bytes read as zeroes. Shrinking is refused, and growing too unless the
+    /// implementation has something better.
+    fn resize(&self, _size_bytes: u64) -> IoFuture<'_, ()> {
+        read_only()
+    }
 
     /// The file that is the disk, byte for byte from the first to the last, if there is one: files can share blocks.
     fn file(&self) -> Option<&ImageFile> {
         None
     }
+}
+
+fn read_only<'a>() -> IoFuture<'a, ()> {
+    Box::pin(async { Err(DiskError::ReadOnly) })
 }
 
 /// How much must be on stable storage when a write returns.

@@ -24,7 +24,7 @@ use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
 use landfall_disks::{
     BLOCK_BYTES, BLOCK_SIZE, Block, Buffer, ByteOffset, ByteRange, Content, Disk, DiskError,
-    Durability, Geometry, IoFuture, MappedRange, ZeroMode,
+    Geometry, IoFuture, MappedRange,
 };
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -536,27 +536,11 @@ impl Disk for View {
         Box::pin(self.read_range(range))
     }
 
-    fn write(&self, _: ByteOffset, _: Buffer, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
-    }
-
-    fn write_zeroes(&self, _: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
-    }
-
-    fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
-    }
-
     fn flush(&self) -> IoFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 
     fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
         Box::pin(self.map_range(range))
-    }
-
-    fn resize(&self, _: u64) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
     }
 }

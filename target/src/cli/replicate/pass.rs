@@ -362,10 +362,7 @@ mod tests {
     use super::*;
     use landfall_disks::mapped::{Layer, OwnRange};
     use landfall_disks::uring::{Engine, EngineSettings};
-    use landfall_disks::{
-        Buffer, ByteOffset, Content, Disk, DiskError, Durability, Geometry, IoFuture, MappedRange,
-        ZeroMode,
-    };
+    use landfall_disks::{Buffer, ByteOffset, Content, Disk, Geometry, IoFuture, MappedRange};
     use std::sync::{Arc, Mutex};
 
     const SIZE: u64 = 64 << 20;
@@ -392,28 +389,12 @@ mod tests {
             Box::pin(async move { Ok(Buffer::copy_of(&vec![7; length])) })
         }
 
-        fn write(&self, _: ByteOffset, _: Buffer, _: Durability) -> IoFuture<'_, ()> {
-            Box::pin(async { Err(DiskError::ReadOnly) })
-        }
-
-        fn write_zeroes(&self, _: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
-            Box::pin(async { Err(DiskError::ReadOnly) })
-        }
-
-        fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
-            Box::pin(async { Err(DiskError::ReadOnly) })
-        }
-
         fn flush(&self) -> IoFuture<'_, ()> {
             Box::pin(async { Ok(()) })
         }
 
         fn map(&self, _: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
             unreachable!("the whole disk is not asked for")
-        }
-
-        fn resize(&self, _: u64) -> IoFuture<'_, ()> {
-            Box::pin(async { Err(DiskError::ReadOnly) })
         }
     }
 

@@ -1,8 +1,7 @@
 //! A disk of the target, read over NBD, as whatever reads disks takes it.
 
 use landfall_disks::{
-    Buffer, ByteOffset, ByteRange, Content, Disk, DiskError, Durability, Geometry, IoFuture,
-    MappedRange, ZeroMode,
+    Buffer, ByteRange, Content, Disk, DiskError, Geometry, IoFuture, MappedRange,
 };
 use landfall_protocols::nbd::client::{Client, ClientError};
 
@@ -34,18 +33,6 @@ impl Disk for RemoteDisk {
         Box::pin(async move { self.0.read(range).await.map_err(|error| failed(&error)) })
     }
 
-    fn write(&self, _: ByteOffset, _: Buffer, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
-    }
-
-    fn write_zeroes(&self, _: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
-    }
-
-    fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
-    }
-
     fn flush(&self) -> IoFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -61,9 +48,5 @@ impl Disk for RemoteDisk {
                 Err(error) => Err(failed(&error)),
             }
         })
-    }
-
-    fn resize(&self, _: u64) -> IoFuture<'_, ()> {
-        Box::pin(async { Err(DiskError::ReadOnly) })
     }
 }
