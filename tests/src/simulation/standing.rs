@@ -12,6 +12,7 @@ use landfall_retention::ids::LineId;
 use landfall_retention::manifest::standby::{HeldMoment, StandbyKept};
 use landfall_retention::standby::sidecar::{Holds, Sidecar};
 use landfall_retention::standby::{NotOurs, StandbyError, StandbyOrder, StandbyReport};
+use landfall_retention::time::Timestamp;
 use landfall_retention::{FoldPace, Stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ pub(super) struct Standing {
     asked: bool,
     /// Every moment that files were to be brought to, and what it holds.
     moments: BTreeMap<(LineId, u64), Snapshot>,
-    /// A disk whose file somebody else has written to.
-    altered: Option<usize>,
+    /// A disk whose file somebody else has written to, and when its sidecar was written last before.
+    altered: Option<(usize, Timestamp)>,
 }
 
 fn file(disk: usize) -> String {
@@ -61,7 +62,7 @@ impl Life<'_> {
     }
 
     async fn check_file(&self, disk: usize, at: &HeldMoment) -> Alive<()> {
-        if self.model.standing.altered == Some(disk) {
+        if self.still_altered().await? == Some(disk) {
             return Ok(());
         }
         let known = self.model.standing.moments.get(&(at.line, at.sequence.number()));
@@ -85,6 +86,8 @@ impl Life<'_> {
         if self.model.standing.altered.is_some() {
             match self.bring(sequence, false).await? {
                 Err(StandbyError::NotOurs { why: NotOurs::Written(_), .. }) => {}
+                // The file of another disk comes first.
+                Err(StandbyError::Shrinks { .. }) => {}
                 other => panic!("somebody wrote to it: {other:?}"),
             }
         }
@@ -119,15 +122,26 @@ impl Life<'_> {
         self.alive(added, "add a standby")
     }
 
+    /// The disk whose file is what somebody else has made of it. One that was written over since, or was about to be when the
+    /// power went, is not.
+    async fn still_altered(&self) -> Alive<Option<usize>> {
+        let Some((disk, written)) = self.model.standing.altered else { return Ok(None) };
+        let same = |found: Sidecar| found.moment().is_some() && found.written == written;
+        Ok(self.sidecar(disk).await?.is_some_and(same).then_some(disk))
+    }
+
     /// A hypervisor boots from one that holds a moment.
     async fn write_to_standby(&mut self) -> Alive<()> {
-        let altered = self.model.standing.altered;
-        let disk = altered.unwrap_or(self.choices.index(SIZES.len()));
-        let whole = self.sidecar(disk).await?.is_some_and(|found| found.moment().is_some());
-        // While it was written over, the power went: it will be compared.
-        self.model.standing.altered = altered.filter(|_| whole);
-        if altered.is_none() && whole && self.choices.chance(1, 8) {
-            self.model.standing.altered = Some(disk);
+        if self.still_altered().await?.is_some() {
+            return Ok(());
+        }
+        self.model.standing.altered = None;
+        let disk = self.choices.index(SIZES.len());
+        let whole = self.sidecar(disk).await?.filter(|found| found.moment().is_some());
+        if let Some(whole) = whole
+            && self.choices.chance(1, 8)
+        {
+            self.model.standing.altered = Some((disk, whole.written));
             self.world.folder.corrupt(file(disk), 4096 * self.choices.below(10), 700);
             self.model.say(format!("somebody writes to the standby of disk {disk}"));
         }
