@@ -165,7 +165,8 @@ impl ImageHashes {
             StoredPage::There(page) => Checks::of(&page),
             StoredPage::Damaged(reason) => {
                 self.note_damaged_page(number, &reason);
-                Checks::Unknown
+                // Not kept: it may be read well the next time, and what a scrub finds by it then must not be served.
+                return Some(Checks::Unknown);
             }
         };
         self.cache.0.insert((self.disk, number), checks.clone());
