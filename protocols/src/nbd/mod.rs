@@ -7,8 +7,8 @@
 //!   client    the other side: a session without I/O and a driver over tokio streams
 //! ```
 //!
-//! By `doc/proto.md` of NetworkBlockDevice/nbd: fixed newstyle, structured replies, `base:allocation`. Not here: TLS, and
-//! the 64-bit headers of the `EXTENDED_HEADERS` extension (their options are answered with `NBD_REP_ERR_UNSUP`).
+//! By `doc/proto.md` of NetworkBlockDevice/nbd: fixed newstyle, structured replies, extended headers, `base:allocation`.
+//! Not here: TLS (its option is answered with `NBD_REP_ERR_UNSUP`).
 
 pub mod client;
 mod counters;

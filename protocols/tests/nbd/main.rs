@@ -2,6 +2,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 
+mod extended;
 mod interop;
 mod memory;
+mod raw;
 mod serve;

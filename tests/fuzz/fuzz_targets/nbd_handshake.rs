@@ -36,6 +36,7 @@ enum Opt {
     Raw(u8, Vec<u8>),
     Long(u8, u32),
     Structured,
+    Extended,
     List,
     Info(u8, Vec<u16>),
     Go(u8),
@@ -63,6 +64,7 @@ fn facts(name: &str) -> Result<ExportFacts, OpenError> {
 #[derive(Default)]
 struct Model {
     structured: bool,
+    extended: bool,
     /// Export and whether `base:allocation` was selected.
     selection: Option<(String, bool)>,
 }
@@ -78,25 +80,34 @@ fn refused(refusal: Refusal) -> Due {
 }
 
 impl Model {
-    fn flags(&self, facts: &ExportFacts) -> TransmissionFlags {
+    fn selected(&self, name: &str) -> bool {
+        self.selection.as_ref().is_some_and(|(of, chosen)| *chosen && of == name)
+    }
+
+    fn flags(&self, name: &str, facts: &ExportFacts) -> TransmissionFlags {
         // HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_CACHE as the specification numbers them.
         let mut bits = 1 | 1 << 2 | 1 << 3 | 1 << 10;
         match facts.access {
             Access::ReadOnly => bits |= 1 << 1,
             Access::Writable => bits |= 1 << 5 | 1 << 6 | 1 << 11,
         }
-        bits |= if self.structured { 1 << 7 } else { 0 };
+        bits |= if self.structured || self.extended { 1 << 7 } else { 0 };
+        bits |= if self.extended && self.selected(name) { 1 << 12 } else { 0 };
         bits |= if facts.multi_conn { 1 << 8 } else { 0 };
         TransmissionFlags::from_bits(bits)
     }
 
     fn enter(&mut self, name: String, facts: &ExportFacts) -> Negotiated {
-        let selected = self.selection.take().is_some_and(|(of, chosen)| chosen && of == name);
+        let selected = self.selected(&name);
         let contexts = [(ContextId::new(1), Context::BaseAllocation)];
         let transmission = Transmission {
             size_bytes: facts.size_bytes,
             access: facts.access,
-            replies: if self.structured { Replies::Structured } else { Replies::Simple },
+            replies: match (self.extended, self.structured) {
+                (true, _) => Replies::Extended,
+                (false, true) => Replies::Structured,
+                (false, false) => Replies::Simple,
+            },
             contexts: contexts.into_iter().filter(|_| selected).collect(),
         };
         Negotiated { name, transmission }
@@ -132,11 +143,21 @@ impl Model {
                 };
                 ack(EXPORTS[..2].iter().map(|name| server(name)).collect())
             }
+            OptionRequest::ExtendedHeaders => {
+                self.extended = true;
+                ack(Vec::new())
+            }
+            OptionRequest::StructuredReply if self.extended => {
+                refused(Refusal::ExtendedHeadersRequired)
+            }
             OptionRequest::StructuredReply => {
                 self.structured = true;
                 ack(Vec::new())
             }
             OptionRequest::StartTls | OptionRequest::Unknown(_) => refused(Refusal::Unsupported),
+            OptionRequest::ExportName(_) if self.extended => {
+                Due { replies: Vec::new(), end: Some(Err(())) }
+            }
             OptionRequest::ExportName(name) => match facts(&name) {
                 Ok(facts) => {
                     let end = Some(Ok(Some(self.enter(name, &facts))));
@@ -148,7 +169,7 @@ impl Model {
                 match facts(&request.name) {
                     Err(error) => not_available(&error),
                     Ok(facts) => {
-                        let flags = self.flags(&facts);
+                        let flags = self.flags(&request.name, &facts);
                         let mut due = ack(vec![OptionReply::Info(Info::Export {
                             size_bytes: facts.size_bytes,
                             flags,
@@ -161,7 +182,7 @@ impl Model {
                 }
             }
             OptionRequest::ListMetaContext(_) | OptionRequest::SetMetaContext(_)
-                if !self.structured =>
+                if !self.structured && !self.extended =>
             {
                 refused(Refusal::Invalid)
             }
@@ -257,6 +278,7 @@ fn encoded(option: &Opt) -> Vec<u8> {
         }
         Opt::NoMagic(magic) => return [&magic.to_be_bytes()[..], &[0; 8]].concat(),
         Opt::Structured => OptionRequest::StructuredReply,
+        Opt::Extended => OptionRequest::ExtendedHeaders,
         Opt::List => OptionRequest::List,
         Opt::Info(which, items) => OptionRequest::Info(InfoRequest {
             name: export(which),

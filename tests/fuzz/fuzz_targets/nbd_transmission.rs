@@ -11,6 +11,7 @@ use landfall_protocols::nbd::session::{
     Access, Action, Answer, Batch, Chunk, Context, ContextId, Failure, Fragments, Piece, Replies,
     StatusList, Transmission, plan_read,
 };
+use landfall_protocols::nbd::wire::extended::StatusFilter;
 use landfall_protocols::nbd::wire::transmission::{Command, CommandFlags, Cookie, Request};
 use libfuzzer_sys::fuzz_target;
 
@@ -22,11 +23,18 @@ const MAX: u64 = 32 << 20;
 #[derive(Arbitrary, Debug)]
 struct Input {
     writable: bool,
-    structured: bool,
+    replies: Form,
     context: bool,
     /// Stretches of the disk: units of 1 KiB and what they hold.
     map: Vec<(u8, u8)>,
     requests: Vec<Ask>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Form {
+    Simple,
+    Structured,
+    Extended,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -36,6 +44,10 @@ struct Ask {
     cookie: u64,
     offset: Number,
     length: Number,
+    /// Contexts a block status with a payload names.
+    named: Vec<u8>,
+    /// Bytes of its payload that are cut off.
+    cut: u8,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -105,11 +117,14 @@ fn slice(range: ByteRange) -> std::ops::Range<usize> {
 
 /// The error a request gets: the first rule it breaks.
 fn error(rules: &Transmission, request: &Request) -> Option<u32> {
-    let structured = rules.replies == Replies::Structured;
+    let structured = rules.replies != Replies::Simple;
+    let extended = rules.replies == Replies::Extended;
     let (command, flags) = (request.command.number(), request.flags.bits());
     let (offset, length) = (request.offset, request.length);
     let allowed = 1 | match command {
         0 if structured => 4,
+        1 if extended => 32,
+        7 if extended && !rules.contexts.is_empty() => 8 | 32,
         6 => 2 | 16,
         7 => 8,
         _ => 0,
@@ -120,6 +135,7 @@ fn error(rules: &Transmission, request: &Request) -> Option<u32> {
         2 => None,
         _ if flags & !allowed != 0 => Some(22),
         3 => (offset != 0 || length != 0).then_some(22),
+        7 if flags & 32 != 0 && length > 0 => (length > 8 + 4 * 128).then_some(22),
         1 | 4 | 6 if rules.access == Access::ReadOnly => Some(1),
         1 | 6 if past_end => Some(28),
         _ if past_end => Some(22),
@@ -131,17 +147,35 @@ fn error(rules: &Transmission, request: &Request) -> Option<u32> {
     }
 }
 
+/// The error a block status with this payload gets.
+fn filter_error(filter: &StatusFilter, payload: &[u8], request: &Request) -> Option<u32> {
+    // Cut off by whole numbers it is a shorter filter.
+    let numbers = match payload.len().checked_sub(8) {
+        Some(bytes) if bytes % 4 == 0 => &filter.contexts[..bytes / 4],
+        _ => return Some(22),
+    };
+    let named = numbers.iter().filter(|number| **number == CONTEXT).count();
+    let past_end = request.offset.checked_add(filter.length).is_none_or(|end| end > SIZE);
+    (named != numbers.len() || named > 1 || past_end || filter.length == 0).then_some(22)
+}
+
 /// A client's view of one reply.
 #[derive(Default)]
 struct Reply {
     content: Vec<(u64, Vec<u8>)>,
     chunks: usize,
-    status: Vec<(u32, u32)>,
+    status: Vec<(u64, u64)>,
     error: Option<u32>,
 }
 
 /// Takes the only reply in `bytes` apart.
-fn read_reply(mut bytes: &[u8], cookie: u64, simple_data: usize) -> Reply {
+fn read_reply(
+    mut bytes: &[u8],
+    rules: &Transmission,
+    request: &Request,
+    simple_data: usize,
+) -> Reply {
+    let cookie = request.cookie.number();
     let mut reply = Reply::default();
     let mut take = |length: usize| {
         let (taken, rest) = bytes.split_at(length);
@@ -153,6 +187,7 @@ fn read_reply(mut bytes: &[u8], cookie: u64, simple_data: usize) -> Reply {
     loop {
         match u32_of(take(4)) {
             0x6744_6698 => {
+                assert!(rules.replies != Replies::Extended);
                 let error = u32_of(take(4));
                 assert_eq!(u64_of(take(8)), cookie);
                 reply.error = (error != 0).then_some(error);
@@ -161,10 +196,17 @@ fn read_reply(mut bytes: &[u8], cookie: u64, simple_data: usize) -> Reply {
                 }
                 break;
             }
-            0x668e_33ef => {
+            magic @ (0x668e_33ef | 0x6e8a_278c) => {
+                let extended = magic == 0x6e8a_278c;
+                assert_eq!(extended, rules.replies == Replies::Extended);
                 let head = take(4).to_vec();
                 assert_eq!(u64_of(take(8)), cookie);
-                let payload = u32_of(take(4)) as usize;
+                let payload = if extended {
+                    assert_eq!(u64_of(take(8)), request.offset);
+                    u64_of(take(8)) as usize
+                } else {
+                    u32_of(take(4)) as usize
+                };
                 let mut payload = take(payload);
                 reply.chunks += 1;
                 match [head[2], head[3]] {
@@ -179,11 +221,21 @@ fn read_reply(mut bytes: &[u8], cookie: u64, simple_data: usize) -> Reply {
                         assert!(!zeroes.is_empty());
                         reply.content.push((u64_of(&payload[..8]), zeroes));
                     }
+                    [0, 6] => {
+                        assert!(extended);
+                        assert_eq!(u32_of(&payload[..4]), CONTEXT);
+                        assert_eq!(u32_of(&payload[4..8]) as usize * 16 + 8, payload.len());
+                        for entry in payload[8..].chunks(16) {
+                            reply.status.push((u64_of(&entry[..8]), u64_of(&entry[8..])));
+                        }
+                    }
                     [0, 5] => {
+                        assert!(!extended);
                         assert_eq!(u32_of(&payload[..4]), CONTEXT);
                         payload = &payload[4..];
                         for entry in payload.chunks(8) {
-                            reply.status.push((u32_of(&entry[..4]), u32_of(&entry[4..])));
+                            let (length, status) = entry.split_at(4);
+                            reply.status.push((u32_of(length).into(), u32_of(status).into()));
                         }
                     }
                     [0x80, kind] => {
@@ -205,7 +257,7 @@ fn read_reply(mut bytes: &[u8], cookie: u64, simple_data: usize) -> Reply {
     reply
 }
 
-fn carry_out(disk: &Disk, action: Action) -> Answer {
+fn carry_out(disk: &Disk, rules: &Transmission, action: Action) -> Answer {
     match action {
         Action::Read { range, .. } if range.is_empty() => Answer::Data(Vec::new()),
         Action::Read { range, fragments } => {
@@ -224,8 +276,9 @@ fn carry_out(disk: &Disk, action: Action) -> Answer {
                     .collect(),
             })
         }
-        Action::BlockStatus { range, extents } => {
-            let mut list = StatusList::new(range, extents);
+        Action::BlockStatus { contexts, .. } if !contexts.has(0) => Answer::Status(Vec::new()),
+        Action::BlockStatus { range, extents, .. } => {
+            let mut list = StatusList::new(range, extents, rules.replies);
             while let Some(next) = list.next() {
                 // One at a time, as a disk that stops early would answer.
                 list.add(&disk.mapped(next)[..1]);
@@ -236,7 +289,13 @@ fn carry_out(disk: &Disk, action: Action) -> Answer {
     }
 }
 
-fn check_reply(disk: &Disk, rules: &Transmission, request: &Request, reply: &Reply) {
+fn check_reply(
+    disk: &Disk,
+    rules: &Transmission,
+    request: &Request,
+    filter: Option<&Vec<u8>>,
+    reply: &Reply,
+) {
     let range = ByteRange::at(ByteOffset::new(request.offset), request.length);
     match request.command {
         Command::Read => {
@@ -256,13 +315,17 @@ fn check_reply(disk: &Disk, rules: &Transmission, request: &Request, reply: &Rep
         }
         Command::BlockStatus => {
             let range = range.expect("it was within the disk");
+            if filter.is_some_and(|payload| payload.len() == 8) {
+                assert!(reply.status.is_empty(), "no context was named");
+                return;
+            }
             assert!(!reply.status.is_empty());
             if request.flags.contains(CommandFlags::REQ_ONE) {
                 assert_eq!(reply.status.len(), 1);
             }
             let mut at = range.start().bytes();
             for (length, status) in &reply.status {
-                let part = ByteRange::at(ByteOffset::new(at), (*length).into()).expect("small");
+                let part = ByteRange::at(ByteOffset::new(at), *length).expect("small");
                 assert!(range.contains(part) && !part.is_empty());
                 for mapped in disk.mapped(part) {
                     let expected = match mapped.content {
@@ -287,28 +350,61 @@ fuzz_target!(|input: Input| {
     let rules = Transmission {
         size_bytes: SIZE,
         access: if input.writable { Access::Writable } else { Access::ReadOnly },
-        replies: if input.structured { Replies::Structured } else { Replies::Simple },
-        contexts: contexts.into_iter().filter(|_| input.context && input.structured).collect(),
+        replies: match input.replies {
+            Form::Simple => Replies::Simple,
+            Form::Structured => Replies::Structured,
+            Form::Extended => Replies::Extended,
+        },
+        contexts: contexts
+            .into_iter()
+            .filter(|_| input.context && !matches!(input.replies, Form::Simple))
+            .collect(),
     };
     for ask in input.requests.iter().take(12) {
-        let request = Request {
+        let extended = rules.replies == Replies::Extended;
+        let mask = if extended { u64::MAX } else { u64::from(u32::MAX) };
+        let mut request = Request {
             command: Command::from(u16::from(ask.command % 10)),
             flags: CommandFlags::from_bits(ask.flags),
             cookie: Cookie::new(ask.cookie),
             offset: ask.offset.value(),
-            length: ask.length.value() & u64::from(u32::MAX),
+            length: ask.length.value() & mask,
         };
-        let bytes = request.encode().expect("32 bits");
-        assert_eq!(Request::parse(&bytes), Ok(request));
-        let decided = rules.decide(&request);
+        // A block status with a payload, as often as not with one that makes sense.
+        let numbers = ask.named.iter().take(140).map(|number| u32::from(number % 3)).collect();
+        let filter = StatusFilter { length: request.length, contexts: numbers };
+        let mut payload = filter.encode();
+        payload.truncate(payload.len() - usize::from(ask.cut % 8));
+        if request.command == Command::BlockStatus && rules.payload(&request) > 0 {
+            request.length = payload.len() as u64;
+        }
+        let bytes = if extended {
+            request.encode_extended().to_vec()
+        } else {
+            request.encode().expect("32 bits").to_vec()
+        };
+        assert_eq!(bytes.len(), rules.replies.request_header());
+        assert_eq!(rules.replies.parse_request(&bytes), Ok(request));
+        let has_payload = ask.command % 10 == 1 || (extended && ask.flags & 32 != 0);
+        assert_eq!(rules.payload(&request), if has_payload { request.length } else { 0 });
+        let mut decided = rules.decide(&request);
         let code = decided.as_ref().err().map(|error| error.code().number());
         assert_eq!(code, error(&rules, &request), "{request:?}");
+        let filtered = decided == Ok(Action::FilteredStatus);
+        let mut due = code;
+        let mut asked = request;
+        if filtered {
+            decided = rules.decide_filtered(&request, &payload);
+            due = filter_error(&filter, &payload, &request);
+            assert_eq!(decided.as_ref().err().map(|error| error.code().number()), due);
+            asked.length = filter.length;
+        }
         let (answer, data) = match decided {
             Ok(Action::Disconnect) => continue,
             Ok(action) => {
                 let simple = rules.replies == Replies::Simple && request.command == Command::Read;
                 let data = if simple { usize::try_from(request.length).expect("small") } else { 0 };
-                (carry_out(&disk, action), data)
+                (carry_out(&disk, &rules, action), data)
             }
             Err(error) => {
                 let (code, message) = (error.code(), error.to_string());
@@ -316,12 +412,12 @@ fuzz_target!(|input: Input| {
             }
         };
         let mut batch = Batch::default();
-        batch.push(rules.replies, request.command, request.cookie, answer);
+        batch.push(rules.replies, &request, answer);
         let sent: Vec<u8> = batch.into_parts().iter().flat_map(|part| part.to_vec()).collect();
-        let reply = read_reply(&sent, ask.cookie, data);
-        assert_eq!(reply.error, code);
-        if code.is_none() {
-            check_reply(&disk, &rules, &request, &reply);
+        let reply = read_reply(&sent, &rules, &request, data);
+        assert_eq!(reply.error, due);
+        if due.is_none() {
+            check_reply(&disk, &rules, &asked, filtered.then_some(&payload), &reply);
         }
     }
 });

@@ -3,10 +3,11 @@
 use super::*;
 use crate::nbd::export::OpenError;
 use crate::nbd::session::{
-    Access, Answer, Batch, ContextId, End, ExportFacts, Failure, Handshake, Piece, Replies, Step,
+    Access, Answer, Batch, ContextId, End, ExportFacts, Failure, Handshake, Piece, Replies,
+    StatusExtent, Step,
 };
 use crate::nbd::wire::transmission::{
-    ChunkHeader, ChunkKind, Command, Cookie, Descriptor, SimpleReply,
+    ChunkHeader, ChunkKind, Command, CommandFlags, Cookie, Request, SimpleReply,
 };
 use landfall_disks::{Buffer, ByteOffset, Content, MappedRange};
 use proptest::prelude::*;
@@ -14,6 +15,10 @@ use zerocopy::IntoBytes;
 
 fn range(start: u64, length: u64) -> ByteRange {
     ByteRange::at(ByteOffset::new(start), length).expect("small")
+}
+
+fn asked(command: Command, cookie: Cookie) -> Request {
+    Request { command, flags: CommandFlags::NONE, cookie, offset: 0, length: 0 }
 }
 
 /// Runs both negotiations against each other.
@@ -131,8 +136,8 @@ proptest! {
         let replies = if simple { Replies::Simple } else { Replies::Structured };
         let mut batch = Batch::default();
         let other = Cookie::new(6);
-        batch.push(replies, Command::Flush, other, Answer::Done);
-        batch.push(replies, Command::Read, COOKIE, Answer::Data(sent_pieces));
+        batch.push(replies, &asked(Command::Flush, other), Answer::Done);
+        batch.push(replies, &asked(Command::Read, COOKIE), Answer::Data(sent_pieces));
         let mut transactions = Transactions::default();
         transactions.begin(COOKIE, Query::Read(range(start, expected.len() as u64)));
         transactions.begin(other, Query::Plain);
@@ -175,15 +180,15 @@ proptest! {
 
 #[test]
 fn block_status_and_errors_arrive_as_sent() {
-    let descriptors = [(4096u32, 3u32), (512, 0), (1024, 2), (1024, 1)]
-        .map(|(length, status)| Descriptor { length: length.into(), status: status.into() });
+    let descriptors = [(4096, 3), (512, 0), (1024, 2), (1024, 1)]
+        .map(|(length, status)| StatusExtent { length, status });
     let failure =
         Failure { code: ErrorCode::Io, message: "checksum".into(), at: Some(ByteOffset::new(8)) };
     let mut batch = Batch::default();
     let status = Answer::Status(vec![(CONTEXT, descriptors.to_vec())]);
-    batch.push(Replies::Structured, Command::BlockStatus, COOKIE, status);
+    batch.push(Replies::Structured, &asked(Command::BlockStatus, COOKIE), status);
     let failed = Answer::Failed(failure);
-    batch.push(Replies::Structured, Command::Read, Cookie::new(6), failed);
+    batch.push(Replies::Structured, &asked(Command::Read, Cookie::new(6)), failed);
     let mut transactions = Transactions::default();
     transactions.begin(COOKIE, Query::BlockStatus(range(100, 6656), CONTEXT));
     transactions.begin(Cookie::new(6), Query::Read(range(0, 64)));

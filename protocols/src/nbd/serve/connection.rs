@@ -13,9 +13,8 @@ use super::negotiate::{NegotiationError, negotiate};
 use super::outbox::{Outbox, Permits};
 use crate::nbd::counters::{Counters, add, count};
 use crate::nbd::export::Export;
-use crate::nbd::session::{Action, Answer, ContextId, Failure, Transmission};
-use crate::nbd::wire::MAX_SKIPPED_PAYLOAD;
-use crate::nbd::wire::transmission::{BadRequestMagic, Command, REQUEST_HEADER, Request};
+use crate::nbd::session::{Action, Answer, Failure, RequestError, Transmission};
+use crate::nbd::wire::transmission::{BadRequestMagic, Request};
 use futures_util::future::{Either, select};
 use landfall_disks::uring::net::{Peer, Receiver, Stream};
 use landfall_disks::uring::{spawn, timeout};
@@ -87,7 +86,7 @@ enum Ended {
     SendFailed,
     #[error(transparent)]
     Magic(#[from] BadRequestMagic),
-    #[error("a write of {0} bytes is too long even to be refused")]
+    #[error("a payload of {0} bytes is too long even to be refused")]
     Payload(u64),
     #[error(transparent)]
     Socket(io::Error),
@@ -106,7 +105,6 @@ impl From<io::Error> for Ended {
 struct Connection {
     export: Export,
     rules: Transmission,
-    contexts: Vec<ContextId>,
     peer: Peer,
     counters: Arc<Counters>,
     outbox: Outbox,
@@ -125,7 +123,6 @@ impl Connection {
         };
         Self {
             export,
-            contexts: rules.contexts.iter().map(|(id, _)| *id).collect(),
             outbox: Outbox::new(rules.replies),
             rules,
             peer,
@@ -168,35 +165,60 @@ impl Connection {
     }
 
     async fn receive_one(self: &Rc<Self>, receiver: &mut Receiver) -> Result<(), Ended> {
-        let header = receiver.read_exact(REQUEST_HEADER).await?;
-        let header = header[..].try_into().expect("the length that was asked for");
-        let request = Request::parse(header)?;
-        let payload = if request.command == Command::Write { request.length } else { 0 };
-        let action = match self.rules.decide(&request) {
+        let header = receiver.read_exact(self.rules.replies.request_header()).await?;
+        let request = self.rules.replies.parse_request(&header)?;
+        let payload = self.rules.payload(&request);
+        let decided = match self.rules.decide(&request) {
+            Ok(Action::FilteredStatus) => {
+                let filter = receiver.read_exact(length_of(payload)).await?;
+                self.rules.decide_filtered(&request, &filter)
+            }
+            Err(error) => {
+                self.skip(receiver, payload).await?;
+                Err(error)
+            }
+            decided => decided,
+        };
+        let action = match decided {
             Ok(Action::Disconnect) => return Err(Ended::Disconnected),
             Ok(action) => action,
             Err(error) => {
-                tracing::debug!(peer = %self.peer, %error, "NBD request refused");
-                skip(receiver, payload).await?;
-                let permits = self.permits(0).await;
-                let counters = self.counters.of(request.command);
-                count(&counters.requests);
-                count(&counters.refused);
-                let failure = Failure { code: error.code(), message: error.to_string(), at: None };
-                self.outbox.push(&request, Answer::Failed(failure), permits);
+                self.refuse(&request, &error).await;
                 return Ok(());
             }
         };
         let permits = self.permits(bytes_held(&action)).await;
         let payload = match &action {
-            Action::Write { .. } => {
-                let length = usize::try_from(payload).expect("at most the maximum request");
-                Some(receiver.read_exact(length).await?)
-            }
+            Action::Write { .. } => Some(receiver.read_exact(length_of(payload)).await?),
             _ => None,
         };
         let connection = Rc::clone(self);
         spawn(async move { connection.answer(request, action, payload, permits).await });
+        Ok(())
+    }
+
+    /// Answers a request that breaks a rule. Its payload has been taken.
+    async fn refuse(&self, request: &Request, error: &RequestError) {
+        tracing::debug!(peer = %self.peer, %error, "NBD request refused");
+        let permits = self.permits(0).await;
+        let counters = self.counters.of(request.command);
+        count(&counters.requests);
+        count(&counters.refused);
+        let failure = Failure { code: error.code(), message: error.to_string(), at: None };
+        self.outbox.push(request, Answer::Failed(failure), permits);
+    }
+
+    /// Reads the payload of a refused request, so that the next one is found behind it.
+    async fn skip(&self, receiver: &mut Receiver, payload: u64) -> Result<(), Ended> {
+        if payload > self.rules.longest_unwanted_payload() {
+            return Err(Ended::Payload(payload));
+        }
+        let mut left = payload;
+        while left > 0 {
+            let part = left.min(SKIP_AT_A_TIME);
+            receiver.read_exact(length_of(part)).await?;
+            left -= part;
+        }
         Ok(())
     }
 
@@ -219,7 +241,7 @@ impl Connection {
         permits: Permits,
     ) {
         let disk: &dyn Disk = &*self.export.disk;
-        let outcome = execute(disk, &self.contexts, &self.holes, action, payload).await;
+        let outcome = execute(disk, &self.rules, &self.holes, action, payload).await;
         let counters = self.counters.of(request.command);
         count(&counters.requests);
         let answer = match outcome {
@@ -281,16 +303,6 @@ fn bytes_held(action: &Action) -> u64 {
     }
 }
 
-/// Reads the payload of a refused write, so that the next request is found behind it.
-async fn skip(receiver: &mut Receiver, payload: u64) -> Result<(), Ended> {
-    if payload > u64::from(MAX_SKIPPED_PAYLOAD) {
-        return Err(Ended::Payload(payload));
-    }
-    let mut left = payload;
-    while left > 0 {
-        let part = left.min(SKIP_AT_A_TIME);
-        receiver.read_exact(usize::try_from(part).expect("a small part")).await?;
-        left -= part;
-    }
-    Ok(())
+fn length_of(payload: u64) -> usize {
+    usize::try_from(payload).expect("at most the maximum request")
 }

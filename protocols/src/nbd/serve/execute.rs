@@ -1,7 +1,8 @@
 //! Carries an [`Action`] out on a disk.
 
 use crate::nbd::session::{
-    Action, Answer, Chunk, ContextId, Extents, Failure, Fragments, Piece, StatusList, plan_read,
+    Action, Answer, Chunk, ContextSet, Extents, Failure, Fragments, Piece, StatusList,
+    Transmission, plan_read,
 };
 use crate::nbd::wire::transmission::ErrorCode;
 use futures_util::future::try_join_all;
@@ -45,7 +46,7 @@ impl HoleSense {
 /// Does what was decided and says what it came to. `payload` belongs to a write and has its length.
 pub(super) async fn execute(
     disk: &dyn Disk,
-    contexts: &[ContextId],
+    rules: &Transmission,
     holes: &HoleSense,
     action: Action,
     payload: Option<Buffer>,
@@ -59,8 +60,8 @@ pub(super) async fn execute(
             let bytes = disk.read(range).await?;
             return Ok(Answer::Data(vec![Piece::Data { at: range.start(), bytes }]));
         }
-        Action::BlockStatus { range, extents } => {
-            return block_status(disk, contexts, range, extents).await;
+        Action::BlockStatus { range, extents, contexts } => {
+            return block_status(disk, rules, range, extents, contexts).await;
         }
         Action::Flush => disk.flush().await?,
         Action::Write { range, durability } => {
@@ -84,6 +85,7 @@ pub(super) async fn execute(
         }
         // A hint. Disks keep what they have learnt by themselves; there is nothing to warm from here.
         Action::Cache { .. } => {}
+        Action::FilteredStatus => unreachable!("decided when its payload was there"),
         Action::Disconnect => unreachable!("a disconnect ends the receive loop"),
     }
     Ok(Answer::Done)
@@ -127,16 +129,18 @@ async fn map_all(disk: &dyn Disk, range: ByteRange) -> Result<Vec<MappedRange>, 
 
 async fn block_status(
     disk: &dyn Disk,
-    contexts: &[ContextId],
+    rules: &Transmission,
     range: ByteRange,
     extents: Extents,
+    contexts: ContextSet,
 ) -> Result<Answer, DiskError> {
-    let mut list = StatusList::new(range, extents);
+    let mut list = StatusList::new(range, extents, rules.replies);
     while let Some(next) = list.next() {
         list.add(&disk.map(next).await?);
     }
     let descriptors = list.into_descriptors();
-    Ok(Answer::Status(contexts.iter().map(|id| (*id, descriptors.clone())).collect()))
+    let asked = rules.contexts.iter().enumerate().filter(|(place, _)| contexts.has(*place));
+    Ok(Answer::Status(asked.map(|(_, (id, _))| (*id, descriptors.clone())).collect()))
 }
 
 /// What the client is told of a failed action.

@@ -47,7 +47,7 @@ impl Outbox {
         if queue.broken {
             return;
         }
-        queue.batch.push(self.replies, request.command, request.cookie, answer);
+        queue.batch.push(self.replies, request, answer);
         queue.permits.push(permits);
         self.filled.notify_one();
     }

@@ -12,7 +12,8 @@
 //! method named there. One option is under way at a time; the specification forbids clients to send a second one before
 //! the final reply, and bytes that come early wait in the socket.
 
-use super::action::{Access, Context, ContextId, Replies, Transmission};
+use super::action::Transmission;
+use super::terms::{Access, Context, ContextId, Replies};
 use crate::nbd::export::{ExportEntry, OpenError};
 use crate::nbd::wire::handshake::{
     EXPORT_NAME_ZEROES, ExportNameReply, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Greeting, InfoKind,
@@ -289,6 +290,14 @@ impl Handshake {
                 self.state = State::Ended(End::Aborted);
             }
             OptionRequest::List => self.state = State::Listing,
+            OptionRequest::StructuredReply if self.replies == Replies::Extended => {
+                let why = "extended headers are in use, which structured replies cannot replace";
+                self.refuse(request.kind(), Refusal::ExtendedHeadersRequired, why);
+            }
+            OptionRequest::ExtendedHeaders => {
+                self.replies = Replies::Extended;
+                self.finish(OptionKind::ExtendedHeaders, &OptionReply::Ack);
+            }
             OptionRequest::StructuredReply => {
                 self.replies = Replies::Structured;
                 self.finish(OptionKind::StructuredReply, &OptionReply::Ack);
@@ -299,8 +308,12 @@ impl Handshake {
             OptionRequest::ListMetaContext(_) | OptionRequest::SetMetaContext(_)
                 if self.replies == Replies::Simple =>
             {
-                let why = "metadata contexts need NBD_OPT_STRUCTURED_REPLY first";
+                let why = "metadata contexts need structured replies or extended headers first";
                 self.refuse(request.kind(), Refusal::Invalid, why);
+            }
+            OptionRequest::ExportName(_) if self.replies == Replies::Extended => {
+                let why = "extended headers are in use, and need NBD_OPT_GO";
+                self.break_off(HandshakeError::ExportName(why.to_owned()));
             }
             OptionRequest::ExportName(_)
             | OptionRequest::Info(_)
@@ -311,7 +324,7 @@ impl Handshake {
     }
 
     fn enter_by_name(&mut self, name: String, facts: &ExportFacts) {
-        let flags = self.transmission_flags(facts).bits().into();
+        let flags = self.transmission_flags(&name, facts).bits().into();
         let reply = ExportNameReply { size: facts.size_bytes.into(), flags };
         self.output.extend(reply.as_bytes());
         if !self.leave_out_zeroes {
@@ -322,7 +335,10 @@ impl Handshake {
 
     fn inform(&mut self, option: OptionKind, request: &InfoRequest, facts: &ExportFacts) {
         let mut infos = vec![
-            Info::Export { size_bytes: facts.size_bytes, flags: self.transmission_flags(facts) },
+            Info::Export {
+                size_bytes: facts.size_bytes,
+                flags: self.transmission_flags(&request.name, facts),
+            },
             Info::BlockSize(BlockSizes {
                 minimum: 1,
                 preferred: facts.preferred_block,
@@ -365,7 +381,8 @@ impl Handshake {
         self.finish(OptionKind::SetMetaContext, &OptionReply::Ack);
     }
 
-    fn transmission_flags(&self, facts: &ExportFacts) -> TransmissionFlags {
+    /// What the export that was asked for as `name` can do for this client.
+    fn transmission_flags(&self, name: &str, facts: &ExportFacts) -> TransmissionFlags {
         let mut flags = TransmissionFlags::HAS_FLAGS
             .with(TransmissionFlags::SEND_FLUSH)
             .with(TransmissionFlags::SEND_FUA)
@@ -376,8 +393,13 @@ impl Handshake {
                 .with(TransmissionFlags::SEND_WRITE_ZEROES)
                 .with(TransmissionFlags::SEND_FAST_ZERO),
         });
-        if self.replies == Replies::Structured {
+        if self.replies != Replies::Simple {
             flags = flags.with(TransmissionFlags::SEND_DF);
+        }
+        let selected =
+            |selection: &Selection| selection.name == name && !selection.contexts.is_empty();
+        if self.replies == Replies::Extended && self.selection.as_ref().is_some_and(selected) {
+            flags = flags.with(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
         }
         if facts.multi_conn {
             flags = flags.with(TransmissionFlags::CAN_MULTI_CONN);
@@ -430,6 +452,7 @@ fn export_of(request: &OptionRequest) -> &str {
         | OptionRequest::List
         | OptionRequest::StartTls
         | OptionRequest::StructuredReply
+        | OptionRequest::ExtendedHeaders
         | OptionRequest::Unknown(_) => unreachable!("{request:?} opens no export"),
     }
 }

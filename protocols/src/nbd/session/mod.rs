@@ -14,12 +14,12 @@ mod action;
 mod handshake;
 mod plan;
 mod reply;
+mod terms;
 #[cfg(test)]
 mod tests;
 
-pub use action::{
-    Access, Action, Context, ContextId, Extents, Fragments, Replies, RequestError, Transmission,
-};
+pub use action::{Action, Extents, Fragments, RequestError, Transmission};
 pub use handshake::{End, ExportFacts, Handshake, HandshakeError, Negotiated, Step};
-pub use plan::{Chunk, StatusList, plan_read};
+pub use plan::{Chunk, StatusExtent, StatusList, plan_read};
 pub use reply::{Answer, Batch, Failure, Piece};
+pub use terms::{Access, Context, ContextId, ContextSet, Replies};

@@ -1,8 +1,9 @@
 //! From what a disk knows of its content to what is told of it: holes of a read, descriptors of a block status.
 
 use super::action::Extents;
+use super::terms::Replies;
 use crate::nbd::wire::MAX_DESCRIPTORS;
-use crate::nbd::wire::transmission::{Descriptor, STATE_HOLE, STATE_ZERO};
+use crate::nbd::wire::transmission::{STATE_HOLE, STATE_ZERO};
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange, Content, MappedRange};
 
 /// Shortest run of zeroes that is worth a chunk of its own, in bytes. Below it, one read and one chunk for the
@@ -11,6 +12,13 @@ const WORTHWHILE_HOLE: u64 = 32 << 10;
 
 /// How far a disk is asked at first, in bytes, for the end of a single extent.
 const FIRST_LOOK: u64 = 1 << 20;
+
+/// How much of a disk is looked at in one go, in bytes: what a disk may say of more at once has no bound.
+const LONGEST_LOOK: u64 = 4 << 30;
+
+/// Most of an export that one reply describes, in bytes, so that a request has an end in good time. Whoever wants more
+/// asks on, as after every reply that ends early.
+const LONGEST_STATUS: u64 = 1 << 40;
 
 /// One piece of the reply to a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +69,15 @@ pub fn plan_read(range: ByteRange, map: &[MappedRange]) -> Vec<Chunk> {
     chunks
 }
 
+/// One descriptor of a block status, before it is known how wide its numbers are on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatusExtent {
+    /// Bytes; not zero.
+    pub length: u64,
+    /// Meaning by context.
+    pub status: u32,
+}
+
 /// Collects the descriptors of a block status reply.
 ///
 /// Their total never exceeds the request, so both the rule for many extents and the one for a single extent hold.
@@ -68,15 +85,18 @@ pub fn plan_read(range: ByteRange, map: &[MappedRange]) -> Vec<Chunk> {
 pub struct StatusList {
     left: ByteRange,
     extents: Extents,
-    descriptors: Vec<(u64, u32)>,
+    descriptors: Vec<StatusExtent>,
 }
 
 impl StatusList {
-    /// An empty list for a request of `range`, which is not empty.
-    pub fn new(range: ByteRange, extents: Extents) -> Self {
+    /// An empty list for a request of `range`, which is not empty, to be sent as `replies`.
+    pub fn new(range: ByteRange, extents: Extents, replies: Replies) -> Self {
         assert!(!range.is_empty(), "an empty request is refused before");
-        // A descriptor has 32 bits for its length.
-        let longest = u64::from(u32::MAX) & !(BLOCK_SIZE - 1);
+        let longest = match replies {
+            // A descriptor has 32 bits for its length.
+            Replies::Simple | Replies::Structured => u64::from(u32::MAX) & !(BLOCK_SIZE - 1),
+            Replies::Extended => LONGEST_STATUS,
+        };
         let length = range.length().min(longest);
         let left = ByteRange::at(range.start(), length).expect("not longer than the range");
         Self { left, extents, descriptors: Vec::new() }
@@ -93,12 +113,12 @@ impl StatusList {
     /// Whoever wants one extent asks for all of the disk again and again: what lies behind its end is not worth a look. An
     /// extent that goes on is followed in steps as long as it is so far.
     fn look_ahead(&self) -> ByteRange {
-        let known = self.descriptors.iter().map(|(length, _)| length).sum();
+        let known = self.descriptors.iter().map(|extent| extent.length).sum();
         let step = match self.extents {
             Extents::One => FIRST_LOOK.max(known),
-            Extents::Many => u64::MAX,
+            Extents::Many => LONGEST_LOOK,
         };
-        let length = self.left.length().min(step);
+        let length = self.left.length().min(step).min(LONGEST_LOOK);
         ByteRange::at(self.left.start(), length).expect("not longer than what is left")
     }
 
@@ -122,22 +142,18 @@ impl StatusList {
 
     fn push(&mut self, length: u64, status: u32) {
         match self.descriptors.last_mut() {
-            Some((total, last)) if *last == status => *total += length,
-            _ => self.descriptors.push((length, status)),
+            Some(last) if last.status == status => last.length += length,
+            _ => self.descriptors.push(StatusExtent { length, status }),
         }
     }
 
     /// The descriptors; at least one if anything was added.
-    pub fn into_descriptors(mut self) -> Vec<Descriptor> {
+    pub fn into_descriptors(mut self) -> Vec<StatusExtent> {
         self.descriptors.truncate(match self.extents {
             Extents::One => 1,
             Extents::Many => MAX_DESCRIPTORS,
         });
-        let descriptor = |(length, status): (u64, u32)| Descriptor {
-            length: u32::try_from(length).expect("the total was limited to 32 bits").into(),
-            status: status.into(),
-        };
-        self.descriptors.into_iter().map(descriptor).collect()
+        self.descriptors
     }
 }
 
@@ -194,27 +210,27 @@ mod tests {
     fn a_map_with_a_gap_is_not_relied_upon() {
         let map = [mapped(100 * K, 200 * K, Content::Hole)];
         assert_eq!(plan_read(range(0, 200 * K), &map), [Chunk::Data(range(0, 200 * K))]);
-        let mut list = StatusList::new(range(0, 200 * K), Extents::Many);
+        let mut list = StatusList::new(range(0, 200 * K), Extents::Many, Replies::Structured);
         list.add(&map);
         assert_eq!(list.next(), None);
-        let data = Descriptor { length: 204_800.into(), status: 0.into() };
+        let data = StatusExtent { length: 204_800, status: 0 };
         assert_eq!(list.into_descriptors(), [data]);
     }
 
     #[test]
     fn one_extent_is_one_descriptor_even_over_several_maps() {
-        let mut list = StatusList::new(range(0, 100), Extents::One);
+        let mut list = StatusList::new(range(0, 100), Extents::One, Replies::Structured);
         list.add(&[mapped(0, 10, Content::Hole)]);
         assert_eq!(list.next(), Some(range(10, 100)));
         list.add(&[mapped(10, 30, Content::Hole), mapped(30, 40, Content::Data)]);
         assert_eq!(list.next(), None);
-        let hole = Descriptor { length: 30.into(), status: 3.into() };
+        let hole = StatusExtent { length: 30, status: 3 };
         assert_eq!(list.into_descriptors(), [hole]);
     }
 
     #[test]
     fn one_extent_is_looked_for_no_further_than_it_goes() {
-        let mut list = StatusList::new(range(0, 1 << 30), Extents::One);
+        let mut list = StatusList::new(range(0, 1 << 30), Extents::One, Replies::Structured);
         let mut asked = Vec::new();
         while let Some(next) = list.next() {
             asked.push(next);
@@ -225,16 +241,22 @@ mod tests {
         // The first step is one look long, each later one as long as all before it.
         let steps = [(0, 1), (1, 2), (2, 4), (4, 8)];
         assert_eq!(asked, steps.map(|(from, to)| range(from * FIRST_LOOK, to * FIRST_LOOK)));
-        let hole = Descriptor { length: (5 << 20).into(), status: 3.into() };
+        let hole = StatusExtent { length: 5 << 20, status: 3 };
         assert_eq!(list.into_descriptors(), [hole]);
     }
 
     #[test]
-    fn a_descriptor_never_needs_more_than_32_bits() {
-        let mut list = StatusList::new(ByteRange::up_to(1 << 40), Extents::Many);
-        list.add(&[mapped(0, 1 << 40, Content::Hole)]);
-        assert_eq!(list.next(), None);
-        assert_eq!(list.into_descriptors()[0].length.get(), u32::MAX - 4095);
+    fn a_descriptor_needs_more_than_32_bits_only_where_it_has_them() {
+        for (replies, told) in
+            [(Replies::Structured, u64::from(u32::MAX) - 4095), (Replies::Extended, 1 << 40)]
+        {
+            let mut list = StatusList::new(ByteRange::up_to(3 << 40), Extents::Many, replies);
+            while let Some(next) = list.next() {
+                assert!(next.length() <= LONGEST_LOOK);
+                list.add(&[MappedRange { range: next, content: Content::Hole }]);
+            }
+            assert_eq!(list.into_descriptors(), [StatusExtent { length: told, status: 3 }]);
+        }
     }
 
     /// A map of lengths, cut into answers, beside the content of every byte.
@@ -271,7 +293,7 @@ mod tests {
 
         #[test]
         fn descriptors_tell_the_content_of_every_byte((map, contents) in maps()) {
-            let mut list = StatusList::new(ByteRange::up_to(contents.len() as u64), Extents::Many);
+            let mut list = StatusList::new(ByteRange::up_to(contents.len() as u64), Extents::Many, Replies::Structured);
             // One mapped range at a time, as a disk that stops early would answer.
             for one in &map {
                 list.add(std::slice::from_ref(one));
@@ -280,7 +302,7 @@ mod tests {
             let descriptors = list.into_descriptors();
             prop_assert!(descriptors.windows(2).all(|pair| pair[0].status != pair[1].status));
             let told = descriptors.iter().flat_map(|one| {
-                std::iter::repeat_n(one.status.get(), one.length.get() as usize)
+                std::iter::repeat_n(one.status, one.length as usize)
             });
             prop_assert!(told.eq(contents.iter().map(|content| status_of(*content))));
         }

@@ -6,13 +6,15 @@
 //! ```
 //!
 //! With structured replies, success without payload is still told by a simple reply (16 bytes instead of 20), errors by
-//! an error chunk, which has room for words.
+//! an error chunk, which has room for words. With extended headers everything is a chunk.
 
-use super::action::{ContextId, Replies};
+use super::plan::StatusExtent;
+use super::terms::{ContextId, Replies};
 use crate::nbd::wire::clip;
+use crate::nbd::wire::extended::{ExtendedChunkHeader, ExtendedDescriptor, ExtendedStatusHead};
 use crate::nbd::wire::transmission::{
     CHUNK_DONE, ChunkHeader, ChunkKind, Command, Cookie, Descriptor, ErrorCode, ErrorHead,
-    OffsetData, OffsetHole, SimpleReply,
+    OffsetData, OffsetHole, Request, SimpleReply,
 };
 use landfall_disks::{Buffer, ByteOffset, ByteRange};
 use zerocopy::IntoBytes;
@@ -25,8 +27,8 @@ pub enum Answer {
     /// What was read: pieces that tile the request, in order. Exactly one, of data, if fragments were forbidden and the
     /// request is not empty.
     Data(Vec<Piece>),
-    /// Descriptors per context; at least one each.
-    Status(Vec<(ContextId, Vec<Descriptor>)>),
+    /// Descriptors per context that was asked for; at least one each.
+    Status(Vec<(ContextId, Vec<StatusExtent>)>),
     /// Refused or failed.
     Failed(Failure),
 }
@@ -70,17 +72,24 @@ impl Batch {
         self.heads.is_empty()
     }
 
-    /// Appends the reply to the request `cookie`, a `command`.
-    pub fn push(&mut self, replies: Replies, command: Command, cookie: Cookie, answer: Answer) {
-        match (replies, answer) {
-            (Replies::Simple, answer) => self.simple(cookie, answer),
-            (Replies::Structured, Answer::Done) if command != Command::Read => {
-                self.simple(cookie, Answer::Done);
+    /// Appends the reply to `request`.
+    pub fn push(&mut self, replies: Replies, request: &Request, answer: Answer) {
+        let brief = match replies {
+            Replies::Simple => true,
+            Replies::Structured => {
+                matches!(answer, Answer::Done) && request.command != Command::Read
             }
-            (Replies::Structured, Answer::Done) => self.end(cookie),
-            (Replies::Structured, Answer::Data(pieces)) => self.pieces(cookie, pieces),
-            (Replies::Structured, Answer::Status(contexts)) => self.status(cookie, contexts),
-            (Replies::Structured, Answer::Failed(failure)) => self.failure(cookie, &failure),
+            Replies::Extended => false,
+        };
+        if brief {
+            return self.simple(request.cookie, answer);
+        }
+        let mut chunks = Chunks { batch: self, request, extended: replies == Replies::Extended };
+        match answer {
+            Answer::Done => chunks.end(),
+            Answer::Data(pieces) => chunks.pieces(pieces),
+            Answer::Status(contexts) => chunks.status(contexts),
+            Answer::Failed(failure) => chunks.failure(&failure),
         }
     }
 
@@ -126,19 +135,38 @@ impl Batch {
             Answer::Done | Answer::Failed(_) => {}
         }
     }
+}
 
-    fn chunk(&mut self, cookie: Cookie, kind: ChunkKind, flags: u16, payload: usize) {
+/// The reply to one request, in chunks, at the end of a batch.
+struct Chunks<'a> {
+    batch: &'a mut Batch,
+    request: &'a Request,
+    extended: bool,
+}
+
+impl Chunks<'_> {
+    fn chunk(&mut self, kind: ChunkKind, flags: u16, payload: usize) {
         let length = u32::try_from(payload).expect("a payload is far below 4 GiB");
-        self.heads.extend(ChunkHeader::new(cookie, kind, flags, length).as_bytes());
+        if self.extended {
+            let header = ExtendedChunkHeader::new(self.request, kind, flags, length.into());
+            self.batch.heads.extend(header.as_bytes());
+        } else {
+            let header = ChunkHeader::new(self.request.cookie, kind, flags, length);
+            self.batch.heads.extend(header.as_bytes());
+        }
     }
 
-    fn end(&mut self, cookie: Cookie) {
-        self.chunk(cookie, ChunkKind::None, CHUNK_DONE, 0);
+    fn put(&mut self, bytes: &[u8]) {
+        self.batch.heads.extend(bytes);
     }
 
-    fn pieces(&mut self, cookie: Cookie, pieces: Vec<Piece>) {
+    fn end(&mut self) {
+        self.chunk(ChunkKind::None, CHUNK_DONE, 0);
+    }
+
+    fn pieces(&mut self, pieces: Vec<Piece>) {
         if pieces.is_empty() {
-            return self.end(cookie);
+            return self.end();
         }
         let last = pieces.len() - 1;
         for (index, piece) in pieces.into_iter().enumerate() {
@@ -147,45 +175,71 @@ impl Batch {
             match piece {
                 Piece::Data { at, bytes } => {
                     let payload = size_of::<OffsetData>() + bytes.len();
-                    self.chunk(cookie, ChunkKind::OffsetData, flags, payload);
-                    self.heads.extend(OffsetData { offset: at.bytes().into() }.as_bytes());
-                    self.attach(bytes);
+                    self.chunk(ChunkKind::OffsetData, flags, payload);
+                    self.put(OffsetData { offset: at.bytes().into() }.as_bytes());
+                    self.batch.attach(bytes);
                 }
                 Piece::Hole(range) => {
-                    self.chunk(cookie, ChunkKind::OffsetHole, flags, size_of::<OffsetHole>());
+                    self.chunk(ChunkKind::OffsetHole, flags, size_of::<OffsetHole>());
                     let length = u32::try_from(range.length()).expect("a read is far below 4 GiB");
                     let (offset, length) = (range.start().bytes().into(), length.into());
-                    self.heads.extend(OffsetHole { offset, length }.as_bytes());
+                    self.put(OffsetHole { offset, length }.as_bytes());
                 }
             }
         }
     }
 
-    fn status(&mut self, cookie: Cookie, contexts: Vec<(ContextId, Vec<Descriptor>)>) {
-        let last = contexts.len() - 1;
-        for (index, (id, descriptors)) in contexts.into_iter().enumerate() {
+    fn status(&mut self, contexts: Vec<(ContextId, Vec<StatusExtent>)>) {
+        let Some(last) = contexts.len().checked_sub(1) else { return self.end() };
+        for (index, (id, extents)) in contexts.into_iter().enumerate() {
             let flags = if index == last { CHUNK_DONE } else { 0 };
-            let payload = size_of::<u32>() + size_of_val(descriptors.as_slice());
-            self.chunk(cookie, ChunkKind::BlockStatus, flags, payload);
-            self.heads.extend(id.number().to_be_bytes());
-            self.heads.extend(descriptors.as_bytes());
+            if self.extended {
+                self.extended_status(id, &extents, flags);
+            } else {
+                self.compact_status(id, &extents, flags);
+            }
         }
     }
 
-    fn failure(&mut self, cookie: Cookie, failure: &Failure) {
+    fn compact_status(&mut self, id: ContextId, extents: &[StatusExtent], flags: u16) {
+        let payload = size_of::<u32>() + extents.len() * size_of::<Descriptor>();
+        self.chunk(ChunkKind::BlockStatus, flags, payload);
+        self.put(&id.number().to_be_bytes());
+        for extent in extents {
+            let length = u32::try_from(extent.length).expect("lists of compact replies see to it");
+            let descriptor = Descriptor { length: length.into(), status: extent.status.into() };
+            self.put(descriptor.as_bytes());
+        }
+    }
+
+    fn extended_status(&mut self, id: ContextId, extents: &[StatusExtent], flags: u16) {
+        let descriptors = extents.len() * size_of::<ExtendedDescriptor>();
+        let payload = size_of::<ExtendedStatusHead>() + descriptors;
+        self.chunk(ChunkKind::ExtendedBlockStatus, flags, payload);
+        let count = u32::try_from(extents.len()).expect("a list has a limit far below");
+        self.put(
+            ExtendedStatusHead { context: id.number().into(), count: count.into() }.as_bytes(),
+        );
+        for extent in extents {
+            let (length, status) = (extent.length.into(), u64::from(extent.status).into());
+            self.put(ExtendedDescriptor { length, status }.as_bytes());
+        }
+    }
+
+    fn failure(&mut self, failure: &Failure) {
         let message = clip(&failure.message).as_bytes();
         let (kind, tail) = match failure.at {
             Some(_) => (ChunkKind::ErrorOffset, size_of::<u64>()),
             None => (ChunkKind::Error, 0),
         };
         let payload = size_of::<ErrorHead>() + message.len() + tail;
-        self.chunk(cookie, kind, CHUNK_DONE, payload);
+        self.chunk(kind, CHUNK_DONE, payload);
         let length = u16::try_from(message.len()).expect("clipped to 4096 bytes");
         let head = ErrorHead { error: failure.code.number().into(), message_length: length.into() };
-        self.heads.extend(head.as_bytes());
-        self.heads.extend(message);
+        self.put(head.as_bytes());
+        self.put(message);
         if let Some(at) = failure.at {
-            self.heads.extend(at.bytes().to_be_bytes());
+            self.put(&at.bytes().to_be_bytes());
         }
     }
 }
@@ -193,8 +247,12 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nbd::wire::transmission::CommandFlags;
 
-    const COOKIE: Cookie = Cookie::new(0x11);
+    fn request(command: Command) -> Request {
+        let (flags, cookie) = (CommandFlags::NONE, Cookie::new(0x11));
+        Request { command, flags, cookie, offset: 0x22, length: 0 }
+    }
 
     fn flat(batch: Batch) -> Vec<u8> {
         batch.into_parts().iter().flat_map(|part| part.to_vec()).collect()
@@ -209,7 +267,7 @@ mod tests {
         let expected = [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11];
         for replies in [Replies::Simple, Replies::Structured] {
             let mut batch = Batch::default();
-            batch.push(replies, Command::Write, COOKIE, Answer::Done);
+            batch.push(replies, &request(Command::Write), Answer::Done);
             assert_eq!(flat(batch), expected);
         }
     }
@@ -217,7 +275,7 @@ mod tests {
     #[test]
     fn a_structured_read_never_gets_a_simple_reply() {
         let mut batch = Batch::default();
-        batch.push(Replies::Structured, Command::Read, COOKIE, Answer::Data(Vec::new()));
+        batch.push(Replies::Structured, &request(Command::Read), Answer::Data(Vec::new()));
         let expected = [0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0];
         assert_eq!(flat(batch), expected);
     }
@@ -227,10 +285,10 @@ mod tests {
         let bytes = Buffer::copy_of(b"data");
         let address = bytes.as_ptr();
         let mut batch = Batch::default();
-        batch.push(Replies::Simple, Command::Write, COOKIE, Answer::Done);
+        batch.push(Replies::Simple, &request(Command::Write), Answer::Done);
         let piece = Piece::Data { at: ByteOffset::new(0), bytes };
-        batch.push(Replies::Simple, Command::Read, COOKIE, Answer::Data(vec![piece]));
-        batch.push(Replies::Simple, Command::Write, COOKIE, Answer::Done);
+        batch.push(Replies::Simple, &request(Command::Read), Answer::Data(vec![piece]));
+        batch.push(Replies::Simple, &request(Command::Write), Answer::Done);
         let parts = batch.into_parts();
         let lengths: Vec<_> = parts.iter().map(|part| part.len()).collect();
         assert_eq!(lengths, [32, 4, 16]);
@@ -242,7 +300,7 @@ mod tests {
         let mut batch = Batch::default();
         let hole = Piece::Hole(ByteRange::at(ByteOffset::new(8), 4).expect("small"));
         let pieces = vec![data(4, b"abcd"), hole];
-        batch.push(Replies::Structured, Command::Read, COOKIE, Answer::Data(pieces));
+        batch.push(Replies::Structured, &request(Command::Read), Answer::Data(pieces));
         let bytes = flat(batch);
         assert_eq!(bytes[4..8], [0, 0, 0, 1]);
         assert_eq!(bytes[16..32], [0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 4, b'a', b'b', b'c', b'd']);
@@ -256,7 +314,7 @@ mod tests {
         let mut batch = Batch::default();
         let at = Some(ByteOffset::new(0x1000));
         let failure = Failure { code: ErrorCode::Io, message: "no".into(), at };
-        batch.push(Replies::Structured, Command::Read, COOKIE, Answer::Failed(failure));
+        batch.push(Replies::Structured, &request(Command::Read), Answer::Failed(failure));
         let bytes = flat(batch);
         assert_eq!(bytes[4..8], [0, 1, 0x80, 2]);
         let payload = [0, 0, 0, 16, 0, 0, 0, 5, 0, 2, b'n', b'o', 0, 0, 0, 0, 0, 0, 0x10, 0];
@@ -267,7 +325,35 @@ mod tests {
     fn a_long_message_is_cut() {
         let mut batch = Batch::default();
         let failure = Failure { code: ErrorCode::Io, message: "x".repeat(70_000), at: None };
-        batch.push(Replies::Structured, Command::Flush, COOKIE, Answer::Failed(failure));
+        batch.push(Replies::Structured, &request(Command::Flush), Answer::Failed(failure));
         assert_eq!(flat(batch).len(), 20 + 6 + 4096);
+    }
+
+    #[test]
+    fn with_extended_headers_everything_is_a_chunk_that_repeats_the_offset() {
+        let head = |kind: [u8; 2], length: u8| {
+            let mut head = vec![0x6e, 0x8a, 0x27, 0x8c, 0, 1, kind[0], kind[1]];
+            head.extend([0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0, 0, 0, 0x22]);
+            head.extend([0, 0, 0, 0, 0, 0, 0, length]);
+            head
+        };
+        let sent = |command, answer| {
+            let mut batch = Batch::default();
+            batch.push(Replies::Extended, &request(command), answer);
+            flat(batch)
+        };
+        assert_eq!(sent(Command::Write, Answer::Done), head([0, 0], 0));
+        assert_eq!(sent(Command::Read, Answer::Data(Vec::new())), head([0, 0], 0));
+        let failure = Failure { code: ErrorCode::Io, message: "no".into(), at: None };
+        let failed = [head([0x80, 1], 8), vec![0, 0, 0, 5, 0, 2, b'n', b'o']].concat();
+        assert_eq!(sent(Command::Flush, Answer::Failed(failure)), failed);
+        let read = [head([0, 1], 10), vec![0, 0, 0, 0, 0, 0, 0, 0x22, b'h', b'i']].concat();
+        assert_eq!(sent(Command::Read, Answer::Data(vec![data(0x22, b"hi")])), read);
+        let extent = StatusExtent { length: 1 << 40, status: 3 };
+        let status = Answer::Status(vec![(ContextId::new(7), vec![extent])]);
+        let described = [0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
+        let told = [head([0, 6], 24), described.to_vec()].concat();
+        assert_eq!(sent(Command::BlockStatus, status), told);
+        assert_eq!(sent(Command::BlockStatus, Answer::Status(Vec::new())), head([0, 0], 0));
     }
 }

@@ -248,15 +248,47 @@ fn what_is_not_supported_or_malformed_is_refused_and_the_connection_goes_on() {
     let mut talk = Talk::new(3);
     let unsupported = Some(Refusal::Unsupported);
     assert_eq!(refusal(&talk.ask_raw(5, b"")), unsupported, "STARTTLS");
-    assert_eq!(refusal(&talk.ask_raw(11, b"")), unsupported, "EXTENDED_HEADERS");
+    assert_eq!(refusal(&talk.ask_raw(12, b"")), unsupported, "no option of the specification");
     assert_eq!(refusal(&talk.ask_raw(4, b"data")), unsupported, "PEEK_EXPORT");
     assert_eq!(refusal(&talk.ask_raw(3, b"data")), Some(Refusal::Invalid), "LIST");
     assert_eq!(refusal(&talk.ask_raw(8, b"data")), Some(Refusal::Invalid), "STRUCTURED_REPLY");
+    assert_eq!(refusal(&talk.ask_raw(11, b"data")), Some(Refusal::Invalid), "EXTENDED_HEADERS");
     assert_eq!(refusal(&talk.ask_raw(7, b"")), Some(Refusal::Invalid), "GO");
     let long = vec![0; MAX_OPTION as usize + 1];
     assert_eq!(refusal(&talk.ask_raw(7, &long)), Some(Refusal::TooBig));
     assert_eq!(refusal(&talk.ask_raw(99, &long)), unsupported);
     assert_eq!(talk.ask(&OptionRequest::Go(info("disk"))).last(), Some(&OptionReply::Ack));
+}
+
+#[test]
+fn extended_headers_stand_in_for_structured_replies_and_cannot_be_left() {
+    let mut talk = Talk::new(3);
+    assert_eq!(talk.ask(&OptionRequest::ExtendedHeaders), [OptionReply::Ack]);
+    let refused = talk.ask(&OptionRequest::StructuredReply);
+    assert_eq!(refusal(&refused), Some(Refusal::ExtendedHeadersRequired));
+    let filters = |replies: &[OptionReply]| {
+        flags_in(replies).contains(TransmissionFlags::BLOCK_STATUS_PAYLOAD)
+    };
+    let before = talk.ask(&OptionRequest::Info(info("disk")));
+    assert!(flags_in(&before).contains(TransmissionFlags::SEND_DF));
+    assert!(!filters(&before), "without a context there is nothing to choose");
+    let select = OptionRequest::SetMetaContext(meta("disk", &["base:allocation"]));
+    assert_eq!(talk.ask(&select), [context(1), OptionReply::Ack]);
+    assert!(!filters(&talk.ask(&OptionRequest::Info(info("disk@7")))), "not for this export");
+    assert!(filters(&talk.ask(&OptionRequest::Go(info("disk")))));
+    let Some(End::Transmission(negotiated)) = talk.end() else { panic!("not entered") };
+    assert_eq!(negotiated.transmission.replies, Replies::Extended);
+    assert_eq!(negotiated.transmission.contexts, [(ContextId::new(1), Context::BaseAllocation)]);
+}
+
+#[test]
+fn extended_headers_follow_structured_replies_and_end_export_name() {
+    let mut talk = Talk::new(3);
+    assert_eq!(talk.ask(&OptionRequest::StructuredReply), [OptionReply::Ack]);
+    assert_eq!(talk.ask(&OptionRequest::ExtendedHeaders), [OptionReply::Ack]);
+    assert_eq!(talk.ask(&OptionRequest::ExportName("disk".into())), []);
+    assert!(matches!(talk.end(), Some(End::Broken(HandshakeError::ExportName(_)))));
+    assert!(talk.opened.is_empty(), "nothing is opened for it");
 }
 
 #[test]

@@ -108,6 +108,8 @@ impl TransmissionFlags {
     pub const SEND_CACHE: Self = Self(1 << 10);
     /// `NBD_CMD_FLAG_FAST_ZERO`.
     pub const SEND_FAST_ZERO: Self = Self(1 << 11);
+    /// `NBD_CMD_BLOCK_STATUS` with a payload that says for which contexts.
+    pub const BLOCK_STATUS_PAYLOAD: Self = Self(1 << 12);
 
     /// The flags with these bits.
     pub const fn from_bits(bits: u16) -> Self {
@@ -151,6 +153,8 @@ pub enum OptionKind {
     ListMetaContext,
     /// `NBD_OPT_SET_META_CONTEXT`
     SetMetaContext,
+    /// `NBD_OPT_EXTENDED_HEADERS`
+    ExtendedHeaders,
     /// Any other number.
     Unknown(u32),
 }
@@ -167,6 +171,7 @@ impl From<u32> for OptionKind {
             8 => Self::StructuredReply,
             9 => Self::ListMetaContext,
             10 => Self::SetMetaContext,
+            11 => Self::ExtendedHeaders,
             other => Self::Unknown(other),
         }
     }
@@ -185,6 +190,7 @@ impl OptionKind {
             Self::StructuredReply => 8,
             Self::ListMetaContext => 9,
             Self::SetMetaContext => 10,
+            Self::ExtendedHeaders => 11,
             Self::Unknown(number) => number,
         }
     }

@@ -4,12 +4,14 @@
 //!   handshake      greeting, headers, flags, numbers    ┐
 //!   option         what the client asks for             │ negotiation
 //!   reply          what the server answers              ┘
-//!   transmission   requests, simple replies, chunks       after it
+//!   transmission   requests, simple replies, chunks      ┐ after it
+//!   extended       the same with 64-bit lengths          ┘
 //! ```
 //!
 //! Everything is big-endian. Parsers take a slice, never read past it, never panic, and check every length against a
 //! limit named here before anything is allocated.
 
+pub mod extended;
 mod fields;
 pub mod handshake;
 pub mod option;
@@ -52,6 +54,10 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// Start of a structured reply chunk.
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Start of a request with extended headers.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// Start of a reply chunk with extended headers.
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Cuts `text` to what a string of the protocol may hold, at a character boundary.
 pub fn clip(text: &str) -> &str {

@@ -25,6 +25,8 @@ pub enum OptionRequest {
     Go(InfoRequest),
     /// Use structured replies.
     StructuredReply,
+    /// Use extended headers.
+    ExtendedHeaders,
     /// Which metadata contexts match.
     ListMetaContext(MetaRequest),
     /// Select metadata contexts.
@@ -93,6 +95,7 @@ impl OptionRequest {
             OptionKind::List => no_data(data, Self::List),
             OptionKind::StartTls => no_data(data, Self::StartTls),
             OptionKind::StructuredReply => no_data(data, Self::StructuredReply),
+            OptionKind::ExtendedHeaders => no_data(data, Self::ExtendedHeaders),
             OptionKind::Info => Ok(Self::Info(InfoRequest::parse(data)?)),
             OptionKind::Go => Ok(Self::Go(InfoRequest::parse(data)?)),
             OptionKind::ListMetaContext => Ok(Self::ListMetaContext(MetaRequest::parse(data)?)),
@@ -111,6 +114,7 @@ impl OptionRequest {
             Self::Info(_) => OptionKind::Info,
             Self::Go(_) => OptionKind::Go,
             Self::StructuredReply => OptionKind::StructuredReply,
+            Self::ExtendedHeaders => OptionKind::ExtendedHeaders,
             Self::ListMetaContext(_) => OptionKind::ListMetaContext,
             Self::SetMetaContext(_) => OptionKind::SetMetaContext,
             Self::Unknown(number) => OptionKind::Unknown(*number),
@@ -130,6 +134,7 @@ impl OptionRequest {
             | Self::List
             | Self::StartTls
             | Self::StructuredReply
+            | Self::ExtendedHeaders
             | Self::Unknown(_) => {}
         }
         let header = OptionHeader {
@@ -217,11 +222,12 @@ mod tests {
             Just(OptionRequest::List),
             Just(OptionRequest::StartTls),
             Just(OptionRequest::StructuredReply),
+            Just(OptionRequest::ExtendedHeaders),
             info.clone().prop_map(OptionRequest::Info),
             info.prop_map(OptionRequest::Go),
             meta.clone().prop_map(OptionRequest::ListMetaContext),
             meta.prop_map(OptionRequest::SetMetaContext),
-            (11u32..).prop_map(OptionRequest::Unknown),
+            (12u32..).prop_map(OptionRequest::Unknown),
         ]
     }
 
@@ -296,7 +302,12 @@ mod tests {
 
     #[test]
     fn options_without_data_refuse_it_and_abort_ignores_it() {
-        for kind in [OptionKind::List, OptionKind::StartTls, OptionKind::StructuredReply] {
+        for kind in [
+            OptionKind::List,
+            OptionKind::StartTls,
+            OptionKind::StructuredReply,
+            OptionKind::ExtendedHeaders,
+        ] {
             assert_eq!(OptionRequest::parse(kind, b"x"), Err(OptionError::UnexpectedData(1)));
         }
         assert_eq!(OptionRequest::parse(OptionKind::Abort, b"x"), Ok(OptionRequest::Abort));

@@ -50,6 +50,8 @@ pub enum Refusal {
     BlockSizeRequired,
     /// `NBD_REP_ERR_TOO_BIG`: larger than the server is willing to process.
     TooBig,
+    /// `NBD_REP_ERR_EXT_HEADER_REQD`: only with extended headers, or not any more once they are in use.
+    ExtendedHeadersRequired,
     /// Any other number with the error bit.
     Other(u32),
 }
@@ -70,6 +72,7 @@ impl Refusal {
                 Self::Shutdown => 7,
                 Self::BlockSizeRequired => 8,
                 Self::TooBig => 9,
+                Self::ExtendedHeadersRequired => 10,
                 Self::Other(number) => number,
             }
     }
@@ -85,6 +88,7 @@ impl Refusal {
             7 => Self::Shutdown,
             8 => Self::BlockSizeRequired,
             9 => Self::TooBig,
+            10 => Self::ExtendedHeadersRequired,
             other => Self::Other(other),
         }
     }

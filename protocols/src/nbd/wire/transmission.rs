@@ -5,8 +5,8 @@
 //!   S  SimpleReply [payload of a read]          or      ChunkHeader, payload   (one or more, the last one DONE)
 //! ```
 //!
-//! A [`Request`] holds its length in 64 bits although the wire of today has 32, so that nothing above this file changes
-//! with the extended headers.
+//! A [`Request`] holds its length in 64 bits although these headers have 32, so that nothing above changes with the
+//! [`extended`](super::extended) ones.
 
 use super::{REQUEST_MAGIC, SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC};
 use zerocopy::big_endian::{U16, U32, U64};
@@ -149,6 +149,8 @@ impl CommandFlags {
     pub const REQ_ONE: Self = Self(1 << 3);
     /// `NBD_CMD_FLAG_FAST_ZERO`: fail rather than write zeroes out.
     pub const FAST_ZERO: Self = Self(1 << 4);
+    /// `NBD_CMD_FLAG_PAYLOAD_LEN`: the length is that of a payload. With extended headers only.
+    pub const PAYLOAD_LENGTH: Self = Self(1 << 5);
 
     /// The flags with these bits.
     pub const fn from_bits(bits: u16) -> Self {
@@ -294,6 +296,8 @@ pub enum ChunkKind {
     OffsetHole,
     /// `NBD_REPLY_TYPE_BLOCK_STATUS`
     BlockStatus,
+    /// `NBD_REPLY_TYPE_BLOCK_STATUS_EXT`
+    ExtendedBlockStatus,
     /// `NBD_REPLY_TYPE_ERROR`
     Error,
     /// `NBD_REPLY_TYPE_ERROR_OFFSET`
@@ -311,6 +315,7 @@ impl From<u16> for ChunkKind {
             1 => Self::OffsetData,
             2 => Self::OffsetHole,
             5 => Self::BlockStatus,
+            6 => Self::ExtendedBlockStatus,
             0x8001 => Self::Error,
             0x8002 => Self::ErrorOffset,
             other => Self::Unknown(other),
@@ -326,6 +331,7 @@ impl ChunkKind {
             Self::OffsetData => 1,
             Self::OffsetHole => 2,
             Self::BlockStatus => 5,
+            Self::ExtendedBlockStatus => 6,
             Self::Error => ERROR_BIT | 1,
             Self::ErrorOffset => ERROR_BIT | 2,
             Self::Unknown(number) => number,
