@@ -56,9 +56,11 @@ clean: ## remove what was built from this workspace, but not RocksDB
 
 ##@ Gates, one at a time
 .PHONY: packages format clippy docs deny model history unit doctest simulation crash interop images faults fuzz-smoke
-packages: ## Debian packages and cargo tools, installed if missing
+.PHONY: newer-peers
+packages: ## Debian packages, cargo tools and newer peers, installed if missing
 	scripts/install-packages
 	scripts/install-tools
+	scripts/newer-peers
 format: ## formatting of the workspace, of the fuzz crate and of the models
 	cargo fmt --all -- --check
 	cd tests/fuzz && cargo fmt -- --check
@@ -80,6 +82,9 @@ doctest: ## examples in the documentation
 	cargo test $(ALL) --doc
 history: build ## a hundredth of a long history, generated, measured, held to its bounds
 	$(BUILD)/release/landfall-perf history --bounds
+interop: newer-peers
+newer-peers:
+	scripts/newer-peers
 simulation crash interop images faults: ## a long suite; SEED=n repeats one seed of a randomised one
 	cargo nextest run $(ALL) -E 'binary(=$@)'
 fuzz-smoke: ## every fuzz target for a few seconds

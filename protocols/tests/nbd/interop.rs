@@ -1,69 +1,10 @@
-//! Stock peers against the server. A peer that is not installed is a failure: the system packages that the tests need are
-//! named by the project's set-up script.
+//! Stock peers against the server, as this system's packages have them.
 
-use crate::memory::Server;
+use crate::peers::{MIB, SIZE, attempt, noise, run, same_bytes, server, text};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
-
-const MIB: u64 = 1 << 20;
-const SIZE: u64 = 64 * MIB;
-
-/// Bytes that no codec or checksum takes for something else.
-fn noise(length: u64, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..length).map(|_| next()).collect()
-}
-
-/// A server whose disks hold noise with holes between.
-fn server() -> Server {
-    let server = Server::start(SIZE);
-    for disk in [&server.disk, &server.frozen] {
-        disk.put(0, &noise(5 * MIB, 1));
-        disk.put(20 * MIB + 4096, &noise(3 * MIB, 2));
-        disk.put(SIZE - 70_000, &noise(70_000, 3));
-    }
-    server
-}
-
-fn attempt(program: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
-    match command.output() {
-        Ok(output) => output,
-        Err(error) => panic!("the peer {program} cannot be started: {error}"),
-    }
-}
-
-/// What `program` says on success.
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = attempt(program, arguments);
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}\n{said}\n{complained}",
-        output.status
-    );
-    said.into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of the tests is text")
-}
-
-fn same_bytes(path: &PathBuf, expected: &[u8]) -> bool {
-    fs::read(path).expect("the copy") == expected
-}
 
 #[test]
 fn nbdinfo_tells_size_contexts_and_map() {

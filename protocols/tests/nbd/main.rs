@@ -5,5 +5,7 @@
 mod extended;
 mod interop;
 mod memory;
+mod newer;
+mod peers;
 mod raw;
 mod serve;
