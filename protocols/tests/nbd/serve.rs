@@ -352,3 +352,55 @@ fn stopping_answers_what_is_in_flight() {
     assert!(UnixStream::connect(server.socket()).is_err(), "nobody listens any more");
     server.stop();
 }
+
+#[test]
+fn whoever_asks_while_the_server_stops_is_told_and_may_leave() {
+    let settings = Settings { parting_time: PATIENCE, ..Settings::default() };
+    let server = Server::with_settings(MIB, settings);
+    server.disk.put(0, b"still here");
+    server.disk.gate.forget_permits(1_000_000);
+    let mut raw = Raw::entered(&server, "disk");
+    let mut haggling = Raw::connect(&server);
+    haggling.receive(18);
+    haggling.send(&3u32.to_be_bytes());
+    raw.request(0, 0, 1, 0, 10);
+    std::thread::sleep(Duration::from_millis(50));
+    server.service.stop();
+    // Later requests are refused, their payload taken; the one in flight is served.
+    raw.request(0, 1, 2, 0, 3);
+    raw.send(b"abc");
+    assert_eq!(raw.error_of(2), 108);
+    raw.request(0, 0, 3, 0, 10);
+    assert_eq!(raw.error_of(3), 108);
+    server.disk.gate.add_permits(1);
+    assert_eq!(raw.error_of(1), 0);
+    assert_eq!(raw.receive(10), b"still here");
+    raw.request(0, 2, 4, 0, 0);
+    assert!(raw.is_closed());
+
+    haggling.option(3, b"");
+    assert_eq!(haggling.option_reply(3).0, 0x8000_0007);
+    haggling.option(2, b"");
+    assert_eq!(haggling.option_reply(2).0, 1);
+    assert!(haggling.is_closed());
+    // Everybody has left, so nothing is waited for.
+    let start = Instant::now();
+    server.stop();
+    assert!(start.elapsed() < PATIENCE / 2);
+}
+
+#[test]
+fn whoever_leaves_need_not_wait_for_an_answer() {
+    let server = Server::start(MIB);
+    for _ in 0..50 {
+        let mut raw = Raw::connect(&server);
+        raw.receive(18);
+        raw.send(&3u32.to_be_bytes());
+        raw.option(2, b"farewell");
+    }
+    let counters = server.service.counters();
+    wait_until(|| counters.connections.load(SeqCst) == 50);
+    wait_until(|| counters.connections_open.load(SeqCst) == 0);
+    assert_eq!(counters.handshakes_failed.load(SeqCst), 0);
+    server.stop();
+}

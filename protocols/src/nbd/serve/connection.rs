@@ -3,8 +3,8 @@
 //! ```text
 //!   negotiate ─▶ receive loop ─▶ drain ─▶ closed
 //!        │            │            └── every accepted request answered, or the time for that over
-//!        │            └── DISC, end of stream, breach, server stops, sending failed
-//!        └── leave taken, breach, time over, server stops
+//!        │            └── DISC, end of stream, breach, server stopped a while ago, sending failed
+//!        └── leave taken, breach, time over, server stopped a while ago
 //! ```
 
 use super::Service;
@@ -36,9 +36,9 @@ const SKIP_AT_A_TIME: u64 = 1 << 20;
 pub(super) async fn run(stream: Stream, peer: Peer, service: &Service) {
     let (mut receiver, mut sender) = stream.split();
     let negotiation = {
-        let work = negotiate(&mut receiver, &mut sender, &*service.exports, &peer);
+        let work = negotiate(&mut receiver, &mut sender, service, &peer);
         let limited = pin!(timeout(service.settings.handshake_time, work));
-        match select(limited, pin!(service.stopped())).await {
+        match select(limited, pin!(service.parted())).await {
             Either::Left((Ok(outcome), _)) => outcome,
             Either::Left((Err(_elapsed), _)) => {
                 Err(NegotiationError::Socket(io::ErrorKind::TimedOut.into()))
@@ -151,11 +151,11 @@ impl Connection {
 
     /// Takes requests off the socket until there are no more to be taken.
     async fn receive(self: &Rc<Self>, receiver: &mut Receiver, service: &Service) -> Ended {
-        let mut stopped = pin!(service.stopped());
+        let mut parted = pin!(service.parted());
         let mut broken = pin!(self.outbox.broken());
-        let mut ending = pin!(select(stopped.as_mut(), broken.as_mut()));
+        let mut ending = pin!(select(parted.as_mut(), broken.as_mut()));
         loop {
-            match select(pin!(self.receive_one(receiver)), ending.as_mut()).await {
+            match select(pin!(self.receive_one(receiver, service)), ending.as_mut()).await {
                 Either::Left((Ok(()), _)) => {}
                 Either::Left((Err(ended), _)) => return ended,
                 Either::Right((Either::Left(_), _)) => return Ended::Stopped,
@@ -164,11 +164,20 @@ impl Connection {
         }
     }
 
-    async fn receive_one(self: &Rc<Self>, receiver: &mut Receiver) -> Result<(), Ended> {
+    async fn receive_one(
+        self: &Rc<Self>,
+        receiver: &mut Receiver,
+        service: &Service,
+    ) -> Result<(), Ended> {
         let header = receiver.read_exact(self.rules.replies.request_header()).await?;
         let request = self.rules.replies.parse_request(&header)?;
         let payload = self.rules.payload(&request);
         let decided = match self.rules.decide(&request) {
+            Ok(Action::Disconnect) => return Err(Ended::Disconnected),
+            _ if service.is_stopping() => {
+                self.skip(receiver, payload).await?;
+                Err(RequestError::Stopping)
+            }
             Ok(Action::FilteredStatus) => {
                 let filter = receiver.read_exact(length_of(payload)).await?;
                 self.rules.decide_filtered(&request, &filter)
@@ -180,7 +189,6 @@ impl Connection {
             decided => decided,
         };
         let action = match decided {
-            Ok(Action::Disconnect) => return Err(Ended::Disconnected),
             Ok(action) => action,
             Err(error) => {
                 self.refuse(&request, &error).await;

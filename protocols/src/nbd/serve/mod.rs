@@ -47,6 +47,9 @@ pub struct Settings {
     pub bytes_in_flight: u32,
     /// Time for negotiation, from the accepted connection to the first request.
     pub handshake_time: Duration,
+    /// Time, from the stop of the server on, in which clients hear of it: what they ask is answered with an error that
+    /// says so, and they may take their leave. Then their connections are closed.
+    pub parting_time: Duration,
     /// Time that requests in flight get to finish once a connection or the server is to end.
     pub drain_time: Duration,
 }
@@ -58,6 +61,7 @@ impl Default for Settings {
             requests_in_flight: 256,
             bytes_in_flight: MAX_REQUEST,
             handshake_time: Duration::from_secs(10),
+            parting_time: Duration::from_millis(250),
             drain_time: Duration::from_secs(10),
         }
     }
@@ -89,10 +93,23 @@ impl Service {
         &self.counters
     }
 
-    /// Ends it, from any thread: no connection is accepted and no request read any more; [`serve`] returns when the
-    /// requests in flight are answered.
+    /// Ends it, from any thread: no connection is accepted any more, requests in flight are answered, and those that come
+    /// after them with `NBD_ESHUTDOWN`; [`serve`] returns when all connections have ended.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Returns when clients have had their time to part.
+    fn parted(&self) -> impl Future<Output = ()> + 'static {
+        let (stopped, parting_time) = (self.stopped(), self.settings.parting_time);
+        async move {
+            stopped.await;
+            sleep(parting_time).await;
+        }
     }
 
     fn stopped(&self) -> impl Future<Output = ()> + 'static {
@@ -149,7 +166,8 @@ pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
     // Nobody is to connect while the last requests are answered.
     drop((listener, open));
     let closed = all_closed.recv();
-    if timeout(service.settings.drain_time + ACCEPT_PAUSE, closed).await.is_err() {
+    let Settings { parting_time, drain_time, .. } = service.settings;
+    if timeout(parting_time + drain_time + ACCEPT_PAUSE, closed).await.is_err() {
         tracing::warn!("NBD connections were still open when the time for draining was over");
     }
 }

@@ -1,5 +1,6 @@
 //! Negotiation over a socket: moves bytes for the [`Handshake`], opens the exports it asks for.
 
+use super::Service;
 use crate::nbd::export::{Export, Exports, OpenError};
 use crate::nbd::session::{Access, End, ExportFacts, Handshake, HandshakeError, Negotiated, Step};
 use crate::nbd::wire::MAX_REQUEST;
@@ -28,19 +29,27 @@ pub(super) enum NegotiationError {
 pub(super) async fn negotiate(
     receiver: &mut Receiver,
     sender: &mut Sender,
-    exports: &dyn Exports,
+    service: &Service,
     peer: &Peer,
 ) -> Result<Option<(Negotiated, Export)>, NegotiationError> {
+    let exports = &*service.exports;
     let mut session = Handshake::new();
     let mut held = Held::default();
     loop {
         let output = session.take_output();
         if !output.is_empty() {
-            sender.send(vec![Buffer::copy_of(&output)]).await?;
+            let sent = sender.send(vec![Buffer::copy_of(&output)]).await;
+            // Whoever leaves need not wait until that is acknowledged.
+            if session.step() != Step::End(End::Aborted) {
+                sent?;
+            }
         }
         match session.step() {
             Step::Receive(length) => {
                 let data = receiver.read_exact(length).await?;
+                if service.is_stopping() {
+                    session.stop();
+                }
                 session.received(&data);
             }
             Step::List => session.listed(&exports.list(peer).await),

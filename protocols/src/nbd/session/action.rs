@@ -101,6 +101,9 @@ pub enum Action {
 /// Why a request was refused. The text goes to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RequestError {
+    /// Before any rule.
+    #[error("the server is being shut down")]
+    Stopping,
     /// Rule 1.
     #[error("command {0} is not known")]
     UnknownCommand(u16),
@@ -161,6 +164,7 @@ impl RequestError {
     /// The number the client gets.
     pub const fn code(&self) -> ErrorCode {
         match self {
+            Self::Stopping => ErrorCode::Shutdown,
             Self::ReadOnly => ErrorCode::NotPermitted,
             Self::PastEnd { command: Command::Write | Command::WriteZeroes, .. } => {
                 ErrorCode::NoSpace

@@ -129,6 +129,7 @@ pub struct Handshake {
     replies: Replies,
     selection: Option<Selection>,
     options: u32,
+    stopping: bool,
 }
 
 impl Default for Handshake {
@@ -147,7 +148,13 @@ impl Handshake {
             replies: Replies::Simple,
             selection: None,
             options: 0,
+            stopping: false,
         }
+    }
+
+    /// From here on everything but a farewell is refused: the server is being shut down.
+    pub fn stop(&mut self) {
+        self.stopping = true;
     }
 
     /// What must be sent before the next step is done. Empty if nothing has to be.
@@ -265,6 +272,8 @@ impl Handshake {
             self.state = State::Skipping { option, left };
         } else if option == OptionKind::Abort {
             self.act(OptionRequest::Abort);
+        } else if self.stopping {
+            self.turn_away(option);
         } else if let OptionKind::Unknown(_) = option {
             self.refuse(option, Refusal::Unsupported, "the option is not known here");
         } else {
@@ -272,7 +281,20 @@ impl Handshake {
         }
     }
 
+    fn turn_away(&mut self, option: OptionKind) {
+        let why = "the server is being shut down";
+        match option {
+            OptionKind::ExportName => {
+                self.break_off(HandshakeError::ExportName(why.to_owned()));
+            }
+            option => self.refuse(option, Refusal::Shutdown, why),
+        }
+    }
+
     fn option_data(&mut self, option: OptionKind, data: &[u8]) {
+        if self.stopping && option != OptionKind::Abort {
+            return self.turn_away(option);
+        }
         match OptionRequest::parse(option, data) {
             Ok(request) => self.act(request),
             Err(error) if option == OptionKind::ExportName => {

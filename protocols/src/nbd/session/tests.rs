@@ -292,6 +292,26 @@ fn extended_headers_follow_structured_replies_and_end_export_name() {
 }
 
 #[test]
+fn whoever_asks_while_the_server_stops_is_told_and_may_leave() {
+    let mut talk = Talk::new(3);
+    assert_eq!(talk.ask(&OptionRequest::StructuredReply), [OptionReply::Ack]);
+    talk.session.stop();
+    for request in
+        [OptionRequest::List, OptionRequest::Go(info("disk")), OptionRequest::Unknown(99)]
+    {
+        assert_eq!(refusal(&talk.ask(&request)), Some(Refusal::Shutdown), "{request:?}");
+    }
+    let long = vec![0; MAX_OPTION as usize + 1];
+    assert_eq!(refusal(&talk.ask_raw(7, &long)), Some(Refusal::Shutdown));
+    assert_eq!(talk.ask(&OptionRequest::Abort), [OptionReply::Ack]);
+    assert_eq!(talk.end(), Some(End::Aborted));
+    let mut talk = Talk::new(3);
+    talk.session.stop();
+    assert_eq!(talk.ask(&OptionRequest::ExportName("disk".into())), []);
+    assert!(matches!(talk.end(), Some(End::Broken(HandshakeError::ExportName(_)))));
+}
+
+#[test]
 fn the_list_is_complete_and_abort_is_acknowledged() {
     let mut talk = Talk::new(3);
     let replies = talk.ask(&OptionRequest::List);
