@@ -6,3 +6,4 @@
 pub mod delta;
 pub mod nbd;
 pub mod pki;
+pub mod tls;

@@ -10,14 +10,17 @@
 //! - A branch can be written only while a writable export of it exists.
 //! - Several connections are offered only where one name always means one content: a sequence, or a time before the
 //!   newest point (points to come are later than that, whatever the clock does).
+//! - Whoever shows a certificate sees nothing but what its owner was granted. Whoever shows none came over a socket or an
+//!   address that is for the owner of the target.
 
+use crate::config::Grant;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
-use landfall_disks::uring::net::Peer;
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError};
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError, Visitor};
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::point::{PointOrder, PointQuery};
 use landfall_retention::{MachineStatus, Moment, ResolveError, Retention};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Newest points shown per disk in a list.
@@ -28,7 +31,11 @@ const LISTED: usize = 2000;
 /// The exports of a retention.
 pub(crate) struct RetentionExports {
     retention: Arc<Retention>,
+    allow: BTreeMap<String, Grant>,
 }
+
+/// What nobody was granted.
+static NOTHING: Grant = Grant::Machines(Vec::new());
 
 /// An export as it was asked for, in retention's words.
 struct Opened {
@@ -39,21 +46,32 @@ struct Opened {
 }
 
 impl RetentionExports {
-    /// The exports of `retention`.
-    pub(crate) fn new(retention: Arc<Retention>) -> Self {
-        Self { retention }
+    /// The exports of `retention`, and what certificates may open of them.
+    pub(crate) fn new(retention: Arc<Retention>, allow: BTreeMap<String, Grant>) -> Self {
+        Self { retention, allow }
     }
 
-    async fn open_name(&self, text: &str) -> Result<Opened, OpenError> {
+    fn grant_of(&self, visitor: &Visitor) -> &Grant {
+        match &visitor.certificate {
+            None => &Grant::Everything,
+            Some(subject) => self.allow.get(&subject.name).unwrap_or(&NOTHING),
+        }
+    }
+
+    async fn open_name(&self, text: &str, grant: &Grant) -> Result<Opened, OpenError> {
         if text.is_empty() {
             return Err(OpenError::Unknown(format!(
                 "there is no default export; ask for MACHINE/DISK or MACHINE/DISK@WHEN; {}",
-                self.machines()
+                self.machines(grant)
             )));
         }
         let name =
             MomentName::parse(text).map_err(|error| OpenError::Unknown(error.to_string()))?;
-        let disk = self.disk_of(&name)?;
+        if !grant.covers(name.machine.as_str()) {
+            let what = format!("{} is not for the owner of this certificate", name.machine);
+            return Err(OpenError::NotAllowed(format!("{what}; {}", self.machines(grant))));
+        }
+        let disk = self.disk_of(&name, grant)?;
         if let (Some(branch), When::Latest) = (&name.branch, &name.when) {
             return self.open_head(&name, branch, &disk).await;
         }
@@ -97,12 +115,12 @@ impl RetentionExports {
     }
 
     /// The disk that is meant: the one named, or the only one.
-    fn disk_of(&self, name: &MomentName) -> Result<Name, OpenError> {
+    fn disk_of(&self, name: &MomentName, grant: &Grant) -> Result<Name, OpenError> {
         if let Some(disk) = &name.disk {
             return Ok(disk.clone());
         }
         let Some(machine) = self.machine(&name.machine) else {
-            let text = format!("no machine {}; {}", name.machine, self.machines());
+            let text = format!("no machine {}; {}", name.machine, self.machines(grant));
             return Err(OpenError::Unknown(text));
         };
         match machine.disks.as_slice() {
@@ -122,8 +140,9 @@ impl RetentionExports {
         self.retention.machines().into_iter().find(|machine| machine.name == *name)
     }
 
-    fn machines(&self) -> String {
-        let machines = self.retention.machines();
+    fn machines(&self, grant: &Grant) -> String {
+        let mut machines = self.retention.machines();
+        machines.retain(|machine| grant.covers(machine.name.as_str()));
         let names: Vec<&str> = machines.iter().take(20).map(|m| m.name.as_str()).collect();
         match machines.len() {
             0 => "there are no machines".to_owned(),
@@ -146,9 +165,10 @@ impl RetentionExports {
         }
     }
 
-    fn entries(&self) -> Vec<ExportEntry> {
+    fn entries(&self, grant: &Grant) -> Vec<ExportEntry> {
         let mut entries = Vec::new();
-        let machines = self.retention.machines();
+        let mut machines = self.retention.machines();
+        machines.retain(|machine| grant.covers(machine.name.as_str()));
         for export in self.retention.exports() {
             let what = if export.writable { "exported, writable" } else { "exported" };
             let machine = machine_of(&export.name);
@@ -229,20 +249,22 @@ fn refused(error: ResolveError) -> OpenError {
 }
 
 impl Exports for RetentionExports {
-    fn list<'a>(&'a self, _peer: &'a Peer) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
-        Box::pin(async move { self.entries() })
+    fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
+        Box::pin(async move { self.entries(self.grant_of(visitor)) })
     }
 
     fn open<'a>(
         &'a self,
         name: &'a str,
-        peer: &'a Peer,
+        visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Export, OpenError>> {
         Box::pin(async move {
-            let opened = self.open_name(name).await;
+            let opened = self.open_name(name, self.grant_of(visitor)).await;
             match &opened {
-                Ok(opened) => tracing::debug!(%peer, asked = name, name = opened.name, "NBD open"),
-                Err(error) => tracing::debug!(%peer, asked = name, %error, "NBD open refused"),
+                Ok(opened) => {
+                    tracing::debug!(%visitor, asked = name, name = opened.name, "NBD open");
+                }
+                Err(error) => tracing::debug!(%visitor, asked = name, %error, "NBD open refused"),
             }
             let Opened { disk, name, description, multi_conn } = opened?;
             Ok(Export { disk, name, description, multi_conn })

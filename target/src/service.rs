@@ -28,7 +28,7 @@ pub(crate) use scrubber::{
 pub(crate) use standby::{Ended as StandbyEnded, Look as StandbyLook, Standbys};
 pub(crate) use thinner::in_words as alarm_in_words;
 
-use crate::config::Config;
+use crate::config::{Config, NbdTls};
 use crate::data_folder::{self, DataFolder};
 use crate::exports::RetentionExports;
 use crate::http;
@@ -45,6 +45,7 @@ use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
 use landfall_protocols::delta;
 use landfall_protocols::delta::tls;
 use landfall_protocols::nbd::serve as nbd;
+use landfall_protocols::nbd::tls::{Security, server_config};
 use landfall_protocols::pki::{Authority, Credentials, Validity};
 use landfall_retention::index::IndexStore;
 use landfall_retention::index::rocks::{RocksIndex, RocksSettings};
@@ -296,6 +297,16 @@ struct Found {
     checkpointer: Arc<Checkpointer>,
 }
 
+/// What NBD over TCP asks of its clients.
+fn nbd_security(config: &Config, credentials: &Credentials) -> anyhow::Result<Security> {
+    let tls = || server_config(credentials.clone()).context("TLS of NBD");
+    Ok(match config.nbd.tls {
+        NbdTls::Off => Security::Plain,
+        NbdTls::Offered => Security::Offered(tls()?),
+        NbdTls::Required => Security::Required(tls()?),
+    })
+}
+
 /// Opens the listeners and puts the target together. Nobody is served yet.
 fn assemble(
     config: Config,
@@ -304,8 +315,10 @@ fn assemble(
     credentials: Credentials,
 ) -> anyhow::Result<(Arc<Target>, Listeners)> {
     let Found { retention, images, report, checkpointer } = found;
-    let listeners = Listeners::open(&config.listen)?;
-    let exports = Arc::new(RetentionExports::new(Arc::clone(&retention)));
+    let security = nbd_security(&config, &credentials)?;
+    let listeners = Listeners::open(&config.listen, security)?;
+    let exports = RetentionExports::new(Arc::clone(&retention), config.nbd.allow.clone());
+    let exports = Arc::new(exports);
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);

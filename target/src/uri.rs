@@ -7,6 +7,7 @@
 //! Everything after the first slash of the path is the name of the export. Only what would end or change a part of the
 //! URI is escaped, so that names stay readable.
 
+use crate::config::NbdTls;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,8 +24,12 @@ pub(crate) fn over_socket(name: &str, socket: &Path) -> String {
 }
 
 /// The export `name` over TCP.
-pub(crate) fn over_tcp(name: &str, address: SocketAddr) -> String {
-    format!("nbd://{address}/{}", escaped(name.as_bytes(), PATH))
+pub(crate) fn over_tcp(name: &str, address: SocketAddr, tls: NbdTls) -> String {
+    let scheme = match tls {
+        NbdTls::Off | NbdTls::Offered => "nbd",
+        NbdTls::Required => "nbds",
+    };
+    format!("{scheme}://{address}/{}", escaped(name.as_bytes(), PATH))
 }
 
 fn escaped(bytes: &[u8], plain: &[u8]) -> String {
@@ -50,9 +55,11 @@ mod tests {
             "nbd+unix:///web/os@2026-11-21T14:03:05.5Z?socket=/var/lib/landfall/nbd.sock"
         );
         let address = "127.0.0.1:10809".parse().unwrap();
-        assert_eq!(over_tcp("web~b/os", address), "nbd://127.0.0.1:10809/web~b/os");
+        assert_eq!(over_tcp("web~b/os", address, NbdTls::Off), "nbd://127.0.0.1:10809/web~b/os");
+        let secured = over_tcp("web/os", address, NbdTls::Required);
+        assert_eq!(secured, "nbds://127.0.0.1:10809/web/os");
         let six = "[::1]:10809".parse().unwrap();
-        assert_eq!(over_tcp("web/os", six), "nbd://[::1]:10809/web/os");
+        assert_eq!(over_tcp("web/os", six, NbdTls::Offered), "nbd://[::1]:10809/web/os");
     }
 
     #[test]

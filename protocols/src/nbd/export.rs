@@ -3,24 +3,43 @@
 //! Nothing of points or machines is known here: whoever implements [`Exports`] turns a name into a disk and decides who
 //! may have it.
 
+use crate::pki::Subject;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
 use landfall_disks::uring::net::Peer;
 use std::sync::Arc;
 
+/// Who asks for exports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Visitor {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// Whom the certificate names that was shown; none in the clear.
+    pub certificate: Option<Subject>,
+}
+
+impl std::fmt::Display for Visitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.certificate {
+            Some(subject) => write!(f, "{} ({})", self.peer, subject.name),
+            None => self.peer.fmt(f),
+        }
+    }
+}
+
 /// The exports of a server. Shared by all its connections, on every core.
 pub trait Exports: Send + Sync + 'static {
     /// What `NBD_OPT_LIST` shows. The list is capped by the implementation; names beyond it still open.
-    fn list<'a>(&'a self, peer: &'a Peer) -> LocalBoxFuture<'a, Vec<ExportEntry>>;
+    fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<ExportEntry>>;
 
     /// Opens the export a client calls `name`, which is any text of at most 4096 bytes, or empty for the default export.
     ///
-    /// A connection asks once per name and keeps the answer, so that a name such as `web/os@latest` means one moment
+    /// A connection asks once per name, and once more after it went over to TLS, and keeps the answer, so that a name such as `web/os@latest` means one moment
     /// however often it is negotiated. What is held is released when the last clone of the disk goes.
     fn open<'a>(
         &'a self,
         name: &'a str,
-        peer: &'a Peer,
+        visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Export, OpenError>>;
 }
 

@@ -9,3 +9,4 @@ mod newer;
 mod peers;
 mod raw;
 mod serve;
+mod tls;

@@ -9,9 +9,11 @@ use landfall_disks::{
     Geometry, IoFuture, MappedRange, ZeroMode,
 };
 use landfall_protocols::nbd::serve::{Service, Settings, serve};
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError};
+use landfall_protocols::nbd::tls::Security;
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError, Visitor};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -202,7 +204,7 @@ pub(crate) struct Shelf {
 }
 
 impl Exports for Shelf {
-    fn list<'a>(&'a self, _peer: &'a Peer) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
+    fn list<'a>(&'a self, _visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
         let entry = |(name, _): &(String, _)| ExportEntry {
             name: name.clone(),
             description: format!("the disk {name}"),
@@ -213,8 +215,13 @@ impl Exports for Shelf {
     fn open<'a>(
         &'a self,
         name: &'a str,
-        _peer: &'a Peer,
+        visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Export, OpenError>> {
+        let certificate = visitor.certificate.as_ref();
+        if let Some(stranger) = certificate.filter(|subject| subject.name != "friend") {
+            let error = OpenError::NotAllowed(format!("nothing is for {}", stranger.name));
+            return std::future::ready(Err(error)).boxed_local();
+        }
         let mut opened = self.opened.lock();
         opened.push(name.to_owned());
         let moment = opened.len();
@@ -242,6 +249,7 @@ pub(crate) struct Server {
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) service: Arc<Service>,
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
     finished: mpsc::Receiver<()>,
     engine: Engine,
 }
@@ -252,6 +260,11 @@ impl Server {
     }
 
     pub(crate) fn with_settings(size_bytes: u64, settings: Settings) -> Self {
+        Self::listening(size_bytes, settings, Security::Plain)
+    }
+
+    /// With `security` on its Unix socket and on a port of TCP.
+    pub(crate) fn listening(size_bytes: u64, settings: Settings, security: Security) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = Arc::new(MemoryDisk::new(size_bytes, false));
         let frozen = Arc::new(MemoryDisk::new(size_bytes, true));
@@ -264,15 +277,21 @@ impl Server {
         let service = Arc::new(Service::new(exports, settings));
         let engine = Engine::start(EngineSettings { cores: 2, ..EngineSettings::default() })
             .expect("an engine");
-        let listener = Listener::unix(&folder.path().join("nbd.sock"), 0o600).expect("a listener");
+        let unix = Listener::unix(&folder.path().join("nbd.sock"), 0o600).expect("a listener");
+        let tcp = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("a listener");
+        let Peer::Tcp(address) = tcp.local().clone() else { panic!("not TCP") };
         let (done, finished) = mpsc::channel();
         let (served, cores) = (Arc::clone(&service), engine.cores().to_vec());
         engine.cores()[0].spawn(move || async move {
-            serve(listener, served, &cores).await;
+            let both = futures_util::future::join(
+                serve(unix, security.clone(), Arc::clone(&served), &cores),
+                serve(tcp, security, served, &cores),
+            );
+            both.await;
             // The test may have ended without waiting.
             let _ = done.send(());
         });
-        Self { disk, frozen, shelf, service, folder, finished, engine }
+        Self { disk, frozen, shelf, service, folder, address, finished, engine }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

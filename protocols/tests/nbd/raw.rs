@@ -78,6 +78,14 @@ impl Raw {
         u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]])
     }
 
+    /// What comes until the server closes the connection.
+    pub(crate) fn drain(&mut self, into: &mut Vec<u8>) {
+        match self.0.read_to_end(into) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+
     /// Whether the server has closed the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.0.read(&mut [0]) {

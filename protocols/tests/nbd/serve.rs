@@ -251,7 +251,7 @@ fn breaches_close_the_connection_and_are_counted() {
     server.stop();
 }
 
-fn wait_until(mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < PATIENCE, "waited too long");

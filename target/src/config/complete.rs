@@ -3,6 +3,7 @@
 use super::file::{
     EncryptionSection, File, FoldSection, JournalSection, PolicySection, ScrubSection,
 };
+use super::nbd::{self, NbdTls};
 use super::{Address, Config, ConfigError, FoldConfig, Given, Listen, ListenGiven, PolicyDefaults};
 use crate::encryption::{EncryptionConfig, KeySource};
 use crate::service::ScrubSettings;
@@ -47,7 +48,8 @@ pub(super) fn complete(
         http: address(listen.http.or(file.listen.http), "127.0.0.1:9440"),
         control: inside(file.listen.control, "landfall.sock"),
     };
-    check_exposure(&listen, file.insecure)?;
+    let nbd = nbd::complete(file.nbd)?;
+    check_exposure(&listen, nbd.tls, file.insecure)?;
     let memory = |size: Option<ByteSize>, key| {
         let bytes = size.map_or(256 << 20, ByteSize::bytes);
         usize::try_from(bytes)
@@ -59,6 +61,7 @@ pub(super) fn complete(
         images: inside(file.paths.images, "images"),
         pki: inside(file.paths.pki, "pki"),
         listen,
+        nbd,
         names: file.delta.names,
         segment_bytes,
         reserve_bytes,
@@ -91,8 +94,9 @@ fn address(written: Option<Address>, default: &str) -> Option<SocketAddr> {
     }
 }
 
-fn check_exposure(listen: &Listen, insecure: bool) -> Result<(), ConfigError> {
-    let plain = [("listen.nbd", listen.nbd), ("listen.http", listen.http)];
+fn check_exposure(listen: &Listen, tls: NbdTls, insecure: bool) -> Result<(), ConfigError> {
+    let nbd = listen.nbd.filter(|_| tls != NbdTls::Required);
+    let plain = [("listen.nbd", nbd), ("listen.http", listen.http)];
     for (key, address) in plain {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback() && !insecure) {
             return Err(ConfigError::Exposed { key, address });

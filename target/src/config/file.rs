@@ -1,5 +1,6 @@
 //! `landfall.toml` as it is written: every key optional, unknown ones refused.
 
+use super::nbd::NbdSection;
 use super::{Address, Allowed, ConfigError};
 use crate::encryption::KeySource;
 use crate::units::ByteSize;
@@ -14,6 +15,7 @@ pub(super) struct File {
     pub(super) insecure: bool,
     pub(super) paths: PathsSection,
     pub(super) listen: ListenSection,
+    pub(super) nbd: NbdSection,
     pub(super) delta: DeltaSection,
     pub(super) journal: JournalSection,
     pub(super) memory: MemorySection,

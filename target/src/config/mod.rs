@@ -11,17 +11,20 @@
 //! Only the data folder has to be known; everything else has a default. Unknown keys are errors: a misspelt key must not
 //! silently be a default.
 //!
-//! **Invariant:** no [`Config`] has a plain listener beyond loopback unless the file says `insecure = true`. The delta
+//! **Invariant:** no [`Config`] has a plain listener beyond loopback unless the file says `insecure = true`; NBD counts as
+//! plain unless TLS is required. The delta
 //! stream is never plain.
 
 mod complete;
 mod file;
+mod nbd;
 
 use crate::encryption::EncryptionConfig;
 use crate::service::{FoldingSettings, PaceLimits, ScrubSettings};
 use complete::complete;
 use file::File;
 use landfall_retention::policy::Policy;
+pub(crate) use nbd::{Grant, NbdConfig, NbdTls};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) pki: PathBuf,
     /// Where the target listens.
     pub(crate) listen: Listen,
+    /// Who may open what over NBD, and how it is carried.
+    pub(crate) nbd: NbdConfig,
     /// More names the target's certificate is good for.
     pub(crate) names: Vec<String>,
     /// Bytes of a journal segment.
@@ -194,7 +199,8 @@ pub(crate) enum ConfigError {
     /// Plain service beyond loopback.
     #[error(
         "{key} = {address}: anybody who reaches this address could use it without authentication; \
-         listen on 127.0.0.1 or ::1, or write `insecure = true` if the network is trusted"
+         listen on 127.0.0.1 or ::1, or write `insecure = true` if the network is trusted; \
+         NBD may be anywhere with `tls = \"required\"` in [nbd]"
     )]
     Exposed {
         /// The key.

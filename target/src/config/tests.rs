@@ -53,6 +53,26 @@ fn plain_listeners_stay_on_loopback() {
 }
 
 #[test]
+fn nbd_goes_beyond_loopback_where_tls_is_required() {
+    let open = "[listen]\nnbd = '0.0.0.0:10809'\n[nbd]\ntls = ";
+    assert!(refused(&format!("{open}'offered'")).contains("insecure = true"));
+    let config = load(&format!("{open}'required'"), Some("/d")).expect("secured");
+    assert_eq!((config.nbd.tls, config.nbd.allow.len()), (NbdTls::Required, 0));
+    assert!(refused("[nbd]\ntls = 'maybe'").contains("maybe"));
+}
+
+#[test]
+fn a_certificate_opens_what_it_is_granted() {
+    let text = "[nbd.allow]\nbackup = ['web', 'db']\nadmin = ['*']\nnobody = []";
+    let allow = load(text, Some("/d")).expect("complete").nbd.allow;
+    let opens = |owner: &str, machine: &str| allow[owner].covers(machine);
+    assert!(opens("backup", "web") && opens("backup", "db") && !opens("backup", "mail"));
+    assert!(!opens("backup", "web2"), "a name is not a prefix");
+    assert!(opens("admin", "mail") && !opens("nobody", "web"));
+    assert!(refused("[nbd.allow]\nx = ['a/b']").contains("nbd.allow"));
+}
+
+#[test]
 fn listeners_can_be_closed() {
     let text = "[listen]\nnbd = 'off'\nnbd_socket = 'off'\nhttp = 'off'\ndelta = 'off'";
     let listen = load(text, Some("/d")).unwrap().listen;

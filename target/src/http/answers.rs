@@ -4,6 +4,7 @@ use super::messages::{
     Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, HistorySpace, Journal,
     Machine, Moment, MomentDisk, Point, Status, Stream,
 };
+use crate::config::NbdTls;
 use crate::exports::{machine_of, with_disk};
 use crate::service::{Growth, Target, alarm_in_words, shrinks_in_words, volume_in_words};
 use crate::units::{ByteSize, Span, counted};
@@ -151,7 +152,11 @@ impl Target {
             label: moment.label.as_ref().map(|label| label.as_str().to_owned()),
             disks: disks.iter().filter(has).map(disk).collect(),
             nbd_socket: self.listening.nbd_socket.clone(),
-            nbd: self.nbd_address.map(|address| address.to_string()),
+            // Commands of this machine speak in the clear.
+            nbd: self
+                .nbd_address
+                .filter(|_| self.config.nbd.tls != NbdTls::Required)
+                .map(|address| address.to_string()),
         }
     }
 
@@ -204,7 +209,9 @@ impl Target {
             let name = with_disk(name, &disk.name);
             let socket = self.listening.nbd_socket.as_ref();
             uris.extend(socket.map(|socket| crate::uri::over_socket(&name, socket.as_ref())));
-            uris.extend(self.nbd_address.map(|address| crate::uri::over_tcp(&name, address)));
+            let tls = self.config.nbd.tls;
+            let over_tcp = |address| crate::uri::over_tcp(&name, address, tls);
+            uris.extend(self.nbd_address.map(over_tcp));
         }
         uris
     }

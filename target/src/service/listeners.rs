@@ -8,6 +8,7 @@ use anyhow::Context;
 use landfall_disks::uring::Core;
 use landfall_disks::uring::net::{Listener, Peer};
 use landfall_protocols::nbd;
+use landfall_protocols::nbd::tls::Security;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub(super) struct Listeners {
     delta: Option<Listener>,
     nbd: Option<Listener>,
     nbd_socket: Option<Listener>,
+    /// Of NBD over TCP.
+    nbd_security: Security,
     http: Option<TcpListener>,
     control: UnixListener,
 }
@@ -34,7 +37,7 @@ pub(super) struct Running {
 
 impl Listeners {
     /// Opens all of them.
-    pub(super) fn open(listen: &Listen) -> anyhow::Result<Self> {
+    pub(super) fn open(listen: &Listen, nbd_security: Security) -> anyhow::Result<Self> {
         let tcp = |address: Option<SocketAddr>, key: &str| {
             address.map(Listener::tcp).transpose().with_context(|| at(address, key))
         };
@@ -44,6 +47,7 @@ impl Listeners {
         Ok(Self {
             delta: tcp(listen.delta, "delta")?,
             nbd: tcp(listen.nbd, "nbd")?,
+            nbd_security,
             nbd_socket: nbd_socket.with_context(|| format!("listening on {socket:?}"))?,
             http: http_listener(listen.http).with_context(|| at(listen.http, "http"))?,
             control: http::bind_private(control)
@@ -96,8 +100,11 @@ impl Listeners {
             http.push(tokio::spawn(http::serve(listener, metrics, stop)));
         }
         let mut nbd = Vec::new();
-        for listener in [self.nbd, self.nbd_socket].into_iter().flatten() {
-            nbd.push(serve_nbd(listener, Arc::clone(&target.nbd), cores));
+        // The socket is for the owner of the target, whom nobody on the way can listen to.
+        let both = [(self.nbd, self.nbd_security), (self.nbd_socket, Security::Plain)];
+        for (listener, security) in both {
+            let service = Arc::clone(&target.nbd);
+            nbd.extend(listener.map(|listener| serve_nbd(listener, security, service, cores)));
         }
         if let (Some(listener), Some(server)) = (self.delta, &target.delta) {
             let (server, cores) = (Arc::clone(server), cores.to_vec());
@@ -132,13 +139,14 @@ fn http_listener(address: Option<SocketAddr>) -> std::io::Result<Option<TcpListe
 /// Serves NBD on the first core; the receiver ends when the last connection has.
 fn serve_nbd(
     listener: Listener,
+    security: Security,
     service: Arc<nbd::serve::Service>,
     cores: &[Core],
 ) -> oneshot::Receiver<()> {
     let (ended, has_ended) = oneshot::channel::<()>();
     let cores = cores.to_vec();
     cores[0].clone().spawn(move || async move {
-        nbd::serve::serve(listener, service, &cores).await;
+        nbd::serve::serve(listener, security, service, &cores).await;
         drop(ended);
     });
     has_ended

@@ -7,7 +7,7 @@
 
 use arbitrary::Arbitrary;
 use landfall_protocols::nbd::session::{
-    Access, Context, ContextId, End, ExportFacts, Handshake, Negotiated, Replies, Step,
+    Access, Context, ContextId, End, ExportFacts, Handshake, Negotiated, Replies, Step, TlsMode,
     Transmission,
 };
 use landfall_protocols::nbd::wire::handshake::{
@@ -28,6 +28,7 @@ const QUERIES: [&str; 4] = ["base:allocation", "base:", "qemu:x", "base:all"];
 #[derive(Arbitrary, Debug)]
 struct Input {
     client_flags: u8,
+    tls: u8,
     options: Vec<Opt>,
 }
 
@@ -37,6 +38,7 @@ enum Opt {
     Long(u8, u32),
     Structured,
     Extended,
+    StartTls,
     List,
     Info(u8, Vec<u16>),
     Go(u8),
@@ -65,6 +67,8 @@ fn facts(name: &str) -> Result<ExportFacts, OpenError> {
 struct Model {
     structured: bool,
     extended: bool,
+    /// Of TLS; `None` where the client can have none.
+    tls: Option<TlsMode>,
     /// Export and whether `base:allocation` was selected.
     selection: Option<(String, bool)>,
 }
@@ -154,7 +158,15 @@ impl Model {
                 self.structured = true;
                 ack(Vec::new())
             }
-            OptionRequest::StartTls | OptionRequest::Unknown(_) => refused(Refusal::Unsupported),
+            OptionRequest::StartTls => match self.tls {
+                None | Some(TlsMode::Off) => refused(Refusal::Policy),
+                Some(TlsMode::Running) => refused(Refusal::Invalid),
+                Some(TlsMode::Offered | TlsMode::Required) => {
+                    *self = Self { tls: Some(TlsMode::Running), ..Self::default() };
+                    ack(Vec::new())
+                }
+            },
+            OptionRequest::Unknown(_) => refused(Refusal::Unsupported),
             OptionRequest::ExportName(_) if self.extended => {
                 Due { replies: Vec::new(), end: Some(Err(())) }
             }
@@ -219,6 +231,11 @@ fn feed<'a>(session: &mut Handshake, mut bytes: &'a [u8]) -> &'a [u8] {
                 bytes = &bytes[wanted..];
             }
             Step::End(_) => return bytes,
+            Step::StartTls => {
+                // The answer goes out in the clear, and nothing but TLS may follow.
+                assert!(bytes.is_empty());
+                session.secured();
+            }
             Step::List => {
                 let entry =
                     |name: &str| ExportEntry { name: name.into(), description: String::new() };
@@ -279,6 +296,7 @@ fn encoded(option: &Opt) -> Vec<u8> {
         Opt::NoMagic(magic) => return [&magic.to_be_bytes()[..], &[0; 8]].concat(),
         Opt::Structured => OptionRequest::StructuredReply,
         Opt::Extended => OptionRequest::ExtendedHeaders,
+        Opt::StartTls => OptionRequest::StartTls,
         Opt::List => OptionRequest::List,
         Opt::Info(which, items) => OptionRequest::Info(InfoRequest {
             name: export(which),
@@ -302,6 +320,13 @@ fn due(model: &mut Model, bytes: &[u8]) -> Due {
         return broken();
     }
     let (kind, length) = (OptionKind::from(number(8)), number(12));
+    let in_the_clear = !matches!(kind, OptionKind::Abort | OptionKind::StartTls);
+    if model.tls == Some(TlsMode::Required) && in_the_clear && length <= MAX_SKIPPED_OPTION {
+        return match kind {
+            OptionKind::ExportName => broken(),
+            _ => refused(Refusal::TlsRequired),
+        };
+    }
     if length <= MAX_OPTION {
         let data = &bytes[size_of::<OptionHeader>()..];
         let parsed = OptionRequest::parse(kind, data);
@@ -326,15 +351,21 @@ fn due(model: &mut Model, bytes: &[u8]) -> Due {
 }
 
 fuzz_target!(|input: Input| {
-    let mut session = Handshake::new();
+    let mode = match input.tls % 3 {
+        0 => TlsMode::Off,
+        1 => TlsMode::Offered,
+        _ => TlsMode::Required,
+    };
+    let mut session = Handshake::new(mode);
     assert_eq!(session.take_output().len(), 18);
     let flags = u32::from(input.client_flags % 8);
     assert!(feed(&mut session, &flags.to_be_bytes()).is_empty());
-    if flags > 3 {
+    if flags > 3 || (flags & 1 == 0 && mode == TlsMode::Required) {
         assert!(matches!(session.step(), Step::End(End::Broken(_))));
         return;
     }
-    let mut model = Model::default();
+    let tls = (flags & 1 != 0).then_some(mode);
+    let mut model = Model { tls, ..Model::default() };
     for option in input.options.iter().take(64) {
         let bytes = encoded(option);
         let due = due(&mut model, &bytes);

@@ -11,10 +11,11 @@
 use anyhow::Context;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
-use landfall_disks::uring::net::{Listener, Peer};
+use landfall_disks::uring::net::Listener;
 use landfall_disks::uring::{Engine, EngineSettings};
 use landfall_protocols::nbd::serve::{Service, Settings, serve};
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError};
+use landfall_protocols::nbd::tls::Security;
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError, Visitor};
 use landfall_tests::writable;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ const NAME: &str = "disk";
 struct OneDisk(Arc<dyn Disk>);
 
 impl Exports for OneDisk {
-    fn list<'a>(&'a self, _peer: &'a Peer) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
+    fn list<'a>(&'a self, _visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
         let entry = ExportEntry { name: NAME.to_owned(), description: String::new() };
         Box::pin(std::future::ready(vec![entry]))
     }
@@ -35,7 +36,7 @@ impl Exports for OneDisk {
     fn open<'a>(
         &'a self,
         name: &'a str,
-        _peer: &'a Peer,
+        _visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Export, OpenError>> {
         let opened = match name {
             "" | NAME => Ok(Export {
@@ -72,7 +73,7 @@ fn run(engine: &Engine, image: PathBuf, socket: &Path) -> anyhow::Result<()> {
     let (ended, has_ended) = mpsc::channel();
     let (accepting, all) = (Arc::clone(&service), cores.to_vec());
     cores[0].spawn(move || async move {
-        serve(listener, accepting, &all).await;
+        serve(listener, Security::Plain, accepting, &all).await;
         // Nobody waits any more only if the process is about to end.
         let _ = ended.send(());
     });

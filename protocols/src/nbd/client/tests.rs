@@ -4,7 +4,7 @@ use super::*;
 use crate::nbd::export::OpenError;
 use crate::nbd::session::{
     Access, Answer, Batch, ContextId, End, ExportFacts, Failure, Handshake, Piece, Replies,
-    StatusExtent, Step,
+    StatusExtent, Step, TlsMode,
 };
 use crate::nbd::wire::transmission::{
     ChunkHeader, ChunkKind, Command, CommandFlags, Cookie, Request, SimpleReply,
@@ -23,7 +23,7 @@ fn asked(command: Command, cookie: Cookie) -> Request {
 
 /// Runs both negotiations against each other.
 fn negotiate_in_memory(name: &str) -> Result<(RemoteExport, End), ClientError> {
-    let (mut client, mut server) = (Negotiation::new(name), Handshake::new());
+    let (mut client, mut server) = (Negotiation::new(name), Handshake::new(TlsMode::Off));
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
     loop {
         to_client.extend(server.take_output());

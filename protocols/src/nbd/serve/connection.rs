@@ -9,14 +9,16 @@
 
 use super::Service;
 use super::execute::{HoleSense, execute, failure};
-use super::negotiate::{NegotiationError, negotiate};
+use super::link::{Incoming, Link};
+use super::negotiate::{Entered, NegotiationError, negotiate};
 use super::outbox::{Outbox, Permits};
 use crate::nbd::counters::{Counters, add, count};
-use crate::nbd::export::Export;
+use crate::nbd::export::{Export, Visitor};
 use crate::nbd::session::{Action, Answer, Failure, RequestError, Transmission};
+use crate::nbd::tls::Security;
 use crate::nbd::wire::transmission::{BadRequestMagic, Request};
 use futures_util::future::{Either, select};
-use landfall_disks::uring::net::{Peer, Receiver, Stream};
+use landfall_disks::uring::net::{Peer, Stream};
 use landfall_disks::uring::{spawn, timeout};
 use landfall_disks::{Buffer, Disk, DiskError};
 use std::cell::Cell;
@@ -33,10 +35,11 @@ const MAX_LOGGED: u64 = 8;
 const SKIP_AT_A_TIME: u64 = 1 << 20;
 
 /// Serves the connection until it ends.
-pub(super) async fn run(stream: Stream, peer: Peer, service: &Service) {
-    let (mut receiver, mut sender) = stream.split();
+pub(super) async fn run(stream: Stream, peer: Peer, security: &Security, service: &Service) {
+    let (receiver, sender) = stream.split();
+    let visitor = Visitor { peer: peer.clone(), certificate: None };
     let negotiation = {
-        let work = negotiate(&mut receiver, &mut sender, service, &peer);
+        let work = negotiate(Link::plain(receiver, sender), security, service, visitor);
         let limited = pin!(timeout(service.settings.handshake_time, work));
         match select(limited, pin!(service.parted())).await {
             Either::Left((Ok(outcome), _)) => outcome,
@@ -46,7 +49,7 @@ pub(super) async fn run(stream: Stream, peer: Peer, service: &Service) {
             Either::Right(_) => return,
         }
     };
-    let (negotiated, export) = match negotiation {
+    let Entered { link, visitor, negotiated, export } = match negotiation {
         Ok(Some(entered)) => entered,
         Ok(None) => return,
         Err(error) => {
@@ -55,11 +58,12 @@ pub(super) async fn run(stream: Stream, peer: Peer, service: &Service) {
             return;
         }
     };
-    tracing::debug!(%peer, asked = negotiated.name, export = export.name, "NBD export opened");
-    let connection = Rc::new(Connection::new(export, negotiated.transmission, peer, service));
+    tracing::debug!(%visitor, asked = negotiated.name, export = export.name, "NBD export opened");
+    let Link { mut incoming, mut outgoing } = link;
+    let connection = Rc::new(Connection::new(export, negotiated.transmission, visitor, service));
     let ended = {
-        let work = pin!(connection.receive_then_drain(&mut receiver, service));
-        match select(work, pin!(connection.outbox.pump(&mut sender))).await {
+        let work = pin!(connection.receive_then_drain(&mut incoming, service));
+        match select(work, pin!(connection.outbox.pump(&mut outgoing))).await {
             Either::Left((ended, _)) => ended,
             // The receive loop has been told; requests in flight finish and their replies are dropped.
             Either::Right((error, work)) => {
@@ -70,7 +74,7 @@ pub(super) async fn run(stream: Stream, peer: Peer, service: &Service) {
     };
     // Counted before the client can know of it.
     connection.farewell(&ended);
-    sender.shutdown();
+    outgoing.shutdown().await;
 }
 
 /// How transmission came to its end.
@@ -105,7 +109,7 @@ impl From<io::Error> for Ended {
 struct Connection {
     export: Export,
     rules: Transmission,
-    peer: Peer,
+    visitor: Visitor,
     counters: Arc<Counters>,
     outbox: Outbox,
     requests: Arc<Semaphore>,
@@ -116,7 +120,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(export: Export, rules: Transmission, peer: Peer, service: &Service) -> Self {
+    fn new(export: Export, rules: Transmission, visitor: Visitor, service: &Service) -> Self {
         let settings = &service.settings;
         let semaphore = |permits: u32| {
             Arc::new(Semaphore::new(usize::try_from(permits).expect("32 bits fit a usize")))
@@ -125,7 +129,7 @@ impl Connection {
             export,
             outbox: Outbox::new(rules.replies),
             rules,
-            peer,
+            visitor,
             counters: Arc::clone(&service.counters),
             requests: semaphore(settings.requests_in_flight),
             bytes: semaphore(settings.bytes_in_flight),
@@ -137,25 +141,25 @@ impl Connection {
 
     async fn receive_then_drain(
         self: &Rc<Self>,
-        receiver: &mut Receiver,
+        incoming: &mut Incoming,
         service: &Service,
     ) -> Ended {
-        let ended = self.receive(receiver, service).await;
+        let ended = self.receive(incoming, service).await;
         // All permits are back when every reply was sent.
         let drained = self.requests.acquire_many(self.requests_in_flight);
         if timeout(service.settings.drain_time, drained).await.is_err() {
-            tracing::debug!(peer = %self.peer, "NBD connection closed before all was answered");
+            tracing::debug!(visitor = %self.visitor, "NBD connection closed before all was answered");
         }
         ended
     }
 
     /// Takes requests off the socket until there are no more to be taken.
-    async fn receive(self: &Rc<Self>, receiver: &mut Receiver, service: &Service) -> Ended {
+    async fn receive(self: &Rc<Self>, incoming: &mut Incoming, service: &Service) -> Ended {
         let mut parted = pin!(service.parted());
         let mut broken = pin!(self.outbox.broken());
         let mut ending = pin!(select(parted.as_mut(), broken.as_mut()));
         loop {
-            match select(pin!(self.receive_one(receiver, service)), ending.as_mut()).await {
+            match select(pin!(self.receive_one(incoming, service)), ending.as_mut()).await {
                 Either::Left((Ok(()), _)) => {}
                 Either::Left((Err(ended), _)) => return ended,
                 Either::Right((Either::Left(_), _)) => return Ended::Stopped,
@@ -166,24 +170,24 @@ impl Connection {
 
     async fn receive_one(
         self: &Rc<Self>,
-        receiver: &mut Receiver,
+        incoming: &mut Incoming,
         service: &Service,
     ) -> Result<(), Ended> {
-        let header = receiver.read_exact(self.rules.replies.request_header()).await?;
+        let header = incoming.read_exact(self.rules.replies.request_header()).await?;
         let request = self.rules.replies.parse_request(&header)?;
         let payload = self.rules.payload(&request);
         let decided = match self.rules.decide(&request) {
             Ok(Action::Disconnect) => return Err(Ended::Disconnected),
             _ if service.is_stopping() => {
-                self.skip(receiver, payload).await?;
+                self.skip(incoming, payload).await?;
                 Err(RequestError::Stopping)
             }
             Ok(Action::FilteredStatus) => {
-                let filter = receiver.read_exact(length_of(payload)).await?;
+                let filter = incoming.read_exact(length_of(payload)).await?;
                 self.rules.decide_filtered(&request, &filter)
             }
             Err(error) => {
-                self.skip(receiver, payload).await?;
+                self.skip(incoming, payload).await?;
                 Err(error)
             }
             decided => decided,
@@ -197,7 +201,7 @@ impl Connection {
         };
         let permits = self.permits(bytes_held(&action)).await;
         let payload = match &action {
-            Action::Write { .. } => Some(receiver.read_exact(length_of(payload)).await?),
+            Action::Write { .. } => Some(incoming.read_exact(length_of(payload)).await?),
             _ => None,
         };
         let connection = Rc::clone(self);
@@ -207,7 +211,7 @@ impl Connection {
 
     /// Answers a request that breaks a rule. Its payload has been taken.
     async fn refuse(&self, request: &Request, error: &RequestError) {
-        tracing::debug!(peer = %self.peer, %error, "NBD request refused");
+        tracing::debug!(visitor = %self.visitor, %error, "NBD request refused");
         let permits = self.permits(0).await;
         let counters = self.counters.of(request.command);
         count(&counters.requests);
@@ -217,14 +221,14 @@ impl Connection {
     }
 
     /// Reads the payload of a refused request, so that the next one is found behind it.
-    async fn skip(&self, receiver: &mut Receiver, payload: u64) -> Result<(), Ended> {
+    async fn skip(&self, incoming: &mut Incoming, payload: u64) -> Result<(), Ended> {
         if payload > self.rules.longest_unwanted_payload() {
             return Err(Ended::Payload(payload));
         }
         let mut left = payload;
         while left > 0 {
             let part = left.min(SKIP_AT_A_TIME);
-            receiver.read_exact(length_of(part)).await?;
+            incoming.read_exact(length_of(part)).await?;
             left -= part;
         }
         Ok(())
@@ -283,11 +287,11 @@ impl Connection {
                 | DiskError::ReadOnly
                 | DiskError::OutOfRange { .. }
         );
-        let (peer, export, command) = (&self.peer, &self.export.name, request.command);
+        let (visitor, export, command) = (&self.visitor, &self.export.name, request.command);
         if ordinary || before >= MAX_LOGGED {
-            tracing::debug!(%peer, export, ?command, %error, "NBD request failed");
+            tracing::debug!(%visitor, export, ?command, %error, "NBD request failed");
         } else {
-            tracing::warn!(%peer, export, ?command, %error, "NBD request failed");
+            tracing::warn!(%visitor, export, ?command, %error, "NBD request failed");
         }
     }
 
@@ -299,7 +303,7 @@ impl Connection {
             }
         }
         let disk_errors = self.disk_errors.get();
-        tracing::debug!(peer = %self.peer, %ended, disk_errors, "NBD connection ended");
+        tracing::debug!(visitor = %self.visitor, %ended, disk_errors, "NBD connection ended");
     }
 }
 

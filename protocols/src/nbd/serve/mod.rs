@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   serve ──accept──▶ connection (a task on one of the cores)
-//!                       negotiate      one option at a time, within a time limit
+//!                       negotiate      one option at a time, TLS on the way, within a time limit
 //!                       receive loop   header, budget, payload ──spawn──▶ execute (disk) ──▶ outbox
 //!                       outbox.pump    everything that is ready goes out in one send
 //! ```
@@ -16,11 +16,13 @@
 
 mod connection;
 mod execute;
+mod link;
 mod negotiate;
 mod outbox;
 
 use super::counters::{Counters, count};
 use super::export::Exports;
+use super::tls::Security;
 use super::wire::MAX_REQUEST;
 use futures_util::future::{Either, select};
 use landfall_disks::uring::net::{Listener, Peer, Stream};
@@ -145,15 +147,19 @@ impl Drop for Slot {
 }
 
 /// Accepts connections on `listener` and deals them out to `cores`, or keeps them on the current core if there are none.
-/// Runs on an I/O core. Returns after [`Service::stop`], when the connections it accepted have ended.
-pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
+/// Each has to do what `security` says. Runs on an I/O core. Returns after [`Service::stop`], when the connections it
+/// accepted have ended.
+pub async fn serve(listener: Listener, security: Security, service: Arc<Service>, cores: &[Core]) {
     let (open, mut all_closed) = mpsc::channel(1);
     let mut turn = cores.iter().cycle();
     let mut stopped = pin!(service.stopped());
     loop {
         match select(pin!(listener.accept()), stopped.as_mut()).await {
             Either::Left((Ok((stream, peer)), _)) => match Slot::take(&service, &open) {
-                Some(slot) => start(stream, peer, slot, Arc::clone(&service), turn.next()),
+                Some(slot) => {
+                    let arrival = Arrival { stream, peer, security: security.clone(), slot };
+                    start(arrival, Arc::clone(&service), turn.next());
+                }
                 None => {
                     count(&service.counters.connections_refused);
                     tracing::debug!(%peer, "NBD connection refused: too many are open");
@@ -177,10 +183,19 @@ async fn pause(error: &io::Error) {
     sleep(ACCEPT_PAUSE).await;
 }
 
-fn start(stream: Stream, peer: Peer, slot: Slot, service: Arc<Service>, core: Option<&Core>) {
+/// A connection that was accepted.
+struct Arrival {
+    stream: Stream,
+    peer: Peer,
+    security: Security,
+    slot: Slot,
+}
+
+fn start(arrival: Arrival, service: Arc<Service>, core: Option<&Core>) {
     count(&service.counters.connections);
     let connection = move || async move {
-        connection::run(stream, peer, &service).await;
+        let Arrival { stream, peer, security, slot } = arrival;
+        connection::run(stream, peer, &security, &service).await;
         drop(slot);
     };
     match core {

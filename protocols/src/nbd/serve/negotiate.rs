@@ -1,11 +1,14 @@
 //! Negotiation over a socket: moves bytes for the [`Handshake`], opens the exports it asks for.
 
 use super::Service;
-use crate::nbd::export::{Export, Exports, OpenError};
-use crate::nbd::session::{Access, End, ExportFacts, Handshake, HandshakeError, Negotiated, Step};
+use super::link::{Link, SecureError};
+use crate::nbd::export::{Export, Exports, OpenError, Visitor};
+use crate::nbd::session::{
+    Access, End, ExportFacts, Handshake, HandshakeError, Negotiated, Step, TlsMode,
+};
+use crate::nbd::tls::Security;
 use crate::nbd::wire::MAX_REQUEST;
 use landfall_disks::Buffer;
-use landfall_disks::uring::net::{Peer, Receiver, Sender};
 use std::collections::VecDeque;
 use std::io;
 
@@ -22,23 +25,37 @@ pub(super) enum NegotiationError {
     #[error(transparent)]
     Socket(#[from] io::Error),
     #[error(transparent)]
+    Secure(#[from] SecureError),
+    #[error(transparent)]
     Session(#[from] HandshakeError),
+}
+
+/// A connection on which requests follow.
+pub(super) struct Entered {
+    pub(super) link: Link,
+    pub(super) visitor: Visitor,
+    pub(super) negotiated: Negotiated,
+    pub(super) export: Export,
 }
 
 /// Negotiates; `None` when the client took leave.
 pub(super) async fn negotiate(
-    receiver: &mut Receiver,
-    sender: &mut Sender,
+    mut link: Link,
+    security: &Security,
     service: &Service,
-    peer: &Peer,
-) -> Result<Option<(Negotiated, Export)>, NegotiationError> {
+    mut visitor: Visitor,
+) -> Result<Option<Entered>, NegotiationError> {
     let exports = &*service.exports;
-    let mut session = Handshake::new();
+    let mut session = Handshake::new(match security {
+        Security::Plain => TlsMode::Off,
+        Security::Offered(_) => TlsMode::Offered,
+        Security::Required(_) => TlsMode::Required,
+    });
     let mut held = Held::default();
     loop {
         let output = session.take_output();
         if !output.is_empty() {
-            let sent = sender.send(vec![Buffer::copy_of(&output)]).await;
+            let sent = link.outgoing.send(vec![Buffer::copy_of(&output)]).await;
             // Whoever leaves need not wait until that is acknowledged.
             if session.step() != Step::End(End::Aborted) {
                 sent?;
@@ -46,22 +63,36 @@ pub(super) async fn negotiate(
         }
         match session.step() {
             Step::Receive(length) => {
-                let data = receiver.read_exact(length).await?;
+                let data = link.incoming.read_exact(length).await?;
                 if service.is_stopping() {
                     session.stop();
                 }
                 session.received(&data);
             }
-            Step::List => session.listed(&exports.list(peer).await),
-            Step::Open(name) => match held.open(&name, exports, peer).await {
+            Step::StartTls => {
+                let (Security::Offered(config) | Security::Required(config)) = security else {
+                    unreachable!("without TLS the session refuses it")
+                };
+                let (secured, subject) = link.secure(config).await?;
+                link = secured;
+                visitor.certificate = Some(subject);
+                // What was opened for whoever asked in the clear is not kept for the one who is known now.
+                held = Held::default();
+                session.secured();
+            }
+            Step::List => session.listed(&exports.list(&visitor).await),
+            Step::Open(name) => match held.open(&name, exports, &visitor).await {
                 Ok(export) => session.opened(Ok(&facts(export))),
                 Err(error) => session.opened(Err(&error)),
             },
-            Step::End(End::Aborted) => return Ok(None),
+            Step::End(End::Aborted) => {
+                link.outgoing.shutdown().await;
+                return Ok(None);
+            }
             Step::End(End::Broken(error)) => return Err(error.into()),
             Step::End(End::Transmission(negotiated)) => {
                 let export = held.take(&negotiated.name);
-                return Ok(Some((negotiated, export)));
+                return Ok(Some(Entered { link, visitor, negotiated, export }));
             }
         }
     }
@@ -78,12 +109,12 @@ impl Held {
         &mut self,
         name: &str,
         exports: &dyn Exports,
-        peer: &Peer,
+        visitor: &Visitor,
     ) -> Result<&Export, OpenError> {
         let index = match self.exports.iter().position(|(held, _)| held == name) {
             Some(index) => index,
             None => {
-                let export = exports.open(name, peer).await?;
+                let export = exports.open(name, visitor).await?;
                 if self.exports.len() == MAX_HELD {
                     self.exports.pop_front();
                 }

@@ -3,9 +3,9 @@
 //! Every reply carries the permits of its request, given back when it was sent, or when it never can be. So a client that
 //! does not read its replies runs out of permits, and out of nothing else.
 
+use super::link::Outgoing;
 use crate::nbd::session::{Answer, Batch, Replies};
 use crate::nbd::wire::transmission::Request;
-use landfall_disks::uring::net::Sender;
 use std::cell::RefCell;
 use std::io;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -58,7 +58,7 @@ impl Outbox {
     }
 
     /// Sends what is queued, for as long as that works.
-    pub(super) async fn pump(&self, sender: &mut Sender) -> io::Error {
+    pub(super) async fn pump(&self, outgoing: &mut Outgoing) -> io::Error {
         loop {
             let (batch, permits) = {
                 let mut queue = self.queue.borrow_mut();
@@ -66,7 +66,7 @@ impl Outbox {
             };
             if batch.is_empty() {
                 self.filled.notified().await;
-            } else if let Err(error) = sender.send(batch.into_parts()).await {
+            } else if let Err(error) = outgoing.send(batch.into_parts()).await {
                 *self.queue.borrow_mut() = Queue { broken: true, ..Queue::default() };
                 self.broken.notify_one();
                 return error;

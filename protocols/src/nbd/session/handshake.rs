@@ -4,6 +4,7 @@
 //!   ClientFlags ─▶ Header ─▶ Data ──▶ Header …                      answered from what is known
 //!                    │  ▲      ├────▶ Listing ─▶ Header             needs the list of exports
 //!                    │  │      ├────▶ Opening ─▶ Header | Ended      needs an export
+//!                    │  │      ├────▶ Securing ─▶ Header             needs TLS; forgets what was negotiated
 //!                    ▼  │      └────▶ Ended
 //!                   Skipping                                        data too long to look at
 //! ```
@@ -30,6 +31,19 @@ const MAX_LIST_BYTES: usize = 1 << 20;
 /// Options answered in one connection before it is cut off: a client needs a few per export it looks at.
 const MAX_OPTIONS: u32 = 65_536;
 
+/// Whether there is TLS on a connection (section "Server-side requirements").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsMode {
+    /// There is none, and will be none.
+    Off,
+    /// The client may have it.
+    Offered,
+    /// The client must have it before anything else.
+    Required,
+    /// It runs.
+    Running,
+}
+
 /// What the caller has to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
@@ -39,6 +53,8 @@ pub enum Step {
     List,
     /// Open the export of this name and hand the outcome to [`Handshake::opened`].
     Open(String),
+    /// Send the output, then let TLS begin with the very next byte, and call [`Handshake::secured`] once it has.
+    StartTls,
     /// Nothing: negotiation is over. Further calls return the same.
     End(End),
 }
@@ -86,6 +102,9 @@ pub enum HandshakeError {
     /// Flags that were not offered.
     #[error("client flags {0:#x} were not offered")]
     ClientFlags(u32),
+    /// TLS is required, and a client of the first newstyle cannot ask for it.
+    #[error("TLS is required, and the client does not speak fixed newstyle")]
+    TlsOutOfReach,
     /// No option where one should start.
     #[error("an option starts with {0:#018x}, not with IHAVEOPT")]
     OptionMagic(u64),
@@ -112,6 +131,7 @@ enum State {
     Skipping { option: OptionKind, left: u32 },
     Listing,
     Opening(OptionRequest),
+    Securing,
     Ended(End),
 }
 
@@ -129,18 +149,13 @@ pub struct Handshake {
     replies: Replies,
     selection: Option<Selection>,
     options: u32,
+    tls: TlsMode,
     stopping: bool,
-}
-
-impl Default for Handshake {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl Handshake {
     /// A fresh connection; the greeting is in the output.
-    pub fn new() -> Self {
+    pub fn new(tls: TlsMode) -> Self {
         Self {
             state: State::ClientFlags,
             output: Greeting::newstyle().as_bytes().to_vec(),
@@ -148,6 +163,7 @@ impl Handshake {
             replies: Replies::Simple,
             selection: None,
             options: 0,
+            tls,
             stopping: false,
         }
     }
@@ -171,6 +187,7 @@ impl Handshake {
             State::Skipping { left, .. } => Step::Receive(bytes((*left).min(MAX_OPTION))),
             State::Listing => Step::List,
             State::Opening(request) => Step::Open(export_of(request).to_owned()),
+            State::Securing => Step::StartTls,
             State::Ended(end) => Step::End(end.clone()),
         }
     }
@@ -183,8 +200,19 @@ impl Handshake {
             State::Header => self.option_header(data),
             State::Data { option, .. } => self.option_data(option, data),
             State::Skipping { option, left } => self.skipped(option, left, data.len()),
-            State::Listing | State::Opening(_) | State::Ended(_) => unreachable!("asserted above"),
+            State::Listing | State::Opening(_) | State::Securing | State::Ended(_) => {
+                unreachable!("asserted above")
+            }
         }
+    }
+
+    /// TLS runs, as [`Step::StartTls`] asked. Nothing is left of what was negotiated in the clear.
+    pub fn secured(&mut self) {
+        assert!(matches!(self.state, State::Securing), "only after Step::StartTls");
+        self.tls = TlsMode::Running;
+        self.replies = Replies::Simple;
+        self.selection = None;
+        self.state = State::Header;
     }
 
     /// The list that [`Step::List`] asked for.
@@ -235,7 +263,13 @@ impl Handshake {
             return self.break_off(HandshakeError::ClientFlags(flags));
         }
         self.leave_out_zeroes = flags & u32::from(FLAG_NO_ZEROES) != 0;
-        // A client that does not claim fixed newstyle may use it all the same, as the specification permits.
+        // A client that does not claim fixed newstyle may use it all the same, as the specification permits; but not TLS.
+        let fixed = flags & u32::from(FLAG_FIXED_NEWSTYLE) != 0;
+        match self.tls {
+            TlsMode::Required if !fixed => return self.break_off(HandshakeError::TlsOutOfReach),
+            TlsMode::Offered if !fixed => self.tls = TlsMode::Off,
+            TlsMode::Off | TlsMode::Offered | TlsMode::Required | TlsMode::Running => {}
+        }
         self.state = State::Header;
     }
 
@@ -272,8 +306,8 @@ impl Handshake {
             self.state = State::Skipping { option, left };
         } else if option == OptionKind::Abort {
             self.act(OptionRequest::Abort);
-        } else if self.stopping {
-            self.turn_away(option);
+        } else if let Some(refusal) = self.is_turned_away(option) {
+            self.turn_away(option, refusal);
         } else if let OptionKind::Unknown(_) = option {
             self.refuse(option, Refusal::Unsupported, "the option is not known here");
         } else {
@@ -281,19 +315,48 @@ impl Handshake {
         }
     }
 
-    fn turn_away(&mut self, option: OptionKind) {
-        let why = "the server is being shut down";
+    /// Why nothing is even looked at, if so.
+    fn is_turned_away(&self, option: OptionKind) -> Option<Refusal> {
+        match (option, self.tls) {
+            (OptionKind::Abort, _) => None,
+            _ if self.stopping => Some(Refusal::Shutdown),
+            (OptionKind::StartTls, _) => None,
+            (_, TlsMode::Required) => Some(Refusal::TlsRequired),
+            _ => None,
+        }
+    }
+
+    fn turn_away(&mut self, option: OptionKind, refusal: Refusal) {
+        let why = match refusal {
+            Refusal::Shutdown => "the server is being shut down",
+            _ => "this listener asks for TLS first",
+        };
         match option {
             OptionKind::ExportName => {
                 self.break_off(HandshakeError::ExportName(why.to_owned()));
             }
-            option => self.refuse(option, Refusal::Shutdown, why),
+            option => self.refuse(option, refusal, why),
+        }
+    }
+
+    fn start_tls(&mut self) {
+        match self.tls {
+            TlsMode::Off => {
+                self.refuse(OptionKind::StartTls, Refusal::Policy, "there is no TLS here");
+            }
+            TlsMode::Running => {
+                self.refuse(OptionKind::StartTls, Refusal::Invalid, "TLS runs already");
+            }
+            TlsMode::Offered | TlsMode::Required => {
+                OptionReply::Ack.encode(OptionKind::StartTls, &mut self.output);
+                self.state = State::Securing;
+            }
         }
     }
 
     fn option_data(&mut self, option: OptionKind, data: &[u8]) {
-        if self.stopping && option != OptionKind::Abort {
-            return self.turn_away(option);
+        if let Some(refusal) = self.is_turned_away(option) {
+            return self.turn_away(option, refusal);
         }
         match OptionRequest::parse(option, data) {
             Ok(request) => self.act(request),
@@ -324,7 +387,8 @@ impl Handshake {
                 self.replies = Replies::Structured;
                 self.finish(OptionKind::StructuredReply, &OptionReply::Ack);
             }
-            OptionRequest::StartTls | OptionRequest::Unknown(_) => {
+            OptionRequest::StartTls => self.start_tls(),
+            OptionRequest::Unknown(_) => {
                 self.refuse(request.kind(), Refusal::Unsupported, "the option is not known here");
             }
             OptionRequest::ListMetaContext(_) | OptionRequest::SetMetaContext(_)

@@ -36,7 +36,11 @@ fn facts(name: &str) -> Result<ExportFacts, OpenError> {
 
 impl Talk {
     fn new(client_flags: u32) -> Self {
-        let mut session = Handshake::new();
+        Self::with_tls(client_flags, TlsMode::Off)
+    }
+
+    fn with_tls(client_flags: u32, tls: TlsMode) -> Self {
+        let mut session = Handshake::new(tls);
         let greeting = session.take_output();
         let greeting = Greeting::read_from_bytes(&greeting).expect("the greeting");
         assert_eq!(greeting.flags.get(), 3);
@@ -52,7 +56,7 @@ impl Talk {
                     self.session.received(&bytes[..wanted]);
                     bytes = &bytes[wanted..];
                 }
-                Step::Receive(_) | Step::End(_) => return,
+                Step::Receive(_) | Step::StartTls | Step::End(_) => return,
                 Step::List => {
                     let entry = |name: &str| ExportEntry {
                         name: name.into(),
@@ -247,7 +251,8 @@ fn wildcards_list_and_do_not_select() {
 fn what_is_not_supported_or_malformed_is_refused_and_the_connection_goes_on() {
     let mut talk = Talk::new(3);
     let unsupported = Some(Refusal::Unsupported);
-    assert_eq!(refusal(&talk.ask_raw(5, b"")), unsupported, "STARTTLS");
+    assert_eq!(refusal(&talk.ask_raw(5, b"")), Some(Refusal::Policy), "STARTTLS");
+    assert_eq!(refusal(&talk.ask_raw(5, b"data")), Some(Refusal::Invalid), "STARTTLS");
     assert_eq!(refusal(&talk.ask_raw(12, b"")), unsupported, "no option of the specification");
     assert_eq!(refusal(&talk.ask_raw(4, b"data")), unsupported, "PEEK_EXPORT");
     assert_eq!(refusal(&talk.ask_raw(3, b"data")), Some(Refusal::Invalid), "LIST");
@@ -309,6 +314,56 @@ fn whoever_asks_while_the_server_stops_is_told_and_may_leave() {
     talk.session.stop();
     assert_eq!(talk.ask(&OptionRequest::ExportName("disk".into())), []);
     assert!(matches!(talk.end(), Some(End::Broken(HandshakeError::ExportName(_)))));
+}
+
+#[test]
+fn whoever_goes_over_to_tls_starts_anew() {
+    for mode in [TlsMode::Offered, TlsMode::Required] {
+        let mut talk = Talk::with_tls(3, mode);
+        let select = OptionRequest::SetMetaContext(meta("disk", &["base:allocation"]));
+        if mode == TlsMode::Offered {
+            talk.ask(&OptionRequest::ExtendedHeaders);
+            assert_eq!(talk.ask(&select), [context(1), OptionReply::Ack]);
+        }
+        assert_eq!(talk.ask(&OptionRequest::StartTls), [OptionReply::Ack]);
+        assert_eq!(talk.session.step(), Step::StartTls);
+        talk.session.secured();
+        assert_eq!(refusal(&talk.ask(&OptionRequest::StartTls)), Some(Refusal::Invalid), "again");
+        assert_eq!(refusal(&talk.ask(&select)), Some(Refusal::Invalid), "forgotten");
+        let replies = talk.ask(&OptionRequest::Go(info("disk")));
+        assert!(!flags_in(&replies).contains(TransmissionFlags::SEND_DF), "forgotten");
+        let Some(End::Transmission(negotiated)) = talk.end() else { panic!("not entered") };
+        assert_eq!(negotiated.transmission.replies, Replies::Simple);
+        assert_eq!(negotiated.transmission.contexts, []);
+    }
+}
+
+#[test]
+fn where_tls_is_required_nothing_else_is_answered() {
+    let required = || Talk::with_tls(3, TlsMode::Required);
+    let mut talk = required();
+    for option in [3, 6, 7, 8, 9, 10, 11, 99] {
+        for data in [&b""[..], b"data"] {
+            let refused = refusal(&talk.ask_raw(option, data));
+            assert_eq!(refused, Some(Refusal::TlsRequired), "option {option}");
+        }
+    }
+    let long = vec![0; MAX_OPTION as usize + 1];
+    assert_eq!(refusal(&talk.ask_raw(7, &long)), Some(Refusal::TlsRequired));
+    assert_eq!(refusal(&talk.ask_raw(5, b"data")), Some(Refusal::Invalid), "STARTTLS has none");
+    assert!(talk.opened.is_empty(), "nothing is opened for a stranger");
+    assert_eq!(talk.ask(&OptionRequest::Abort), [OptionReply::Ack]);
+    let mut talk = required();
+    assert_eq!(talk.ask(&OptionRequest::ExportName("disk".into())), []);
+    assert!(matches!(talk.end(), Some(End::Broken(HandshakeError::ExportName(_)))));
+    let talk = Talk::with_tls(2, TlsMode::Required);
+    assert_eq!(talk.end(), Some(End::Broken(HandshakeError::TlsOutOfReach)));
+}
+
+#[test]
+fn without_fixed_newstyle_there_is_no_tls() {
+    let mut talk = Talk::with_tls(2, TlsMode::Offered);
+    assert_eq!(refusal(&talk.ask(&OptionRequest::StartTls)), Some(Refusal::Policy));
 }
 
 #[test]

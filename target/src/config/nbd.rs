@@ -1,0 +1,80 @@
+//! What the configuration says of NBD: TLS of the TCP listener, and which certificate may open what.
+//!
+//! **Invariant:** a certificate that is not named opens nothing. The same authority signs those of replication sources, and
+//! feeding one machine is no reason to read another.
+
+use super::ConfigError;
+use landfall_retention::name::Name;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// In place of a machine: all of them.
+const EVERYTHING: &str = "*";
+
+/// Whether NBD over TCP is encrypted. The Unix socket never is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NbdTls {
+    /// Never; loopback only.
+    #[default]
+    Off,
+    /// Where the client asks for it; loopback only, since it need not.
+    Offered,
+    /// Always, with a certificate of the client.
+    Required,
+}
+
+/// What a certificate may open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Grant {
+    /// Every machine.
+    Everything,
+    /// These machines, with all their disks, moments and branches.
+    Machines(Vec<Name>),
+}
+
+impl Grant {
+    /// Whether the machine called `machine` is in it.
+    pub(crate) fn covers(&self, machine: &str) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Machines(machines) => machines.iter().any(|one| one.as_str() == machine),
+        }
+    }
+}
+
+/// The section `[nbd]`.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NbdSection {
+    tls: NbdTls,
+    allow: BTreeMap<String, Vec<String>>,
+}
+
+/// NBD as it applies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NbdConfig {
+    /// TLS of `listen.nbd`.
+    pub(crate) tls: NbdTls,
+    /// By the name a certificate gives its owner.
+    pub(crate) allow: BTreeMap<String, Grant>,
+}
+
+/// The section, checked.
+pub(super) fn complete(section: NbdSection) -> Result<NbdConfig, ConfigError> {
+    let grant = |(owner, machines): (String, Vec<String>)| {
+        let grant = if machines.iter().any(|machine| machine == EVERYTHING) {
+            Grant::Everything
+        } else {
+            let names: Result<Vec<Name>, _> =
+                machines.iter().map(|machine| Name::parse(machine)).collect();
+            Grant::Machines(names.map_err(|error| ConfigError::Value {
+                key: "nbd.allow",
+                what: format!("{owner}: {error}; write names of machines, or \"{EVERYTHING}\""),
+            })?)
+        };
+        Ok((owner, grant))
+    };
+    let allow: Result<BTreeMap<_, _>, ConfigError> = section.allow.into_iter().map(grant).collect();
+    Ok(NbdConfig { tls: section.tls, allow: allow? })
+}
