@@ -9,7 +9,8 @@
 //! **Invariants**
 //! - A branch can be written only while a writable export of it exists.
 //! - Several connections are offered only where one name always means one content: a sequence, or a time before the
-//!   newest point (points to come are later than that, whatever the clock does).
+//!   newest point (points to come are later than that, whatever the clock does); and of a writable branch, whose head all
+//!   connections share and whose writes are durable when they are answered, so that any flush covers them all.
 //! - Whoever shows a certificate sees nothing but what its owner was granted. Whoever shows none came over a socket or an
 //!   address that is for the owner of the target.
 
@@ -110,7 +111,7 @@ impl RetentionExports {
             disk: head,
             name: format!("{line}/{disk}"),
             description: format!("branch {line}, writable"),
-            multi_conn: false,
+            multi_conn: true,
         })
     }
 

@@ -23,7 +23,11 @@ pub(crate) const SIZE: u64 = 24 * MIB;
 impl Web {
     /// A machine without points.
     pub(crate) fn empty() -> Self {
-        let target = Target::start();
+        Self::on(Target::start())
+    }
+
+    /// The same on a target of one's own.
+    pub(crate) fn on(target: Target) -> Self {
         let source = Source::create(target.folder(), "web.raw", SIZE, 7);
         let disk = format!("name=os,size={SIZE}");
         target.landfall(&["machine", "add", "web", "--disk", &disk]).ok();

@@ -9,3 +9,4 @@ mod names;
 mod peers;
 mod points;
 mod restore;
+mod secured;
