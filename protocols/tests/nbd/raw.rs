@@ -31,6 +31,11 @@ impl Raw {
         self.0.write_all(bytes).expect("sent");
     }
 
+    /// Whether it could still be sent.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).is_ok()
+    }
+
     pub(crate) fn receive(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).expect("received");

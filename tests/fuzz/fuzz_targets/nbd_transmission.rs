@@ -1,12 +1,13 @@
-//! Requests of an NBD connection and the replies to them.
+//! Requests of an NBD connection, one after the other, and the replies to them.
 //!
-//! Oracle: the rules of the specification, restated as one list, say which error a request gets; for a read and a block
-//! status a client that knows nothing but the wire puts the reply together again, and finds the bytes of the disk.
+//! Oracle: the rules of the specification, restated as one list, say which error a request gets; a client that knows nothing
+//! but the wire and what it wrote itself puts the reply to a read or a block status together again, and finds the bytes
+//! that must be there; what is refused changes nothing.
 
 #![no_main]
 
 use arbitrary::Arbitrary;
-use landfall_disks::{Buffer, ByteOffset, ByteRange, Content, MappedRange};
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Content, MappedRange, ZeroMode};
 use landfall_protocols::nbd::session::{
     Access, Action, Answer, Batch, Chunk, Context, ContextId, Failure, Fragments, Piece, Replies,
     StatusList, Transmission, plan_read,
@@ -48,6 +49,8 @@ struct Ask {
     named: Vec<u8>,
     /// Bytes of its payload that are cut off.
     cut: u8,
+    /// What a write writes.
+    byte: u8,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -67,46 +70,57 @@ impl Number {
     }
 }
 
-/// The disk: what it holds, and what it says of that.
+/// The disk: what every byte is, and what is said of it.
 struct Disk {
     bytes: Vec<u8>,
-    map: Vec<MappedRange>,
+    contents: Vec<Content>,
 }
 
 impl Disk {
     fn new(stretches: &[(u8, u8)]) -> Self {
-        let mut bytes = vec![0; usize::try_from(SIZE).expect("small")];
-        let mut map = Vec::new();
+        let size = usize::try_from(SIZE).expect("small");
+        let mut disk = Self { bytes: vec![0; size], contents: vec![Content::Data; size] };
         let mut at = 0;
         for (units, holds) in stretches.iter().chain(std::iter::repeat(&(255, 1))) {
             let length = (u64::from(*units) + 1) * 1024;
             let end = (at + length).min(SIZE);
             let range = ByteRange::new(ByteOffset::new(at), ByteOffset::new(end)).expect("grows");
-            let content = match holds % 3 {
-                0 => Content::Zero,
-                1 => Content::Data,
-                _ => Content::Hole,
-            };
-            if content == Content::Data {
-                for (index, byte) in bytes[slice(range)].iter_mut().enumerate() {
-                    *byte = u8::try_from((index + usize::from(*holds)) % 251).expect("small");
+            match holds % 3 {
+                0 => disk.zero(range, Content::Zero),
+                1 => {
+                    for (index, byte) in disk.bytes[slice(range)].iter_mut().enumerate() {
+                        *byte = u8::try_from((index + usize::from(*holds)) % 251).expect("small");
+                    }
                 }
+                _ => disk.zero(range, Content::Hole),
             }
-            map.push(MappedRange { range, content });
             at = end;
             if at == SIZE {
                 break;
             }
         }
-        Self { bytes, map }
+        disk
+    }
+
+    fn zero(&mut self, range: ByteRange, content: Content) {
+        self.bytes[slice(range)].fill(0);
+        self.contents[slice(range)].fill(content);
+    }
+
+    fn write(&mut self, range: ByteRange, byte: u8) {
+        self.bytes[slice(range)].fill(byte);
+        self.contents[slice(range)].fill(Content::Data);
     }
 
     fn mapped(&self, range: ByteRange) -> Vec<MappedRange> {
-        let part = |mapped: &MappedRange| MappedRange {
-            range: mapped.range.intersection(range),
-            content: mapped.content,
-        };
-        self.map.iter().map(part).filter(|mapped| !mapped.range.is_empty()).collect()
+        let mut at = range.start();
+        let runs = self.contents[slice(range)].chunk_by(|one, next| one == next);
+        runs.map(|run| {
+            let range = ByteRange::at(at, run.len() as u64).expect("within the disk");
+            at = range.end();
+            MappedRange { range, content: run[0] }
+        })
+        .collect()
     }
 }
 
@@ -257,7 +271,8 @@ fn read_reply(
     reply
 }
 
-fn carry_out(disk: &Disk, rules: &Transmission, action: Action) -> Answer {
+/// What the server's side does for `action`; a write brings `byte` and nothing else.
+fn carry_out(disk: &mut Disk, rules: &Transmission, action: Action, byte: u8) -> Answer {
     match action {
         Action::Read { range, .. } if range.is_empty() => Answer::Data(Vec::new()),
         Action::Read { range, fragments } => {
@@ -285,7 +300,21 @@ fn carry_out(disk: &Disk, rules: &Transmission, action: Action) -> Answer {
             }
             Answer::Status(vec![(ContextId::new(CONTEXT), list.into_descriptors())])
         }
-        _ => Answer::Done,
+        Action::Write { range, .. } => {
+            disk.write(range, byte);
+            Answer::Done
+        }
+        Action::WriteZeroes { range, mode, .. } => {
+            let content = if mode == ZeroMode::Allocate { Content::Zero } else { Content::Hole };
+            disk.zero(range, content);
+            Answer::Done
+        }
+        Action::Trim { range, .. } => {
+            disk.zero(range, Content::Hole);
+            Answer::Done
+        }
+        Action::Flush | Action::Cache { .. } => Answer::Done,
+        Action::FilteredStatus | Action::Disconnect => unreachable!("seen to before"),
     }
 }
 
@@ -345,7 +374,9 @@ fn check_reply(
 }
 
 fuzz_target!(|input: Input| {
-    let disk = Disk::new(&input.map);
+    let mut disk = Disk::new(&input.map);
+    // What a client knows by its own requests that the disk must hold.
+    let mut known = disk.bytes.clone();
     let contexts = [(ContextId::new(CONTEXT), Context::BaseAllocation)];
     let rules = Transmission {
         size_bytes: SIZE,
@@ -360,7 +391,7 @@ fuzz_target!(|input: Input| {
             .filter(|_| input.context && !matches!(input.replies, Form::Simple))
             .collect(),
     };
-    for ask in input.requests.iter().take(12) {
+    for ask in input.requests.iter().take(24) {
         let extended = rules.replies == Replies::Extended;
         let mask = if extended { u64::MAX } else { u64::from(u32::MAX) };
         let mut request = Request {
@@ -404,7 +435,7 @@ fuzz_target!(|input: Input| {
             Ok(action) => {
                 let simple = rules.replies == Replies::Simple && request.command == Command::Read;
                 let data = if simple { usize::try_from(request.length).expect("small") } else { 0 };
-                (carry_out(&disk, &rules, action), data)
+                (carry_out(&mut disk, &rules, action, ask.byte), data)
             }
             Err(error) => {
                 let (code, message) = (error.code(), error.to_string());
@@ -417,7 +448,18 @@ fuzz_target!(|input: Input| {
         let reply = read_reply(&sent, &rules, &request, data);
         assert_eq!(reply.error, due);
         if due.is_none() {
+            let written = match request.command {
+                Command::Write => Some(ask.byte),
+                Command::WriteZeroes | Command::Trim => Some(0),
+                _ => None,
+            };
+            if let Some(byte) = written {
+                let start = usize::try_from(request.offset).expect("it was within the disk");
+                let length = usize::try_from(request.length).expect("it was within the disk");
+                known[start..start + length].fill(byte);
+            }
             check_reply(&disk, &rules, &asked, filtered.then_some(&payload), &reply);
         }
+        assert!(disk.bytes == known, "{request:?} changed what it should not have");
     }
 });
