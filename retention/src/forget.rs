@@ -61,6 +61,8 @@ pub struct ForgetReport {
     pub left: usize,
     /// Segments that stay because they are damaged.
     pub damaged: usize,
+    /// Nothing was done: the index still has to be built from them.
+    pub waits_for_index: bool,
 }
 
 /// What is gone of some segments that were to go.
@@ -91,6 +93,9 @@ impl Retention {
     pub async fn forget(&self, pace: &dyn Pace) -> Result<ForgetReport, ForgetError> {
         let mut summaries = self.summaries.lock().await;
         let mut report = ForgetReport::default();
+        if self.indexing.check().is_err() {
+            return Ok(ForgetReport { waits_for_index: true, ..report });
+        }
         for lane in 0..self.lanes.len() {
             let lane = LaneId::new(u16::try_from(lane).expect("a lane per core"));
             self.forget_lane(lane, pace, &mut summaries, &mut report).await?;

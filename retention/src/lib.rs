@@ -38,6 +38,7 @@ pub mod ordered;
 pub mod point;
 pub mod policy;
 mod promote;
+mod rebuild;
 mod replica;
 mod retention;
 mod runs;
@@ -70,6 +71,7 @@ pub use keys::{KeyError, KeyState, KeyStatus};
 pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
 pub use promote::Promoted;
+pub use rebuild::{IndexStatus, NotIndexed};
 pub use replica::span::{BranchSpan, DiskSpan, Place};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};
@@ -81,7 +83,7 @@ pub use simulate::{Simulation, SpaceEstimate};
 pub use space::GroupSpace;
 pub use status::{
     BranchStatus, DiskStatus, ExportStatus, JournalStatus, LaneLoad, LaneStatus, MachineStatus,
-    PointStatus, StreamStatus,
+    MachineWaits, PointStatus, StreamStatus,
 };
 pub use stream::{
     BlockHash, HASH_BLOCK_BYTES, Instants, Stream, StreamContent, StreamDisk, StreamError,

@@ -19,6 +19,7 @@ use crate::moments::Moments;
 use crate::ordered::Ordered;
 use crate::point::{Catalogue, Point};
 use crate::policy::DropRange;
+use crate::rebuild::{Lacking, NotIndexed};
 use crate::replica::span::Place;
 use crate::space::Allowance;
 use crate::time::Timestamp;
@@ -74,9 +75,19 @@ pub(crate) struct LineState {
     pub(crate) start: Option<HistoryStart>,
     /// Moments that somebody has open, and how many do.
     pub(crate) readers: BTreeMap<Sequence, usize>,
+    /// What the index lacks of it, if it does.
+    pub(crate) lacking: Option<Lacking>,
 }
 
 impl LineState {
+    /// Adds points that history reaches back to and that were not dropped.
+    fn add_points(&mut self, points: impl IntoIterator<Item = Point>) {
+        let Self { catalogue, dropped, start, .. } = self;
+        let start = start.as_ref().map(|start| start.sequence).unwrap_or_default();
+        let there = |point: &Point| point.sequence >= start && !dropped.contains(point.sequence);
+        points.into_iter().filter(there).for_each(|point| catalogue.insert(point));
+    }
+
     /// Takes points, readers and gaps up to `left` from another line.
     fn take_up_to(&mut self, left: Sequence, other: &mut Self) {
         let after = left.next();
@@ -215,6 +226,43 @@ impl Line {
     /// The end of it: last sequence, its time, stream position.
     pub fn tail(&self) -> LineTail {
         self.state.lock().tail
+    }
+
+    /// That the index has all that any moment of it needs. It stays so.
+    pub(crate) fn check_indexed(&self) -> Result<(), NotIndexed> {
+        self.state.lock().lacking.as_ref().map_or(Ok(()), |lacking| Err(lacking.error()))
+    }
+
+    /// Whether the index has all that any moment of it needs.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.state.lock().lacking.is_none()
+    }
+
+    /// That it is known where it ends: whoever does not look back can go on there.
+    pub(crate) fn check_tail(&self) -> Result<(), NotIndexed> {
+        let state = self.state.lock();
+        let lacking = state.lacking.as_ref().filter(|lacking| !lacking.tail_known);
+        lacking.map_or(Ok(()), |lacking| Err(lacking.error()))
+    }
+
+    /// It was found where it ends; `found` has that, and points there are. Nothing was written to it until now.
+    pub(crate) fn set_tail(&self, entry: &LineEntry, found: LineState) {
+        let mut state = self.state.lock();
+        let Some(lacking) = &mut state.lacking else { return };
+        lacking.tail_known = true;
+        state.tail = found.tail;
+        state.tail.sequence = state.tail.sequence.max(entry.own_above());
+        state.tail.commit_time = state.tail.commit_time.max(entry.born);
+        state.add_points(found.catalogue.iter());
+    }
+
+    /// The index has all of it now; `found` is what that says. What came meanwhile stays.
+    pub(crate) fn set_indexed(&self, found: &LineState) {
+        let mut state = self.state.lock();
+        state.add_points(found.catalogue.iter());
+        state.gaps.clone_from(&found.gaps);
+        state.gaps.sort_unstable();
+        state.lacking = None;
     }
 
     /// Generation whose stream may write.
@@ -449,12 +497,7 @@ impl Line {
 
     /// Adds points that no record made: instants that are kept.
     pub(crate) fn add_points(&self, points: Vec<Point>) {
-        let mut state = self.state.lock();
-        let LineState { catalogue, dropped, start, .. } = &mut *state;
-        let start = start.as_ref().map(|start| start.sequence).unwrap_or_default();
-        let there = |point: &Point| point.sequence >= start && !dropped.contains(point.sequence);
-        let there = points.into_iter().filter(there);
-        there.for_each(|point| catalogue.insert(point));
+        self.state.lock().add_points(points);
     }
 
     /// The moments that somebody has open.

@@ -7,6 +7,7 @@ use crate::line::Line;
 use crate::manifest::history::HistoryStart;
 use crate::name::{Label, MomentName, Name, When};
 use crate::point::{Point, PointKind};
+use crate::rebuild::NotIndexed;
 use crate::time::Timestamp;
 use std::fmt::Write as _;
 
@@ -148,6 +149,14 @@ pub enum ResolveError {
         line: String,
         /// The last moment of the trunk that has it.
         until: Sequence,
+    },
+    /// The index lacks something that moments of the line may need.
+    #[error("{line}: {source}")]
+    NotIndexed {
+        /// The machine, and branch if any.
+        line: String,
+        /// How much it lacks.
+        source: NotIndexed,
     },
     /// The index failed.
     #[error(transparent)]

@@ -3,6 +3,7 @@
 //! ```text
 //!   no generation held  ─▶ a new generation, position 0
 //!   generation current, and this stream's ─▶ goes on at the settled position
+//!   the index lacks part of the history   ─▶ nobody else, until it has it
 //!   generation from before a promotion ─▶ refused for good: what it feeds is no longer the trunk
 //!   anything else       ─▶ refused: compare and begin anew
 //! ```
@@ -12,6 +13,7 @@
 
 use crate::ids::{Generation, MachineId, Position, StreamId};
 use crate::journal::draft::AppendError;
+use crate::line::Line;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::ManifestState;
 use crate::name::Name;
@@ -41,6 +43,7 @@ impl Retention {
             .and_then(|trunk| self.line(trunk))
             .ok_or_else(|| self.unknown(&request.machine))?;
         check_holder(&slot, &request)?;
+        check_indexed(&slot, &request, &line)?;
         let epoch = line.begin_epoch();
         let lane = self.lane(line.lane()).clone();
         // Everything an earlier opening had queued is decided when this returns.
@@ -77,6 +80,7 @@ impl Retention {
             slot: Arc::clone(&slot),
             manifest: Arc::clone(&self.manifest),
             reading: Arc::clone(&self.reading),
+            machine: request.machine.clone(),
             clock: Arc::clone(&self.surroundings.clock),
             disks,
             stream: request.stream,
@@ -191,6 +195,18 @@ fn check_holder(slot: &StreamSlot, request: &StreamRequest) -> Result<(), Stream
         }
         _ => Ok(()),
     }
+}
+
+/// While the index lacks part of a line, only who goes on where he was is let in: anybody else would have to compare.
+fn check_indexed(
+    slot: &StreamSlot,
+    request: &StreamRequest,
+    line: &Line,
+) -> Result<(), StreamError> {
+    let goes_on = check_generation(slot, request, line.generation()).is_ok();
+    let indexed = if goes_on { line.check_tail() } else { line.check_indexed() };
+    let machine = || request.machine.clone();
+    indexed.map_err(|source| StreamError::NotIndexed { machine: machine(), source })
 }
 
 fn check_generation(

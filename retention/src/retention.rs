@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   open: MANIFEST ─▶ lanes replayed into the index ─▶ lines with their tails ─▶ images opened ─▶ lane tasks
+//!                     └ of many segments the newest; the others beside everything else (rebuild.rs)
 //! ```
 //!
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
@@ -17,19 +18,20 @@ use crate::index::owner_key::check_owner;
 use crate::index::tail_key::{read_progress, read_tail};
 use crate::index::{IndexError, IndexStore};
 use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
+use crate::journal::rebuild::LaneRebuild;
 use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
 use crate::journal::segment::Segments;
 use crate::keys::open_keys;
 use crate::line::{Line, LineState};
-use crate::manifest::state::{LineEntry, ManifestState};
+use crate::manifest::state::{LineEntry, Machine, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
 use crate::policy::Policy;
+use crate::rebuild::{Indexing, Lacking, is_indexed, known_tail};
 use crate::replica::opening::open_disks;
 use crate::replica::{ImageStore, ReplicaDisk};
 use crate::sealing::Encryption;
 use crate::standby::UnderWay;
 use crate::stream::StreamSlot;
-use crate::stream::order::settle_order;
 use crate::thinning::{Thinning, instants};
 use crate::time::Clock;
 use crate::view::Reading;
@@ -79,6 +81,9 @@ pub struct Settings {
     pub default_policy: Policy,
     /// How history is encrypted.
     pub encryption: Encryption,
+    /// Segments of a lane that the index may lack for all of them to be read before the store is open; of more, that many are, and
+    /// the rest by [`Retention::index_more`].
+    pub index_at_once: usize,
 }
 
 impl Default for Settings {
@@ -90,6 +95,7 @@ impl Default for Settings {
             lanes: 1,
             default_policy: Policy::default(),
             encryption: Encryption::default(),
+            index_at_once: 16,
         }
     }
 }
@@ -133,6 +139,8 @@ pub struct OpenReport {
     pub records_replayed: u64,
     /// Whether the index was empty although the journal is not.
     pub index_rebuilt: bool,
+    /// Segments that are left for [`Retention::index_more`].
+    pub index_left: usize,
     /// Damaged places of the journal, one line each.
     pub damage: Vec<String>,
     /// Images that are gone, one line each.
@@ -173,6 +181,10 @@ pub struct Retention {
     pub(crate) journal: JournalSettings,
     /// What data keys are wrapped with.
     pub(crate) encryption: Encryption,
+    /// How much the index lacks.
+    pub(crate) indexing: Arc<Indexing>,
+    /// What puts that into it; held by the one step there may be.
+    pub(crate) rebuilds: tokio::sync::Mutex<Vec<LaneRebuild>>,
 }
 
 impl Retention {
@@ -189,12 +201,20 @@ impl Retention {
         let keys = Arc::new(keys);
         surroundings.index.set_forgotten(Forgotten::of(&state));
         let mut report = OpenReport::default();
+        let indexing = Arc::<Indexing>::default();
+        let mut rebuilds = Vec::new();
         let mut lanes = Vec::new();
         let mut handles = Vec::new();
         for lane in 0..lane_count(&state, settings.lanes) {
             let lane = LaneId::new(lane);
             segments.remove_unknown(lane, state.given.segment).await.map_err(ReplayError::File)?;
-            let replay = replay(lane, &manifest, &segments, &surroundings, &mut report).await?;
+            let bringing =
+                Bringing { manifest: &manifest, segments: &segments, indexing: &indexing };
+            let at_once = settings.index_at_once;
+            let (replay, rebuild) =
+                bringing.bring(lane, &surroundings, at_once, &mut report).await?;
+            let behind = rebuild.is_some();
+            rebuilds.extend(rebuild);
             let random = Arc::clone(&surroundings.random);
             let (task, handle) = LaneTask::new(LaneParts {
                 lane,
@@ -210,11 +230,17 @@ impl Retention {
                     random.fill(&mut salt);
                     u64::from_le_bytes(salt)
                 }),
+                behind,
             });
             lanes.push(task);
             handles.push(handle);
         }
-        let lines = load_lines(&state, &surroundings).await?;
+        report.index_left = rebuilds.iter().map(LaneRebuild::left).sum();
+        indexing.note_left(report.index_left);
+        if !report.damage.is_empty() {
+            indexing.note_damage();
+        }
+        let lines = load_lines(&state, &surroundings, &rebuilds, &indexing).await?;
         let hash_cache = Arc::new(PageCache::new(settings.hash_cache_bytes));
         let (disks, lost) = open_disks(&manifest, &surroundings, &hash_cache).await?;
         report.images_lost = lost;
@@ -239,8 +265,10 @@ impl Retention {
             summaries: tokio::sync::Mutex::default(),
             journal: settings.journal.checked(),
             encryption: settings.encryption,
+            indexing,
+            rebuilds: tokio::sync::Mutex::new(rebuilds),
         };
-        retention.settle_streams(&report);
+        retention.settle_streams();
         retention.settle_orders().await?;
         retention.refresh_forgotten();
         Ok(Opened { retention: Arc::new(retention), lanes, report })
@@ -269,45 +297,40 @@ impl Retention {
         self.machines.read().lines.get(&line).cloned()
     }
 
-    /// Whoever delivered in order when the target stopped is gone: what comes next is not known to follow.
     async fn settle_orders(&self) -> Result<(), OpenError> {
         let lines: Vec<_> = self.machines.read().lines.values().cloned().collect();
-        let open = |line: &Arc<Line>| line.ordered().open_since().is_some();
-        for line in lines.into_iter().filter(open) {
-            let (index, of) = (Arc::clone(&self.surroundings.index), Arc::clone(&line));
-            // Records that were lost behind it are no instants.
-            let newest = offload(move || of.boundary_at_or_below(&*index, of.tail().sequence));
-            let newest = newest.await?.map(|newest| newest.sequence);
-            let now = self.surroundings.clock.now();
-            settle_order(&self.manifest, &line, newest, now).await?;
+        for line in lines.iter().filter(|line| line.check_tail().is_ok()) {
+            self.settle_order_of::<OpenError>(line).await?;
         }
         Ok(())
     }
 
-    /// Positions of a first copy are not in the journal, and damage may have taken some: such streams start over.
-    fn settle_streams(&self, report: &OpenReport) {
+    fn settle_streams(&self) {
         let state = self.manifest.state();
+        state.machines.values().for_each(|machine| self.settle_stream(&state, machine));
+    }
+
+    /// Positions of a first copy are not in the journal, and damage may have taken some: such streams start over.
+    pub(crate) fn settle_stream(&self, state: &ManifestState, machine: &Machine) {
         let machines = self.machines.read();
-        for machine in state.machines.values() {
-            let seeding = machine
-                .disks
-                .iter()
-                .filter_map(|disk| machines.disks.get(disk))
-                .any(|disk| disk.floor().is_none());
-            let line = &machines.lines[&machine.trunk];
-            let tail = line.tail();
-            let entry = &state.lines[&machine.trunk];
-            let known = tail.generation == entry.generation && tail.stream == entry.stream;
-            if let Some(slot) = machines.streams.get(&machine.id)
-                && known
-                && !seeding
-                && report.damage.is_empty()
-            {
-                let mut slot = slot.inner.lock();
-                slot.stream = tail.stream;
-                slot.generation = tail.generation;
-                slot.applied = tail.position;
-            }
+        let seeding = machine
+            .disks
+            .iter()
+            .filter_map(|disk| machines.disks.get(disk))
+            .any(|disk| disk.floor().is_none());
+        let line = &machines.lines[&machine.trunk];
+        let tail = line.tail();
+        let entry = &state.lines[&machine.trunk];
+        let known = tail.generation == entry.generation && tail.stream == entry.stream;
+        if let Some(slot) = machines.streams.get(&machine.id)
+            && known
+            && !seeding
+            && !self.indexing.is_damaged()
+        {
+            let mut slot = slot.inner.lock();
+            slot.stream = tail.stream;
+            slot.generation = tail.generation;
+            slot.applied = tail.position;
         }
     }
 }
@@ -321,39 +344,68 @@ fn lane_count(state: &ManifestState, wanted: u16) -> u16 {
     bound.chain(written).chain([wanted, 1]).max().unwrap_or(1)
 }
 
-async fn replay(
-    lane: LaneId,
-    manifest: &Manifest,
-    segments: &Segments,
-    Surroundings { index, clock, .. }: &Surroundings,
-    report: &mut OpenReport,
-) -> Result<LaneReplay, OpenError> {
-    let was_empty = read_progress(&**index, lane)?.number() == 0;
-    let replay = replay_lane(lane, manifest, segments, index, &**clock).await?;
-    report.records_replayed += replay.replayed;
-    let ended = manifest.state().segments.values().filter(|s| s.lane == lane).count();
-    report.index_rebuilt |= was_empty && replay.replayed > 0 && ended > 1;
-    for (segment, damage) in &replay.damage {
-        report.damage.push(format!(
-            "segment {segment} of lane {lane}: bytes {}..{} are damaged (case {})",
-            damage.bytes.start, damage.bytes.end, damage.case
-        ));
+/// Brings the index up to the end of the journal, or nearer to it.
+struct Bringing<'a> {
+    manifest: &'a Manifest,
+    segments: &'a Arc<Segments>,
+    indexing: &'a Indexing,
+}
+
+impl Bringing<'_> {
+    /// All of a lane; where that is more than `at_once` segments, the newest, and what goes on from there.
+    async fn bring(
+        &self,
+        lane: LaneId,
+        Surroundings { index, clock, .. }: &Surroundings,
+        at_once: usize,
+        report: &mut OpenReport,
+    ) -> Result<(LaneReplay, Option<LaneRebuild>), OpenError> {
+        let Self { manifest, segments, indexing } = self;
+        let was_empty = read_progress(&**index, lane)?.number() == 0;
+        let mut rebuild =
+            LaneRebuild::of(lane, &manifest.state(), segments, index, at_once.max(1))?;
+        let replay = match &mut rebuild {
+            None => replay_lane(lane, manifest, segments, index, &**clock).await?,
+            Some(rebuild) => {
+                indexing.begin(rebuild.left());
+                rebuild.begin(manifest, at_once.max(1)).await?
+            }
+        };
+        report.records_replayed += replay.replayed;
+        let ended = manifest.state().segments.values().filter(|s| s.lane == lane).count();
+        report.index_rebuilt |= was_empty && replay.replayed > 0 && ended > 1;
+        for (segment, damage) in &replay.damage {
+            report.damage.push(format!(
+                "segment {segment} of lane {lane}: bytes {}..{} are damaged (case {})",
+                damage.bytes.start, damage.bytes.end, damage.case
+            ));
+        }
+        for (line, lost) in &replay.gaps {
+            report.damage.push(format!("{line:?} lost records up to seq:{lost}"));
+        }
+        Ok((replay, rebuild))
     }
-    for (line, lost) in &replay.gaps {
-        report.damage.push(format!("{line:?} lost records up to seq:{lost}"));
-    }
-    Ok(replay)
 }
 
 /// Lines as the index has them after replay.
 async fn load_lines(
     state: &ManifestState,
     surroundings: &Surroundings,
+    rebuilds: &[LaneRebuild],
+    indexing: &Arc<Indexing>,
 ) -> Result<BTreeMap<LineId, Arc<Line>>, OpenError> {
     let mut lines: BTreeMap<LineId, Arc<Line>> = BTreeMap::new();
     for entry in state.lines_in_order() {
         let (index, of) = (Arc::clone(&surroundings.index), entry.clone());
         let mut line_state = offload(move || read_line(&*index, &of)).await?;
+        if let Some(rebuild) = rebuilds.iter().find(|rebuild| rebuild.lane() == entry.lane) {
+            let tail = known_tail(entry, rebuild);
+            line_state.tail = tail.unwrap_or_default();
+            if tail.is_none() || !is_indexed(state, entry, rebuild) {
+                let (indexing, tail_known) = (Arc::clone(indexing), tail.is_some());
+                line_state.lacking = Some(Lacking { indexing, tail_known });
+            }
+        }
         if let Some(start) = &entry.start {
             line_state.catalogue.drop_below(start.sequence);
             // Its record may lie in a segment that was released.
@@ -380,7 +432,10 @@ async fn load_lines(
 }
 
 /// What the index has of a line: of each stretch of its history what was written there.
-fn read_line(index: &dyn IndexStore, entry: &LineEntry) -> Result<LineState, IndexError> {
+pub(crate) fn read_line(
+    index: &dyn IndexStore,
+    entry: &LineEntry,
+) -> Result<LineState, IndexError> {
     let mut state = LineState {
         tail: read_tail(index, entry.id)?,
         dropped: Arc::clone(&entry.dropped),

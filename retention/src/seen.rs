@@ -26,7 +26,8 @@ impl Retention {
         }
         let machines = self.machines.read();
         let of_line = |entry: &crate::manifest::state::LineEntry| {
-            let line = machines.lines.get(&entry.id)?;
+            // Of one that the index does not have all of, moments are missing: nothing of it may go.
+            let line = machines.lines.get(&entry.id).filter(|line| line.is_indexed())?;
             let held = held.get(&entry.id).into_iter().flatten().copied();
             Some((entry.id, line.moments(entry, held)))
         };

@@ -12,9 +12,10 @@ use crate::manifest::streams::StreamChange;
 use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
 use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
+use crate::rebuild::NotIndexed;
 use crate::replica::span::{DiskSpan, Place};
 use crate::replica::{DiskState, ReplicaDisk};
-use crate::retention::Retention;
+use crate::retention::{Machines, Retention};
 use crate::stream::StreamState;
 use crate::time::Timestamp;
 use crate::view::{Showing, View};
@@ -55,6 +56,20 @@ pub struct MachineStatus {
     pub oldest: Option<Point>,
     /// Its branches.
     pub branches: Vec<BranchStatus>,
+    /// What of it waits for the index, if anything does. Then points are those that are known, and the head may be older than it
+    /// is.
+    pub waits: Option<MachineWaits>,
+}
+
+/// What waits for an index that lacks part of the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MachineWaits {
+    /// Why: how much it lacks.
+    pub why: NotIndexed,
+    /// Whether moments of the trunk can be looked at all the same.
+    pub trunk_opens: bool,
+    /// Whether its stream can go on where it was.
+    pub stream_goes_on: bool,
 }
 
 /// A disk of a machine.
@@ -229,6 +244,7 @@ impl Retention {
             Some(BranchStatus::new(entry.branch.clone()?, machines.lines.get(&entry.id)?))
         });
         let stream = machines.streams.get(&machine.id).and_then(|slot| slot.status());
+        let waits = self.waits(&machines, machine.id, line);
         let state = state.lines.get(&machine.trunk).and_then(|line| line.stream_entry.state);
         let (points, newest, newest_app, oldest) =
             line.points(|points| (points.len(), points.latest(), points.app(), points.oldest()));
@@ -246,7 +262,15 @@ impl Retention {
             newest_app,
             oldest,
             branches: branches.collect(),
+            waits,
         })
+    }
+
+    fn waits(&self, machines: &Machines, id: MachineId, trunk: &Line) -> Option<MachineWaits> {
+        let mut lines = machines.lines.values().filter(|line| line.machine() == id);
+        let why = lines.find_map(|line| line.check_indexed().err())?;
+        let (trunk_opens, stream_goes_on) = (trunk.is_indexed(), trunk.check_tail().is_ok());
+        Some(MachineWaits { why, trunk_opens, stream_goes_on })
     }
 
     /// A page of the marked points of a line.
@@ -364,7 +388,7 @@ impl Retention {
         branch: Option<&Name>,
         sequence: Sequence,
     ) -> Result<Place, ResolveError> {
-        Ok(self.line_named(machine, branch)?.place(sequence))
+        Ok(self.line_there(machine, branch)?.place(sequence))
     }
 
     /// Exports that were set up.
@@ -429,7 +453,22 @@ impl Retention {
         ResolveError::UnknownMachine { machine: name.clone(), known }
     }
 
+    /// A line all of whose moments can be looked at.
     pub(crate) fn line_named(
+        &self,
+        machine: &Name,
+        branch: Option<&Name>,
+    ) -> Result<Arc<Line>, ResolveError> {
+        let line = self.line_there(machine, branch)?;
+        line.check_indexed().map_err(|source| {
+            let line = line_name(machine, branch);
+            ResolveError::NotIndexed { line, source }
+        })?;
+        Ok(line)
+    }
+
+    /// A line, whether or not the index has all of it.
+    pub(crate) fn line_there(
         &self,
         machine: &Name,
         branch: Option<&Name>,
@@ -453,7 +492,13 @@ impl Retention {
 
     pub(crate) fn line_of(&self, moment: &Moment) -> Result<Arc<Line>, ResolveError> {
         match self.line(moment.line) {
-            Some(line) => Ok(line),
+            Some(line) => {
+                line.check_indexed().map_err(|source| {
+                    let line = line_name(&moment.machine, moment.branch.as_ref());
+                    ResolveError::NotIndexed { line, source }
+                })?;
+                Ok(line)
+            }
             None => self.line_named(&moment.machine, moment.branch.as_ref()),
         }
     }

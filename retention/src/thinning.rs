@@ -192,7 +192,7 @@ impl Retention {
         let shown = Shown::of(&state);
         let name = |id: MachineId| state.machines.get(&id).map(|machine| machine.name.clone());
         let subject = |line: &Arc<Line>| {
-            let entry = state.lines.get(&line.id())?;
+            let entry = state.lines.get(&line.id()).filter(|_| line.is_indexed())?;
             Some(Subject {
                 machine: name(entry.machine)?,
                 branch: entry.branch.clone(),

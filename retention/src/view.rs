@@ -15,6 +15,7 @@ use crate::journal::segment::Segments;
 use crate::leaf::{BlockPlace, LEAF_BYTES, Layer, Leaf, LeafIndex, next_written_leaf, resolve};
 use crate::lease::Lease;
 use crate::line::Line;
+use crate::rebuild::NotIndexed;
 use crate::replica::{Image, ReplicaDisk};
 use crate::runs::{Run, add_block};
 use crate::sealing::{BlockSeal, Keyring, OPEN_INLINE_BYTES, open_blocks};
@@ -225,12 +226,19 @@ impl View {
 
     async fn resolve(&self, leaf: LeafIndex) -> Result<Arc<Leaf>, DiskError> {
         let index = Arc::clone(&self.reading.index);
+        self.check_indexed(leaf.range())?;
         let (layers, disk) = (self.layers(), Arc::clone(&self.disk));
         let resolved = offload(move || {
             let floor = || disk.floor().unwrap_or_default();
             resolve(&*index, &layers, floor, disk.id(), leaf)
         });
         resolved.await.map(Arc::new).map_err(|error| index_failed(leaf.range(), &error))
+    }
+
+    /// Nobody is given a view of a line that the index lacks something of: this is should it happen all the same.
+    fn check_indexed(&self, range: ByteRange) -> Result<(), DiskError> {
+        let what = |lacks: NotIndexed| DiskError::Unknown { range, what: lacks.to_string() };
+        self.line.check_indexed().map_err(what)
     }
 
     /// The runs that make up `range` (whole blocks), in order.
@@ -418,6 +426,7 @@ impl View {
         }
         let _turn = self.reading.turns.begin();
         self.check_open()?;
+        self.check_indexed(range)?;
         let first = LeafIndex::of(range.start());
         let next = {
             let (index, layers) = (Arc::clone(&self.reading.index), self.layers());

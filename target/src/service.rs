@@ -256,6 +256,7 @@ fn open_retention(
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
         default_policy: config.policy.keep.clone(),
         encryption: config.encryption.load().context("[encryption]")?,
+        index_at_once: usize::MAX,
     };
     let opened = engine.cores()[0]
         .block_on(move || async move { Retention::open(surroundings, settings).await })??;

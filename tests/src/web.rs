@@ -8,7 +8,7 @@ use landfall_retention::ids::Position;
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
-    ChangeError, ImageSpec, NewDisk, NewMachine, OpenReport, Opened, Retention, Stream,
+    ChangeError, ImageSpec, NewDisk, NewMachine, OpenReport, Opened, Retention, Settings, Stream,
     StreamContent, StreamError, StreamExtent,
 };
 use std::sync::Arc;
@@ -25,8 +25,21 @@ pub fn with_store<T>(
     world: &World,
     test: impl FnOnce(Arc<Retention>, OpenReport) -> LocalBoxFuture<'static, T>,
 ) -> T {
+    with_settings(world, World::settings(), test)
+}
+
+/// The same, set up in another way.
+///
+/// # Panics
+///
+/// If it does not open.
+pub fn with_settings<T>(
+    world: &World,
+    settings: Settings,
+    test: impl FnOnce(Arc<Retention>, OpenReport) -> LocalBoxFuture<'static, T>,
+) -> T {
     run(&mut Seed::new(7), |spawner| async move {
-        let opened = Retention::open(world.surroundings(), World::settings()).await;
+        let opened = Retention::open(world.surroundings(), settings).await;
         let Opened { retention, lanes, report } = opened.expect("the store opens");
         lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
         test(retention, report).await

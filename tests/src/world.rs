@@ -83,7 +83,10 @@ impl World {
     /// Segments so short that a life goes through several.
     pub fn settings() -> Settings {
         let journal = JournalSettings { segment_bytes: 512 << 10, reserve_bytes: 0 };
-        Settings { journal, leaf_cache_bytes: 16 << 20, lanes: 2, ..Settings::default() }
+        // All of it at once: those who want it otherwise say so.
+        let index_at_once = usize::MAX;
+        let leaf_cache_bytes = 16 << 20;
+        Settings { journal, leaf_cache_bytes, lanes: 2, index_at_once, ..Settings::default() }
     }
 }
 

@@ -57,3 +57,25 @@ fn scrubs_find_what_was_damaged_and_heal_some_of_it() {
         "{healed} healed, {said} said, {refused} refused"
     );
 }
+
+/// Lives whose index is built while it is used come about: moments open meanwhile, others wait, sources go on.
+#[test]
+fn an_index_that_lacks_much_is_built_beside_everything_else() {
+    let (mut opened, mut refused, mut resumed, mut cut) = (0, 0, 0, 0);
+    for seed in 200..240 {
+        for line in simulate(seed) {
+            cut += u32::from(line.ends_with("segments were left to be indexed"));
+            let Some((_, met)) = line.split_once(" segments meanwhile: ") else { continue };
+            let numbers: Vec<u32> = met.split(' ').filter_map(|word| word.parse().ok()).collect();
+            if let [some, more] = numbers[..] {
+                opened += some;
+                refused += more;
+                resumed += u32::from(met.ends_with("true"));
+            }
+        }
+    }
+    assert!(
+        opened > 3 && refused > 10 && resumed > 3 && cut > 1,
+        "{opened} opened, {refused} refused, {resumed} resumed, {cut} cut off"
+    );
+}

@@ -83,6 +83,8 @@ pub struct Compacted {
     pub damaged: usize,
     /// Whether there was no space for a copy, not even in the reserve.
     pub short_of_space: bool,
+    /// Nothing was done: the index lacks part of the journal, and what is needed of it is asked there.
+    pub waits_for_index: bool,
 }
 
 impl Retention {
@@ -91,6 +93,9 @@ impl Retention {
     pub async fn compact(&self, pace: &dyn Pace) -> Result<Compacted, CompactError> {
         let mut summaries = self.summaries.lock().await;
         let mut report = Compacted::default();
+        if self.indexing.check().is_err() {
+            return Ok(Compacted { waits_for_index: true, ..report });
+        }
         self.refresh_forgotten();
         for lane in 0..self.lanes.len() {
             let lane = LaneId::new(u16::try_from(lane).expect("a lane per core"));

@@ -29,6 +29,7 @@ use crate::manifest::history::HistoryStart;
 use crate::manifest::record::ManifestRecord;
 use crate::moment::ResolveError;
 use crate::name::Name;
+use crate::rebuild::NotIndexed;
 use crate::replica::{Image, ReplicaDisk};
 use crate::retention::Retention;
 use crate::runs::Run;
@@ -114,6 +115,9 @@ pub enum FoldError {
     /// The machine was removed meanwhile.
     #[error("the machine was removed")]
     Gone,
+    /// What is to be folded is not known yet.
+    #[error(transparent)]
+    NotIndexed(#[from] NotIndexed),
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -190,12 +194,12 @@ pub struct HistoryStatus {
 impl Retention {
     /// The trunk of a machine.
     pub fn trunk(&self, machine: &Name) -> Result<LineId, ResolveError> {
-        self.line_named(machine, None).map(|line| line.id())
+        self.line_there(machine, None).map(|line| line.id())
     }
 
     /// Where the history of a machine begins.
     pub fn history(&self, machine: &Name) -> Result<HistoryStatus, ResolveError> {
-        let line = self.line_named(machine, None)?;
+        let line = self.line_there(machine, None)?;
         let floor = |disk: Arc<ReplicaDisk>| (disk.name().clone(), disk.floor());
         Ok(HistoryStatus {
             start: line.start(),
@@ -219,7 +223,7 @@ impl Retention {
     pub fn unfinished_folds(&self) -> Vec<(LineId, Sequence)> {
         let state = self.manifest.state();
         let unfinished = |line: &LineId, start: Sequence| {
-            let line = self.line(*line)?;
+            let line = self.line(*line).filter(|line| line.is_indexed())?;
             let open = self.disks_of(&line).iter().any(|disk| is_due(disk, start));
             open.then_some((line.id(), start))
         };
@@ -238,6 +242,7 @@ impl Retention {
     ) -> Result<FoldReport, FoldError> {
         let found = self.line(line).filter(|line| !line.is_branch());
         let line = found.ok_or(FoldError::NotATrunk(line))?;
+        line.check_indexed()?;
         let _alone = line.shared().folding.try_lock().map_err(|_| FoldError::UnderWay)?;
         let _progress = ProgressEnds(&line);
         let start = self.begin_history(&line, floor).await?;

@@ -80,7 +80,8 @@ impl Retention {
             let machines = self.machines.read();
             let shown = Shown::of(&state);
             let trunk = |line: &Arc<Line>| {
-                let entry = state.lines.get(&line.id()).filter(|_| !line.is_branch())?;
+                let there = !line.is_branch() && line.is_indexed();
+                let entry = state.lines.get(&line.id()).filter(|_| there)?;
                 // What cannot be opened cannot be folded.
                 self.keys().writing(entry.machine).ok()?;
                 let machine = state.machines.get(&entry.machine)?.name.clone();

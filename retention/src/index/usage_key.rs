@@ -114,6 +114,36 @@ impl Sampler {
     }
 }
 
+/// Bytes that the records of a line took, up to a sequence and after the entry before.
+pub(crate) type Taken = (LineId, Sequence, u64);
+
+/// Bytes of lines while they cannot be counted on from what the index has: an entry a sample that will be due.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    taken: Vec<Taken>,
+    /// Which entry is the last of a line.
+    last: HashMap<LineId, usize>,
+}
+
+impl Tally {
+    /// A record of a line was indexed.
+    pub(crate) fn note(&mut self, (line, sequence): (LineId, Sequence), bytes: u64) {
+        if let Some(last) = self.last.get(&line).map(|last| &mut self.taken[*last])
+            && last.2 < SAMPLE_BYTES
+        {
+            *last = (line, sequence, last.2.saturating_add(bytes));
+            return;
+        }
+        self.last.insert(line, self.taken.len());
+        self.taken.push((line, sequence, bytes));
+    }
+
+    /// What was noted, of each line in order.
+    pub(crate) fn into_taken(self) -> Vec<Taken> {
+        self.taken
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,11 +13,12 @@ use super::draft::{AppendError, Committed, Draft};
 use super::format::{MAX_SEGMENT_BYTES, Record, SEGMENT_HEADER_BYTES};
 use super::indexing::index_record;
 use super::plan::{Layout, Plan, Taken};
+use super::rebuild::Ending;
 use super::sealed::GroupPlace;
 use super::segment::{Segments, new_entry};
-use crate::ids::{LaneId, LaneSequence};
-use crate::index::tail_key::{put_progress, put_tail};
-use crate::index::usage_key::Sampler;
+use crate::ids::{LaneId, LaneSequence, LineId};
+use crate::index::tail_key::{LineTail, put_progress, put_tail};
+use crate::index::usage_key::{Sampler, Tally};
 use crate::index::{IndexBatch, IndexStore};
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::SegmentEntry;
@@ -27,7 +28,7 @@ use crate::time::Clock;
 use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::uring::offload;
 use landfall_disks::{BLOCK_SIZE, Buffer};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
@@ -92,6 +93,8 @@ enum Work {
     Append(Draft),
     /// Write an empty record if the last group has none that vouches for it.
     Vouch(oneshot::Sender<Result<(), AppendError>>),
+    /// The index has all that was written before the lane went on.
+    Indexed(Box<Ending>, oneshot::Sender<Result<(), AppendError>>),
 }
 
 impl LaneHandle {
@@ -123,6 +126,14 @@ impl LaneHandle {
         answer.await.map_err(|_| AppendError::Stopping)?
     }
 
+    /// Everything the index lacked was put there: from here on it says that it has all of the lane.
+    pub(crate) async fn indexed(&self, ending: Ending) -> Result<(), AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Indexed(Box::new(ending), reply);
+        self.queue.send(work).await.map_err(|_| AppendError::Stopping)?;
+        answer.await.map_err(|_| AppendError::Stopping)?
+    }
+
     /// Drafts that wait for the lane to take them.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
@@ -144,6 +155,15 @@ pub(crate) struct LaneParts {
     pub(crate) settings: JournalSettings,
     pub(crate) keys: Arc<Keyring>,
     pub(crate) salts: Box<dyn FnMut() -> u64 + Send>,
+    /// Whether the index lacks some of what comes before `next`: then it must not be told how far the lane is.
+    pub(crate) behind: bool,
+}
+
+/// What the lane wrote while the index lacked something before it.
+#[derive(Default)]
+struct Behind {
+    tails: BTreeMap<LineId, LineTail>,
+    tally: Tally,
 }
 
 /// The task that owns a lane. [`LaneTask::run`] ends when every handle is gone.
@@ -160,6 +180,7 @@ pub struct LaneTask {
     /// Whether a record on the medium knows of that.
     vouched: bool,
     usage: Sampler,
+    behind: Option<Behind>,
 }
 
 struct OpenSegment {
@@ -177,8 +198,10 @@ impl LaneTask {
         let counters = Arc::new(LaneCounters::default());
         let handle = LaneHandle { queue: sender, counters: Arc::clone(&counters) };
         let durable = LaneSequence::new(parts.next.number().strict_sub(1));
+        let behind = parts.behind.then(Behind::default);
         let task = Self {
             parts,
+            behind,
             queue,
             counters,
             pending: VecDeque::new(),
@@ -223,7 +246,32 @@ impl LaneTask {
                 // Whoever asked may have gone away.
                 let _ = reply.send(done);
             }
+            Work::Indexed(ending, reply) => {
+                let told = self.catch_up(*ending).await;
+                // As above.
+                let _ = reply.send(told);
+            }
         }
+    }
+
+    /// Tells the index of the lane what was left out while it lacked something, all at once.
+    async fn catch_up(&mut self, ending: Ending) -> Result<(), AppendError> {
+        if let Some(reason) = self.counters.failed.get() {
+            return Err(AppendError::Failed(reason.clone()));
+        }
+        let Some(behind) = self.behind.take() else { return Ok(()) };
+        let (lane, durable, index) = (self.parts.lane, self.durable, Arc::clone(&self.parts.index));
+        let since = behind.tally.into_taken();
+        let told = offload(move || {
+            let (mut batch, usage) = ending.entries(&*index, &since)?;
+            for (line, tail) in &behind.tails {
+                put_tail(&mut batch, *line, tail);
+            }
+            put_progress(&mut batch, lane, durable);
+            index.write(batch).map(|()| usage)
+        });
+        self.usage = told.await.map_err(|error| self.poison(&error))?;
+        Ok(())
     }
 
     /// Decide, do, complete: one group.
@@ -326,16 +374,24 @@ impl LaneTask {
             let segment = (place.segment, place.salt);
             index_record(&mut batch, &laid.record, segment, at, &laid.checksums);
         }
-        for (line, (_, tail)) in &layout.tails {
-            put_tail(&mut batch, *line, tail);
-        }
-        put_progress(&mut batch, self.parts.lane, self.durable);
-        let index = Arc::clone(&self.parts.index);
-        let noted: Vec<_> = layout
+        let sizes = layout
             .records
             .iter()
-            .map(|laid| ((laid.record.line, laid.record.sequence), laid.record.length_bytes()))
-            .collect();
+            .map(|laid| ((laid.record.line, laid.record.sequence), laid.record.length_bytes()));
+        let mut noted = Vec::new();
+        let tails = layout.tails.iter().map(|(line, (_, tail))| (*line, *tail));
+        match &mut self.behind {
+            Some(behind) => {
+                behind.tails.extend(tails);
+                sizes.for_each(|(at, bytes)| behind.tally.note(at, bytes));
+            }
+            None => {
+                tails.for_each(|(line, tail)| put_tail(&mut batch, line, &tail));
+                put_progress(&mut batch, self.parts.lane, self.durable);
+                noted.extend(sizes);
+            }
+        }
+        let index = Arc::clone(&self.parts.index);
         let mut usage = std::mem::take(&mut self.usage);
         let indexed = offload(move || {
             let counted = noted

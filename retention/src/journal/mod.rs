@@ -3,6 +3,7 @@
 //! ```text
 //!   drafts ──▶ plan (pure: sequences, records) ──▶ lane (write, flush) ──▶ indexing ──▶ acknowledge
 //!   start:  segment bytes ──▶ recovery (pure: where does the truth end) ──▶ replay ──▶ index
+//!           more than a few of them ──▶ the newest ──▶ the lane goes on ──▶ rebuild: the others, the newest first
 //! ```
 //!
 //! A lane is one append-only history on one I/O core; a group is bound to a lane. **Invariants:** a record is indexed
@@ -15,6 +16,7 @@ pub mod format;
 pub(crate) mod indexing;
 pub mod lane;
 mod plan;
+pub(crate) mod rebuild;
 pub mod recovery;
 pub(crate) mod replay;
 mod sealed;

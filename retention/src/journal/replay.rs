@@ -40,7 +40,7 @@ use std::time::Duration;
 /// How often somebody who waits is told how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Entries that are gathered before they are written to the index.
-const ENTRIES_PER_WRITE: usize = 20_000;
+pub(super) const ENTRIES_PER_WRITE: usize = 20_000;
 
 /// Why the journal cannot be replayed.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +171,7 @@ fn in_order(entries: Vec<SegmentEntry>, released: Vec<(LaneSequence, ReleasedRun
     pieces.into_iter().map(|(_, piece)| piece).collect()
 }
 
-struct Replay {
+pub(super) struct Replay {
     lane: LaneId,
     index: Arc<dyn IndexStore>,
     progress: LaneSequence,
@@ -190,7 +190,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(
+    pub(super) fn new(
         lane: LaneId,
         lines: &[(LineId, Sequence)],
         index: Arc<dyn IndexStore>,
@@ -220,7 +220,7 @@ impl Replay {
         })
     }
 
-    fn take_segment(
+    pub(super) fn take_segment(
         &mut self,
         entry: &SegmentEntry,
         found: Examination,
@@ -248,7 +248,7 @@ impl Replay {
 
     /// Takes over where the lines stood after records that are gone. What somebody still needs of them is in compacted
     /// segments; what was lost before them is lost for what was kept, too.
-    fn take_released(&mut self, run: &ReleasedRun) {
+    pub(super) fn take_released(&mut self, run: &ReleasedRun) {
         for (line, released) in &run.lines {
             self.suspects.remove(line);
             let Some(tail) = self.tails.get(line).copied() else { continue };
@@ -274,7 +274,7 @@ impl Replay {
 
     /// Takes over what is kept of records that the index has not, or has elsewhere: where they lie now. Tails do not come from
     /// there.
-    fn take_compacted(
+    pub(super) fn take_compacted(
         &mut self,
         entry: &CompactedEntry,
         records: Vec<KeptRecord>,
@@ -328,7 +328,7 @@ impl Replay {
     }
 
     /// Lines that stayed suspect get a gap of one sequence at their end; their stream can no longer be vouched for.
-    fn finish(&mut self, newest: SegmentId) -> Result<(), ReplayError> {
+    pub(super) fn finish(&mut self, newest: SegmentId) -> Result<(), ReplayError> {
         for line in std::mem::take(&mut self.suspects) {
             let tail = self.tails.entry(line).or_default();
             tail.sequence = tail.sequence.next();
@@ -351,7 +351,7 @@ impl Replay {
         Ok(self.index.write(std::mem::take(&mut self.batch))?)
     }
 
-    fn into_result(self) -> LaneReplay {
+    pub(super) fn into_result(self) -> LaneReplay {
         LaneReplay {
             next: self.next,
             replayed: self.replayed,
@@ -362,7 +362,7 @@ impl Replay {
 }
 
 /// Checksums of the blocks of a record. Those of a damaged body are made not to match, so that no read returns it.
-fn checksums(found: &FoundRecord, bytes: &[u8]) -> Vec<Vec<u32>> {
+pub(super) fn checksums(found: &FoundRecord, bytes: &[u8]) -> Vec<Vec<u32>> {
     let of_extent = |(index, extent): (usize, &RecordExtent)| match extent.content {
         ExtentContent::Zero => Vec::new(),
         ExtentContent::Data { body, .. } => {

@@ -38,6 +38,7 @@ use crate::manifest::integrity::{Damage, DamagedPlace, ScrubEntry, ScrubPosition
 use crate::manifest::state::Machine;
 use crate::moment::ResolveError;
 use crate::name::Name;
+use crate::rebuild::NotIndexed;
 use crate::retention::Retention;
 use crate::time::Timestamp;
 use landfall_disks::file::FileError;
@@ -195,6 +196,9 @@ pub enum ScrubError {
     /// No such machine.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// What there should be is not known yet.
+    #[error(transparent)]
+    NotIndexed(#[from] NotIndexed),
     /// A file could not be read for want of something else than its content.
     #[error(transparent)]
     File(#[from] FileError),
@@ -251,6 +255,13 @@ impl Retention {
         let only = machine.map(|machine| self.machine_id(machine)).transpose()?;
         let state = self.manifest.state();
         let machines = self.machines.read();
+        for line in machines.lines.values().filter(|line| only.is_none_or(|m| line.machine() == m))
+        {
+            line.check_tail().map_err(|source| {
+                let line = machine.map_or_else(|| "the heads".to_owned(), ToString::to_string);
+                ResolveError::NotIndexed { line, source }
+            })?;
+        }
         let of = |line: &Arc<crate::line::Line>| {
             let entry = state.lines.get(&line.id())?;
             let tail = line.tail();

@@ -31,6 +31,7 @@ impl Retention {
         watch: &dyn Fn(&ScrubProgress) -> bool,
     ) -> Result<ScrubReport, ScrubError> {
         let _alone = self.scrubbing.try_lock().map_err(|_| ScrubError::UnderWay)?;
+        self.indexing.check()?;
         let mut round = Round::new(self, order, pace, watch)?;
         let ended = round.run().await;
         if order.heal {

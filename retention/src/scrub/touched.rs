@@ -66,14 +66,14 @@ impl Retention {
         };
         let asked =
             Arc::new(Asked { retention: Arc::clone(&self.surroundings.index), disk, place, range });
-        if let Some(line) = of.and_then(|of| self.line(of)) {
+        if let Some(line) = of.and_then(|of| self.indexed(of)) {
             self.points_touched(&asked, &line, &mut touched).await?;
         }
-        if let Some(trunk) = self.line(trunk) {
+        if let Some(trunk) = self.indexed(trunk) {
             touched.head = asked.is_read(trunk.layers(Sequence::new(u64::MAX))).await?;
         }
         for (id, name) in branches {
-            if let Some(line) = self.line(id)
+            if let Some(line) = self.indexed(id)
                 && asked.is_read(line.layers(Sequence::new(u64::MAX))).await?
             {
                 touched.branches.push(name);

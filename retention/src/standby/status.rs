@@ -110,7 +110,7 @@ impl Retention {
         held: Option<HeldMoment>,
     ) -> Result<StandbyLag, StandbyError> {
         let (_, entry) = self.standby_of(machine)?;
-        let line = self.line_named(machine, None)?;
+        let line = self.line_there(machine, None)?;
         let app = || line.points(|points| points.app().map(|point| point.commit_time));
         let newest = if entry.kept.app_only { app() } else { line.newest_moment() };
         // Of a trunk that is none any more, all points of the new one come after.

@@ -30,13 +30,18 @@ pub enum BlockHash {
 }
 
 impl Stream {
-    /// What the target holds of the 64 KiB blocks of `range`, which starts at one and may end with the disk.
+    /// What the target holds of the 64 KiB blocks of `range`, which starts at one and may end with the disk. Refused while the
+    /// index lacks part of it.
     pub async fn hashes(
         &self,
         disk: DiskId,
         range: ByteRange,
     ) -> Result<Vec<BlockHash>, StreamError> {
         let disk = self.disk(disk)?;
+        self.parts.line.check_indexed().map_err(|source| {
+            let machine = self.parts.machine.clone();
+            StreamError::NotIndexed { machine, source }
+        })?;
         let size_bytes = disk.size_bytes();
         let whole = ByteRange::up_to(size_bytes);
         let to_end = range.end().bytes() == size_bytes;

@@ -35,7 +35,7 @@ use crate::journal::lane::LaneHandle;
 use crate::line::Line;
 use crate::manifest::Manifest;
 use crate::manifest::record::ManifestRecord;
-use crate::name::Label;
+use crate::name::{Label, Name};
 use crate::point::{Point, PointKind};
 use crate::replica::{DiskState, Image, ReplicaDisk};
 use crate::status::StreamStatus;
@@ -99,6 +99,7 @@ pub(crate) struct StreamParts {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) reading: Arc<Reading>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) machine: Name,
     pub(crate) disks: Vec<Arc<ReplicaDisk>>,
     pub(crate) stream: StreamId,
     pub(crate) generation: Generation,
@@ -165,7 +166,8 @@ impl Stream {
     fn content_of(&self, disk: &ReplicaDisk) -> Option<ContentId> {
         let (sequence, content) = self.parts.manifest.state().disks.get(&disk.id())?.content?;
         let line = &self.parts.line;
-        let holds = line.tail().sequence == sequence
+        let holds = line.is_indexed()
+            && line.tail().sequence == sequence
             && disk.size_at(sequence) == disk.size_bytes()
             && !line.has_gaps()
             && disk.condition() == DiskState::Ready;

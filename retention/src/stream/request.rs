@@ -4,6 +4,7 @@ use crate::ids::{ContentId, DiskId, Generation, Position, StreamId};
 use crate::journal::draft::AppendError;
 use crate::manifest::ManifestError;
 use crate::name::Name;
+use crate::rebuild::NotIndexed;
 use crate::replica::DiskState;
 use crate::stream::state::IllegalTransition;
 use landfall_disks::{Buffer, ByteRange, DiskError};
@@ -151,6 +152,14 @@ pub enum StreamError {
     OrderWithout {
         /// Which disk.
         disk: Name,
+    },
+    /// The index lacks what is needed to go on, or to say what the target holds.
+    #[error("machine {machine}: {source}")]
+    NotIndexed {
+        /// The machine.
+        machine: Name,
+        /// How much it lacks.
+        source: NotIndexed,
     },
     /// The stream cannot be at that now.
     #[error(transparent)]

@@ -41,7 +41,9 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
         let choices = &mut choices;
         async move {
             super::scrubbing::mend(world, model).await;
-            let settings = Settings { encryption: model.encryption(choices), ..World::settings() };
+            let encryption = model.encryption(choices);
+            let index_at_once = *choices.pick(&[1, 1, 16]);
+            let settings = Settings { encryption, index_at_once, ..World::settings() };
             let opened = Retention::open(surroundings, settings).await;
             let opened = match opened {
                 Ok(opened) => opened,
@@ -82,6 +84,7 @@ pub(super) struct Life<'a> {
 impl Life<'_> {
     async fn run(mut self, last: bool) -> Alive<()> {
         self.settle_promotion();
+        self.build_index(last).await?;
         self.settle_start().await?;
         self.settle_thinned().await?;
         self.settle_instants().await?;
@@ -179,7 +182,7 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn request(&self, generation: Generation) -> StreamRequest {
+    pub(super) fn request(&self, generation: Generation) -> StreamRequest {
         StreamRequest {
             machine: machine(),
             stream: self.model.stream,
@@ -217,7 +220,7 @@ impl Life<'_> {
         self.compare(stream).await
     }
 
-    async fn resend(&mut self, mut stream: Stream) -> Alive<Stream> {
+    pub(super) async fn resend(&mut self, mut stream: Stream) -> Alive<Stream> {
         let position = stream.position();
         self.model.unacknowledged.retain(|sent, _| *sent > position);
         if let Some((at, snapshot)) = self.model.pending_mark.take() {
@@ -383,7 +386,7 @@ impl Life<'_> {
         self.resume().await
     }
 
-    async fn send_mark(&mut self, stream: Stream) -> Alive<Stream> {
+    pub(super) async fn send_mark(&mut self, stream: Stream) -> Alive<Stream> {
         let position = self.next_position(&stream);
         let kind = *self.choices.pick(&[PointKind::Crash, PointKind::App, PointKind::Fuzzy]);
         let snapshot = self.model.snapshot();

@@ -14,6 +14,7 @@ mod damage;
 mod differences;
 mod folding;
 mod growing;
+mod indexing;
 mod instants;
 mod keys;
 mod life;
