@@ -71,6 +71,8 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     }
     journal_numbers(&page, &journal)?;
     index_checkpoints(&page, target.checkpointer.counters())?;
+    let help = "Segments of the journal that the index has still to be built from; 0 when it has them all.";
+    page.gauge("landfall_index_segments_left", help, segments_left(target))?;
     data_keys(&page, target)?;
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
@@ -361,6 +363,10 @@ fn reason(holder: &Holder) -> &'static str {
         Holder::Reader(_) => "reader",
         _ => "other",
     }
+}
+
+fn segments_left(target: &Target) -> f64 {
+    u32::try_from(target.retention.index_status().left).map_or(f64::INFINITY, f64::from)
 }
 
 fn index_checkpoints(page: &Page, counters: CheckpointCounters) -> Written {

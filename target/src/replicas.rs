@@ -300,6 +300,7 @@ impl Refusals {
                 Refusal::OutOfRange { disk: disk.to_string(), range, size_bytes }
             }
             StreamError::Append(error) => self.of_append(&error),
+            StreamError::NotIndexed { .. } => Refusal::Paused(error.to_string()),
             StreamError::OrderAtFuzzy => Refusal::BadFrame(error.to_string()),
             other => Refusal::Failed(other.to_string()),
         }

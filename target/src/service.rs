@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   start   data folder ─▶ engine ─▶ index ─▶ retention (replay) ─▶ lanes ─▶ listeners ─▶ ready
+//!                                     └ lacks much of the journal: the rest of it comes afterwards (indexer.rs)
 //!   stop    folds cut off ─▶ HTTP, NBD, delta: nothing new, what runs is finished ─▶ retention closed ─▶ engine stopped
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod checkpointer;
 mod folding;
+mod indexer;
 mod listeners;
 mod scrubber;
 mod standby;
@@ -41,6 +43,7 @@ use crate::volumes;
 use anyhow::Context;
 use checkpointer::Checkpointer;
 use folding::Folding;
+use indexer::Indexer;
 use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
 use landfall_protocols::delta;
 use landfall_protocols::delta::tls;
@@ -99,6 +102,8 @@ pub(crate) struct Target {
     pub(crate) thinner: Arc<Thinner>,
     /// What looks for damage.
     pub(crate) scrubber: Arc<Scrubber>,
+    /// What builds an index that lacks much of the journal.
+    pub(crate) indexer: Indexer,
     /// What makes checkpoints of the index.
     pub(crate) checkpointer: Arc<Checkpointer>,
     /// What gives back the space of what they let go.
@@ -162,7 +167,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         target.thinner.start(&target.core, &target.retention);
         target.scrubber.start(&target.core, &target.retention);
         target.folding.start();
-        target.checkpointer.start(&index);
+        target.checkpointer.start(&index, &target.retention);
+        target.indexer.start(&target.core, &target.retention, target.folding.governor());
         drop(index);
         target.standbys.start();
         announce(&target, begun);
@@ -176,6 +182,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         stop.send_replace(true);
         target.scrubber.stopped(SCRUB_STOP_TIME).await;
         target.standbys.stop().await;
+        target.indexer.stop().await;
         target.folding.stop().await;
         if tokio::time::timeout(DRAIN_TIME, running.finished(&target)).await.is_err() {
             tracing::warn!("some clients were still connected when the time for draining was over");
@@ -256,7 +263,7 @@ fn open_retention(
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
         default_policy: config.policy.keep.clone(),
         encryption: config.encryption.load().context("[encryption]")?,
-        index_at_once: usize::MAX,
+        index_at_once: config.segments_at_start,
     };
     let opened = engine.cores()[0]
         .block_on(move || async move { Retention::open(surroundings, settings).await })??;
@@ -339,6 +346,7 @@ fn assemble(
         report,
         thinner,
         scrubber: Arc::new(Scrubber::new(config.scrub)),
+        indexer: Indexer::default(),
         checkpointer,
         folding: Arc::new(folding),
         standbys: Arc::new(standbys),
@@ -360,7 +368,11 @@ fn announce(target: &Target, begun: Instant) {
         0 => "nothing to recover".to_owned(),
         records => format!("{} of the journal indexed again", counted(records, "record")),
     };
-    let rebuilt = if target.report.index_rebuilt { ", the index was rebuilt" } else { "" };
+    let rebuilt = match target.report.index_left {
+        0 if target.report.index_rebuilt => ", the index was rebuilt".to_owned(),
+        0 => String::new(),
+        left => format!(", {} left for later", counted(left as u64, "segment")),
+    };
     let lines = [
         ("data", target.config.data.display().to_string()),
         ("machines", format!("{}, with {}", machines.len(), counted(points as u64, "point"))),

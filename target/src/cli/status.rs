@@ -53,13 +53,17 @@ fn show(status: &Answer) -> String {
         ("metrics", listen.http.clone().map_or_else(off, |a| format!("http://{a}/metrics"))),
         ("exports", status.exports.len().to_string()),
     ];
+    let index = status.index.as_ref().map(|build| {
+        let left = format!("being built, {} of {} segments left", build.left, build.segments);
+        ("index", left)
+    });
     let mut text = format!(
         "landfall {}, up {}, process {}\n",
         status.version,
         Span(Duration::from_secs(status.uptime_seconds)),
         status.pid
     );
-    for (what, value) in lines {
+    for (what, value) in lines.into_iter().chain(index) {
         text.push_str(&format!("  {what:<8} {value}\n"));
     }
     text.push_str(&format!("\n{}", machine::list(&status.machines)));

@@ -19,6 +19,8 @@ const SEGMENT_LIMITS: (u64, u64) = (2 << 20, 1 << 30);
 /// How often everything is looked at unless something else is configured, and how fast.
 const SCRUB_EVERY: Duration = Duration::from_secs(7 * 86_400);
 const SCRUB_RATE: u64 = 64 << 20;
+/// Segments of a lane that a start reads into the index unless something else is configured: a GiB of the usual ones.
+const SEGMENTS_AT_START: usize = 16;
 /// From one checkpoint of the index to the next unless something else is configured.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 /// Memory for block hashes unless something else is configured: for images of 64 GiB.
@@ -76,6 +78,7 @@ pub(super) fn complete(
             "index.checkpoint_every",
             CHECKPOINT_EVERY,
         )?,
+        segments_at_start: file.index.segments_at_start.unwrap_or(SEGMENTS_AT_START).max(1),
         scrub: scrub(&file.scrub)?,
         cores: cores(file.engine.cores)?,
         policy: policy(&file.policy)?,

@@ -101,6 +101,7 @@ pub(super) struct MemorySection {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct IndexSection {
     pub(super) checkpoint_every: Option<String>,
+    pub(super) segments_at_start: Option<usize>,
 }
 
 #[derive(Deserialize, Debug, Default)]

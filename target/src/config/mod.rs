@@ -66,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) hash_cache_bytes: usize,
     /// From one checkpoint of the index to the next; `None`: there are none.
     pub(crate) checkpoint_every: Option<Duration>,
+    /// Segments of a lane that a start reads into an index that lacks them; more are read while the target runs.
+    pub(crate) segments_at_start: usize,
     /// How often and how fast everything is looked at.
     pub(crate) scrub: ScrubSettings,
     /// I/O cores; `None` is one per processor.

@@ -1,8 +1,8 @@
 //! Retention's words turned into those of the control API.
 
 use super::messages::{
-    Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, HistorySpace, Journal,
-    Machine, Moment, MomentDisk, Point, Status, Stream,
+    Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, HistorySpace, IndexBuild,
+    Journal, Machine, Moment, MomentDisk, Point, Status, Stream,
 };
 use crate::config::NbdTls;
 use crate::exports::{machine_of, with_disk};
@@ -48,7 +48,17 @@ impl Target {
             newest: status.newest.as_ref().map(point),
             branches: status.branches.iter().map(|one| branch(&status.name, one)).collect(),
             history: self.history(&status.name),
+            waits: status.waits.as_ref().map(waits_in_words),
         }
+    }
+
+    fn index_build(&self) -> Option<IndexBuild> {
+        let status = self.retention.index_status();
+        (!status.whole).then_some(IndexBuild {
+            segments: status.files as u64,
+            left: status.left as u64,
+            failure: status.failure,
+        })
     }
 
     fn history(&self, machine: &Name) -> History {
@@ -240,6 +250,7 @@ impl Target {
                     moved_bytes: counters.moved_bytes,
                 }
             },
+            index: self.index_build(),
             journal: Journal {
                 segments: journal.segments as u64,
                 bytes: journal.segment_bytes,
@@ -251,6 +262,14 @@ impl Target {
 
     fn warnings(&self, machines: &[Machine], journal: &retention::JournalStatus) -> Vec<String> {
         let mut warnings = Vec::new();
+        let index = self.retention.index_status();
+        warnings.extend(index.failure.map(|why| {
+            format!("the index cannot be built, and moments that it lacks cannot be opened: {why}")
+        }));
+        let waits = |machine: &Machine| {
+            machine.waits.as_ref().map(|waits| format!("{}: {waits}", machine.name))
+        };
+        warnings.extend(machines.iter().filter_map(waits));
         for machine in machines {
             for disk in &machine.disks {
                 if let Some(reason) = &disk.reason {
@@ -344,7 +363,11 @@ impl Target {
     fn overdue(&self, warnings: &mut Vec<String>) {
         let limits = &self.config.policy;
         let now = SystemClock.now();
-        for machine in self.retention.machines() {
+        // Of those whose points are not all known there is nothing to say.
+        let known = |machine: &retention::MachineStatus| {
+            machine.waits.is_none_or(|waits| waits.trunk_opens)
+        };
+        for machine in self.retention.machines().into_iter().filter(known) {
             let newest_app = machine.newest_app.as_ref().map(|newest| newest.commit_time);
             // While a source delivers in order, nothing but what is under way would be lost.
             let newest_moment = machine.newest_moment.filter(|_| !machine.is_fed_in_order());
@@ -363,6 +386,20 @@ impl Target {
             }
         }
     }
+}
+
+fn waits_in_words(waits: &retention::MachineWaits) -> String {
+    let left = counted(waits.why.files as u64, "segment");
+    let what = match waits {
+        retention::MachineWaits { trunk_opens: true, .. } => {
+            "some of its branches cannot be opened"
+        }
+        retention::MachineWaits { stream_goes_on: true, .. } => {
+            "its moments cannot be opened, and its source can go on but not compare,"
+        }
+        _ => "its moments cannot be opened and its source cannot go on",
+    };
+    format!("{what} until the index is built; {left} of the journal are left")
 }
 
 fn history_space(space: &retention::GroupSpace, growth: &Growth) -> HistorySpace {

@@ -62,6 +62,7 @@ impl From<ResolveError> for Problem {
     fn from(error: ResolveError) -> Self {
         match error {
             ResolveError::Index(error) => Self::failed(error.to_string()),
+            ResolveError::NotIndexed { .. } => Self::conflict(error.to_string()),
             other => Self::unknown(other.to_string()),
         }
     }

@@ -9,6 +9,7 @@
 use crate::config::Config;
 use crate::volumes::free_bytes_at;
 use anyhow::Context;
+use landfall_retention::Retention;
 use landfall_retention::index::rocks::{Checkpoints, Restored, RocksIndex, RocksSettings};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -83,14 +84,23 @@ impl Checkpointer {
     }
 
     /// Makes checkpoints from now on, until the index is closed.
-    pub(crate) fn start(self: &Arc<Self>, index: &Arc<RocksIndex>) {
+    /// One that is being built says that it has nothing of it yet: a checkpoint would be of no use.
+    pub(crate) fn start(self: &Arc<Self>, index: &Arc<RocksIndex>, retention: &Arc<Retention>) {
         let Some(every) = self.every else { return };
         let (this, index) = (Arc::clone(self), Arc::downgrade(index));
+        let retention = Arc::downgrade(retention);
         tokio::spawn(async move {
             let mut known = None;
             loop {
                 tokio::time::sleep(every).await;
                 let Some(index) = index.upgrade() else { return };
+                let Some(whole) = retention.upgrade().map(|store| store.index_status().whole)
+                else {
+                    return;
+                };
+                if !whole {
+                    continue;
+                }
                 if known == Some(index.written()) {
                     continue;
                 }

@@ -238,6 +238,9 @@ impl Scrubber {
         if self.state.lock().broken_off.is_some_and(|at| at.elapsed() < REST) {
             return false;
         }
+        if !retention.index_status().whole {
+            return false;
+        }
         let entry = retention.scrubbed();
         let unfinished = entry.position != ScrubPosition::Done;
         unfinished

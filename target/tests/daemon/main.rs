@@ -12,6 +12,7 @@ mod folding;
 mod formats;
 mod harness;
 mod images;
+mod indexing;
 mod machines;
 mod points;
 mod policies;

@@ -20,9 +20,11 @@ const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// How long a start takes, more or less.
 const STARTING: Duration = Duration::from_millis(120);
 
-/// As many checkpoints of the index as there can be; and the same with everything sealed.
-const CHECKPOINTS: &str = "[index]\ncheckpoint_every = '1s'";
-const SEALED: &str = "[index]\ncheckpoint_every = '1s'\n[encryption]\nkey = { command = ['/bin/echo', \
+/// As many checkpoints of the index as there can be, and all of it is there when a start is over; and the same with everything
+/// sealed.
+const CHECKPOINTS: &str = "[index]\ncheckpoint_every = '1s'\nsegments_at_start = 1000";
+const SEALED: &str = "[index]\ncheckpoint_every = '1s'\nsegments_at_start = 1000\n\
+     [encryption]\nkey = { command = ['/bin/echo', \
      '000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'] }";
 
 /// What happened, to see that a run was worth something.

@@ -6,6 +6,7 @@ use super::answers::line_name;
 use super::control::{Answer, Body};
 use super::problem::Problem;
 use crate::service::{Busy, Target, Work};
+use crate::units::counted;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::routing::{get, post};
@@ -176,6 +177,13 @@ impl Target {
     fn begin(&self, work: Work, order: ScrubOrder, rate: Option<u64>) -> Result<u64, Problem> {
         if rate == Some(0) {
             return Err(Problem::bad("a rate of nothing would never end"));
+        }
+        let index = self.retention.index_status();
+        if !index.whole {
+            let left = counted(index.left as u64, "segment");
+            return Err(Problem::conflict(format!(
+                "the index is being built, and everything is held against it; {left} of the journal are left"
+            )));
         }
         Ok(self.scrubber.begin(&self.core, &self.retention, work, order, rate)?)
     }

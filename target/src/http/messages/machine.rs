@@ -67,6 +67,9 @@ pub(crate) struct Machine {
     /// Where its history begins, and who holds it back.
     #[serde(default)]
     pub(crate) history: History,
+    /// What of it waits for the index, if anything does.
+    #[serde(default)]
+    pub(crate) waits: Option<String>,
 }
 
 /// A stream that feeds a machine.

@@ -60,7 +60,7 @@ pub(crate) use standby::{
     Standby, StandbyAdd, StandbyBegun, StandbyFile, StandbyLast, StandbyList, StandbyRemoved,
     StandbySync, StandbyWriting,
 };
-pub(crate) use status::{Folding, Journal, Listening, Status};
+pub(crate) use status::{Folding, IndexBuild, Journal, Listening, Status};
 pub(crate) use stream::{Instants, StreamAt, Streams};
 
 /// Why a request was refused.

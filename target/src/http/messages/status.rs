@@ -25,8 +25,22 @@ pub(crate) struct Status {
     /// What was folded and given back since the start.
     #[serde(default)]
     pub(crate) folding: Folding,
+    /// How far the index is, while it is being built.
+    #[serde(default)]
+    pub(crate) index: Option<IndexBuild>,
     /// What needs attention.
     pub(crate) warnings: Vec<String>,
+}
+
+/// An index that is being built from the journal.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct IndexBuild {
+    /// Segments that it lacked when the target started.
+    pub(crate) segments: u64,
+    /// Those that are left.
+    pub(crate) left: u64,
+    /// Why it does not go on, if it does not.
+    pub(crate) failure: Option<String>,
 }
 
 /// What was folded and given back since the start.

@@ -232,11 +232,11 @@ impl Standbys {
         };
         let to = match retention.resolve(&name).await {
             Ok(to) => to,
-            Err(ResolveError::NoPoints { .. } | ResolveError::NoSuchPoint { .. })
-                if asked.is_none() =>
-            {
-                return Ok(None);
-            }
+            Err(
+                ResolveError::NoPoints { .. }
+                | ResolveError::NoSuchPoint { .. }
+                | ResolveError::NotIndexed { .. },
+            ) if asked.is_none() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let held = self.state.lock().get(machine).and_then(One::held);
