@@ -101,8 +101,12 @@ fn a_crowd_that_sends_a_byte_at_a_time_is_cut_off_and_holds_nobody_up() {
     server.disk.put(0, &[9; 4096]);
     let mut good = Raw::entered(&server, "disk");
     let mut crowd: Vec<Raw> = (0..100).map(|_| Raw::connect(&server)).collect();
+    for one in &mut crowd {
+        assert!(one.try_send(&3u32.to_be_bytes()));
+    }
     let begun = Instant::now();
-    let mut dripped = b"\0\0\0\x03IHAVEOPT\0\0\0\x03\0\0\0\0".iter().cycle();
+    // Nothing is wrong with what they send, but that it has no end.
+    let mut dripped = b"IHAVEOPT\0\0\0\x03\0\0\0\0".iter().cycle();
     let mut slowest = Duration::ZERO;
     let mut served = 0u64;
     while begun.elapsed() < handshake_time * 3 {
