@@ -194,6 +194,32 @@ fn a_page_that_is_damaged_says_nothing_and_the_others_what_they_said() {
     });
 }
 
+/// The medium gives a page wrongly once, and well from then on: whoever reads it later must see what it says.
+#[test]
+fn a_page_that_was_read_damaged_once_is_read_again() {
+    let mut seed = Seed::new(6);
+    let folder = FaultFolder::new(seed.fork());
+    let mut model = Model::new(true);
+    let content = bytes(SIZE, &mut seed);
+    model.content.copy_from_slice(&content);
+    run(&mut seed.fork(), |_| async move {
+        let hashes = ImageHashes::create(&folder, OF, true, &cache()).await;
+        fold(&hashes, &[Sums::of(ByteOffset::new(0), &content, SIZE)], 1).await.expect("fine");
+        let hashes = ImageHashes::open(&folder, OF, Sequence::new(1), &cache()).await;
+        let file = folder.open(Path::new(PATH), OpenMode::ReadWrite, Caching::Direct).await;
+        let file = file.expect("it is there");
+        let at = PAGES_OFFSET + PAGE_BYTES as u64;
+        let whole = file.read_at(at, Buffer::for_overwriting(PAGE_BYTES)).await.expect("fine");
+        folder.corrupt(PATH, at + 700, 1);
+        let block = range(PAGE_SPAN, PAGE_SPAN + BLOCK_SIZE);
+        let other = [content[usize::try_from(PAGE_SPAN).expect("small")] ^ 1; BLOCK_BYTES];
+        assert_eq!(hashes.mismatch(block, &other).await, None, "the page says nothing");
+        file.write_at(at, whole).await.expect("fine");
+        assert_eq!(hashes.mismatch(block, &other).await, Some(block));
+        model.verify(&hashes).await;
+    });
+}
+
 #[test]
 fn a_file_that_does_not_fit_the_image_is_not_believed() {
     let mut seed = Seed::new(2);
