@@ -1,17 +1,14 @@
-//! The bytes of version 1, kept: a frame of the manifest with records about standby files, as it stands in
-//! `tests/fixtures/manifest-v1-standby.hex`.
-//!
-//! The fixture is never edited. A change that makes this fail cannot read what is on people's disks.
+//! Records about standby files.
 
+use super::stays;
 use landfall_disks::image::Format;
 use landfall_retention::ids::{LineId, MachineId, Sequence};
-use landfall_retention::manifest::format::{encode_frame, parse_frame};
 use landfall_retention::manifest::record::ManifestRecord;
 use landfall_retention::manifest::standby::{HeldMoment, StandbyKept};
 use landfall_retention::time::Timestamp;
 use std::time::Duration;
 
-const FIXTURE: &str = include_str!("../../tests/fixtures/manifest-v1-standby.hex");
+const FIXTURE: &str = include_str!("../../../tests/fixtures/manifest-v1-standby.hex");
 
 fn held(sequence: u64) -> HeldMoment {
     let time = Timestamp::from_nanoseconds(1_795_000_000_000_000_000 + sequence);
@@ -33,11 +30,5 @@ fn records() -> Vec<ManifestRecord> {
 
 #[test]
 fn records_about_standby_files_are_read_and_written_as_ever() {
-    let text = FIXTURE.trim_end();
-    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hex");
-    let bytes: Vec<u8> = (0..text.len()).step_by(2).map(byte).collect();
-    assert_eq!(parse_frame(&bytes, 0), Ok((records(), bytes.len())));
-    let mut written = Vec::new();
-    encode_frame(0, &records(), &mut written);
-    assert_eq!(written, bytes);
+    stays(&records(), FIXTURE);
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::ids::{KeyId, Position};
 use crate::index::tail_key::LineTail;
 use crate::journal::format::Chain;
+use crate::manifest::FrameError;
 use crate::manifest::format::{encode_frame, parse_frame};
 use crate::name::Label;
 use crate::point::PointKind;
