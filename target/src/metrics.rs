@@ -19,7 +19,7 @@ use landfall_retention::time::{Clock, SystemClock, Timestamp};
 use landfall_retention::{DiskState, Holder, JournalStatus, KeyState, MachineStatus, StreamState};
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// `/metrics` and `/healthz`.
@@ -110,6 +110,13 @@ impl Page {
     fn counter(&self, name: &str, help: &str, value: u64) -> Written {
         self.counters(name, help, &[])?.with_label_values::<&str>(&[]).inc_by(float(value));
         Ok(())
+    }
+
+    /// Counters of a service, by name and help.
+    fn totals(&self, totals: &[(&str, &str, &AtomicU64)]) -> Written {
+        totals
+            .iter()
+            .try_for_each(|(name, help, value)| self.counter(name, help, value.load(Relaxed)))
     }
 }
 

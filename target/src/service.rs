@@ -17,6 +17,7 @@ mod indexer;
 mod listeners;
 mod scrubber;
 mod standby;
+mod tasks;
 mod thinner;
 
 pub(crate) use checkpointer::CheckpointCounters;

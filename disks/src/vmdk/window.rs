@@ -1,7 +1,7 @@
 //! A part of a parent, for an extent that is a part of a child.
 
 use crate::block::{ByteOffset, ByteRange, Geometry};
-use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
+use crate::disk::{Disk, DiskError, IoFuture, MappedRange};
 use crate::uring::buffer::Buffer;
 use std::sync::Arc;
 
@@ -24,10 +24,6 @@ impl Window {
     }
 }
 
-fn read_only() -> IoFuture<'static, ()> {
-    Box::pin(std::future::ready(Err(DiskError::ReadOnly)))
-}
-
 impl Disk for Window {
     fn geometry(&self) -> Geometry {
         let geometry = self.disk.geometry();
@@ -37,23 +33,6 @@ impl Disk for Window {
 
     fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
         Box::pin(async move { self.disk.read(self.in_disk(range)?).await })
-    }
-
-    fn write(&self, _at: ByteOffset, _data: Buffer, _durability: Durability) -> IoFuture<'_, ()> {
-        read_only()
-    }
-
-    fn write_zeroes(
-        &self,
-        _range: ByteRange,
-        _mode: ZeroMode,
-        _durability: Durability,
-    ) -> IoFuture<'_, ()> {
-        read_only()
-    }
-
-    fn discard(&self, _range: ByteRange) -> IoFuture<'_, ()> {
-        read_only()
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
@@ -69,9 +48,5 @@ impl Disk for Window {
             }
             Ok(mapped)
         })
-    }
-
-    fn resize(&self, _size_bytes: u64) -> IoFuture<'_, ()> {
-        read_only()
     }
 }

@@ -3,7 +3,6 @@
 use super::{Page, Written, float};
 use crate::service::Target;
 use landfall_retention::time::Timestamp;
-use std::sync::atomic::Ordering::Relaxed;
 
 pub(super) fn write(page: &Page, target: &Target) -> Written {
     counters(page, target)?;
@@ -38,7 +37,7 @@ fn seconds(time: Timestamp) -> f64 {
 
 fn counters(page: &Page, target: &Target) -> Written {
     let counters = target.scrubber.counters();
-    let totals = [
+    page.totals(&[
         ("landfall_scrub_rounds_total", "Scrubs that came to their end.", &counters.rounds),
         ("landfall_scrub_failures_total", "Scrubs that could not go on.", &counters.failures),
         (
@@ -61,9 +60,5 @@ fn counters(page: &Page, target: &Target) -> Written {
             "Damaged places that scrubs wrote anew, or found written anew.",
             &counters.healed,
         ),
-    ];
-    for (name, help, value) in totals {
-        page.counter(name, help, value.load(Relaxed))?;
-    }
-    Ok(())
+    ])
 }

@@ -2,7 +2,6 @@
 
 use super::{Page, Written, float};
 use crate::service::Target;
-use std::sync::atomic::Ordering::Relaxed;
 
 pub(super) fn write(page: &Page, target: &Target) -> Written {
     counters(page, target)?;
@@ -50,7 +49,7 @@ pub(super) fn write(page: &Page, target: &Target) -> Written {
 
 fn counters(page: &Page, target: &Target) -> Written {
     let counters = target.standbys.counters();
-    let totals = [
+    page.totals(&[
         (
             "landfall_standby_moves_total",
             "Times that standby files were brought to another point.",
@@ -76,9 +75,5 @@ fn counters(page: &Page, target: &Target) -> Written {
             "Bytes of standby files that were made zero.",
             &counters.zeroed_bytes,
         ),
-    ];
-    for (name, help, value) in totals {
-        page.counter(name, help, value.load(Relaxed))?;
-    }
-    Ok(())
+    ])
 }

@@ -1,7 +1,7 @@
 //! One fold as a task: begun, told about, and taken up again where it failed.
 
 use super::pacing::{AtWork, InTurns};
-use super::{Folding, Task, words};
+use super::{Folding, words};
 use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::name::Name;
 use landfall_retention::point::{Point, PointQuery};
@@ -32,7 +32,7 @@ impl Folding {
             (trunk.found.as_ref().map(|found| found.machine.clone()), pressed)
         };
         let machine = machine.or_else(|| machine_of(retention, line));
-        let task = Task::begin(self);
+        let task = self.tasks.begin();
         let (own, retention) = (Arc::clone(self), Arc::clone(retention));
         // On the core of whatever: the work of a window is small beside its reads and writes.
         let core = &self.cores[usize::try_from(line.number()).unwrap_or(0) % self.cores.len()];
@@ -61,7 +61,8 @@ impl Folding {
             tracing::info!("{machine}: going on with the fold to seq:{floor} that was cut off");
         }
         let pace = InTurns::new(&self.governor, at_work);
-        let Some(folded) = self.until_stopped(retention.fold_to(line, floor, &pace)).await else {
+        let Some(folded) = self.tasks.until_stopped(retention.fold_to(line, floor, &pace)).await
+        else {
             return;
         };
         drop(pace);

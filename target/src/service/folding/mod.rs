@@ -29,17 +29,16 @@ pub(super) use pacing::{AtWork, Governor, InTurns};
 pub(super) use trunk::Failing;
 pub(crate) use words::{shrinks as shrinks_in_words, volume_fills as volume_in_words};
 
-use futures_util::future::{Either, select};
+use super::tasks::Tasks;
 use landfall_disks::uring::{Core, timeout};
 use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::{GroupSpace, HistoryWanted, Retention, StartMoment, WantedStart};
 use parking_lot::Mutex;
 use release::Release;
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use trunk::Trunk;
 
 /// A look is taken at least so often.
@@ -66,9 +65,7 @@ pub(crate) struct Folding {
     governor: Arc<Governor>,
     /// Raised when there is something to look at: policies were applied, a fold has ended.
     wake: Arc<Notify>,
-    stop: watch::Sender<bool>,
-    /// Tasks there are.
-    tasks: watch::Sender<usize>,
+    tasks: Tasks,
     state: Mutex<State>,
     counters: Mutex<FoldingCounters>,
 }
@@ -127,8 +124,7 @@ impl Folding {
             cores: cores.to_vec(),
             governor: Arc::new(Governor::new(settings.pace, load)),
             wake,
-            stop: watch::Sender::new(false),
-            tasks: watch::Sender::new(0),
+            tasks: Tasks::new(),
             state: Mutex::new(State { release: Release::new(), ..State::default() }),
             counters: Mutex::default(),
         }
@@ -137,36 +133,21 @@ impl Folding {
     /// Starts the task.
     pub(crate) fn start(self: &Arc<Self>) {
         let own = Arc::clone(self);
-        let task = Task::begin(self);
+        let task = self.tasks.begin();
         self.cores[0].spawn(move || async move {
             let _task = task;
-            let mut stopped = own.stop.subscribe();
-            loop {
-                let looked = own.until_stopped(own.look()).await;
-                let next = async { timeout(LOOK_EVERY, own.wake.notified()).await };
-                let stops = pin!(stopped.wait_for(|stop| *stop));
-                if looked.is_none() || matches!(select(stops, pin!(next)).await, Either::Left(_)) {
-                    return;
-                }
-            }
+            let look = async || {
+                own.look().await;
+                // Nobody having asked is as good a reason to look.
+                let _ = timeout(LOOK_EVERY, own.wake.notified()).await;
+            };
+            while own.tasks.until_stopped(look()).await.is_some() {}
         });
     }
 
     /// Stops all of it and waits until nothing of it is left. What is cut off is taken up by the next start.
     pub(crate) async fn stop(&self) {
-        self.stop.send_replace(true);
-        // An error would say that the sender is gone, and it is ours.
-        let _ = self.tasks.subscribe().wait_for(|tasks| *tasks == 0).await;
-    }
-
-    /// What `work` gives, or nothing if everything is to stop.
-    async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut stopped = self.stop.subscribe();
-        let stops = pin!(stopped.wait_for(|stop| *stop));
-        match select(stops, pin!(work)).await {
-            Either::Left(_) => None,
-            Either::Right((done, _)) => Some(done),
-        }
+        self.tasks.stop().await;
     }
 
     /// Takes a look at every history, and starts what is due.
@@ -280,24 +261,6 @@ impl Folding {
             space: trunk.space.clone(),
             growth: trunk.growth.clone(),
             shrinks: trunk.shrinks,
-        }
-    }
-}
-
-/// One of the tasks there are, until it is dropped.
-struct Task(Weak<Folding>);
-
-impl Task {
-    fn begin(folding: &Arc<Folding>) -> Self {
-        folding.tasks.send_modify(|tasks| *tasks += 1);
-        Self(Arc::downgrade(folding))
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(folding) = self.0.upgrade() {
-            folding.tasks.send_modify(|tasks| *tasks -= 1);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::pacing::InTurns;
 use super::trunk::{Failing, Trunk};
-use super::{Folding, Task, words};
+use super::{Folding, words};
 use landfall_disks::uring::spawn;
 use landfall_retention::{CompactError, Compacted, ForgetReport, Retention};
 use std::sync::Arc;
@@ -46,12 +46,12 @@ impl Folding {
             }
             release.running = true;
         }
-        let task = Task::begin(self);
+        let task = self.tasks.begin();
         let (own, retention) = (Arc::clone(self), Arc::clone(retention));
         spawn(async move {
             let _task = task;
             let ends = ReleaseEnds(&own);
-            own.until_stopped(own.release(&retention)).await;
+            own.tasks.until_stopped(own.release(&retention)).await;
             drop(ends);
         });
     }

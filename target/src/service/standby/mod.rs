@@ -15,6 +15,7 @@ mod words;
 pub(crate) use one::{Asked, Ended, Look};
 
 use super::folding::{AtWork, Governor, InTurns};
+use super::tasks::Tasks;
 use crate::images::StandbyFolders;
 use futures_util::future::{Either, select};
 use landfall_disks::uring::{Core, timeout};
@@ -30,7 +31,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// How often it looks whose time has come.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,9 +62,7 @@ pub(crate) struct Standbys {
     governor: Arc<Governor>,
     /// Raised when somebody asks for something.
     wake: Notify,
-    stop: watch::Sender<bool>,
-    /// Tasks there are.
-    tasks: watch::Sender<usize>,
+    tasks: Tasks,
     state: Mutex<BTreeMap<Name, One>>,
     counters: StandbyCounters,
 }
@@ -80,8 +79,7 @@ impl Standbys {
             cores: cores.to_vec(),
             governor: Arc::clone(governor),
             wake: Notify::new(),
-            stop: watch::Sender::new(false),
-            tasks: watch::Sender::new(0),
+            tasks: Tasks::new(),
             state: Mutex::default(),
             counters: StandbyCounters::default(),
         }
@@ -90,26 +88,21 @@ impl Standbys {
     /// Starts the task.
     pub(crate) fn start(self: &Arc<Self>) {
         let own = Arc::clone(self);
-        let task = Task::begin(self);
+        let task = self.tasks.begin();
         self.cores[0].spawn(move || async move {
             let _task = task;
-            let mut stopped = own.stop.subscribe();
-            loop {
+            let look = async || {
                 own.look();
-                let next = async { timeout(LOOK_EVERY, own.wake.notified()).await };
-                let stops = pin!(stopped.wait_for(|stop| *stop));
-                if matches!(select(stops, pin!(next)).await, Either::Left(_)) {
-                    return;
-                }
-            }
+                // Nobody having asked is as good a reason to look.
+                let _ = timeout(LOOK_EVERY, own.wake.notified()).await;
+            };
+            while own.tasks.until_stopped(look()).await.is_some() {}
         });
     }
 
     /// Stops all of it and waits until nothing of it is left. What is cut off is taken up by the next start.
     pub(crate) async fn stop(&self) {
-        self.stop.send_replace(true);
-        // An error would say that the sender is gone, and it is ours.
-        let _ = self.tasks.subscribe().wait_for(|tasks| *tasks == 0).await;
+        self.tasks.stop().await;
     }
 
     /// Has the files of a machine brought to a moment as soon as may be; gives a number to wait for.
@@ -183,7 +176,7 @@ impl Standbys {
         status: StandbyStatus,
         asked: Option<Asked>,
     ) {
-        let task = Task::begin(self);
+        let task = self.tasks.begin();
         let (own, retention) = (Arc::clone(self), Arc::clone(retention));
         let core = &self.cores[spread(&status.machine) % self.cores.len()];
         core.spawn(move || async move {
@@ -208,13 +201,10 @@ impl Standbys {
         asked: &Option<Asked>,
     ) -> Option<Result<Option<StandbyReport>, StandbyError>> {
         let cancelled = self.state.lock().get(&status.machine)?.cancelled()?;
-        let mut stopped = self.stop.subscribe();
-        let stops = pin!(stopped.wait_for(|stop| *stop));
-        let cancels = pin!(cancelled.notified());
-        let ends = select(stops, cancels);
-        match select(ends, pin!(self.bring(retention, status, asked))).await {
+        let brought = self.tasks.until_stopped(self.bring(retention, status, asked));
+        match select(pin!(cancelled.notified()), pin!(brought)).await {
             Either::Left(_) => None,
-            Either::Right((brought, _)) => Some(brought),
+            Either::Right((brought, _)) => brought,
         }
     }
 
@@ -347,23 +337,5 @@ impl Drop for RunEnds<'_> {
             one.ended();
         }
         self.standbys.wake.notify_one();
-    }
-}
-
-/// One of the tasks there are, until it is dropped.
-struct Task(Weak<Standbys>);
-
-impl Task {
-    fn begin(standbys: &Arc<Standbys>) -> Self {
-        standbys.tasks.send_modify(|tasks| *tasks += 1);
-        Self(Arc::downgrade(standbys))
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(standbys) = self.0.upgrade() {
-            standbys.tasks.send_modify(|tasks| *tasks -= 1);
-        }
     }
 }
