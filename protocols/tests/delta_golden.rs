@@ -7,7 +7,7 @@ use landfall_protocols::delta::wire::{
     Ack, BatchFrame, BlockHash, Bye, Codec, DiskEntry, DiskState, ExtentEntry, ExtentKind,
     Features, FrameKind, FrameReader, HEADER_BYTES, HashRequest, Hashes, Hello, Mark, MarkKind,
     Marked, PassBegin, PassKind, Ping, RawFrame, Refused, StreamMode, Welcome, WelcomeDisk,
-    encode_batch, set_position,
+    WriteOrder, encode_batch, set_position,
 };
 use landfall_protocols::delta::{
     ContentId, DiskSlot, Generation, Name, Position, RefusalCode, Retry, StreamId, Timestamp,
@@ -98,7 +98,7 @@ fn mark() -> Mark {
         kind: MarkKind::Crash,
         label: "before the upgrade".to_owned(),
         contents: Vec::new(),
-        in_order: false,
+        order: None,
     }
 }
 
@@ -210,7 +210,7 @@ fn frames_of_version_1_are_read() {
 
 #[test]
 fn frames_with_contents_are_written_and_read_as_ever() {
-    let features = Features { lz4: true, contents: true, order: false };
+    let features = Features { lz4: true, contents: true, ..Features::NONE };
     let content = ContentId::new([0xc0; 32]);
     let hello = Hello { features, ..hello() };
     let mut welcome = Welcome { features, ..welcome() };
@@ -237,9 +237,14 @@ fn a_mark_that_begins_order_differs_by_one_bit() {
         let differing = plain.iter().zip(ordered).enumerate().filter(|(_, (one, two))| one != two);
         differing.map(|(at, (one, two))| (at - HEADER_BYTES, one ^ two)).collect::<Vec<_>>()
     };
-    let ordered = Mark { in_order: true, ..mark() };
+    let ordered = Mark { order: Some(WriteOrder::Asynchronous), ..mark() };
     assert_eq!(bit(&mark().encode(), &ordered.encode()), [(20, 1)]);
     assert_eq!(Mark::parse(&ordered.encode()[HEADER_BYTES..]), Ok(ordered));
     let features = Features { order: true, ..hello().features };
     assert_eq!(bit(&hello().encode(), &Hello { features, ..hello() }.encode()), [(4, 4)]);
+    let synchronous = Mark { order: Some(WriteOrder::Synchronous), ..mark() };
+    assert_eq!(bit(&mark().encode(), &synchronous.encode()), [(20, 3)]);
+    assert_eq!(Mark::parse(&synchronous.encode()[HEADER_BYTES..]), Ok(synchronous));
+    let features = Features { synchronous: true, ..hello().features };
+    assert_eq!(bit(&hello().encode(), &Hello { features, ..hello() }.encode()), [(4, 8)]);
 }

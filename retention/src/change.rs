@@ -419,32 +419,8 @@ impl Retention {
         name: Name,
     ) -> Result<BranchStatus, ChangeError> {
         let parent = self.line_of(moment)?;
-        let machine = parent.machine();
-        let of = parent.id();
-        let id = self
-            .manifest
-            .change(|state| {
-                if state.branch_named(machine, &name).is_some() {
-                    return Err(ChangeError::Exists { what: "branch", name: name.clone() });
-                }
-                check_start(state, moment)?;
-                let line = state.given.line.next();
-                let record = ManifestRecord::BranchStarted {
-                    line,
-                    name: name.clone(),
-                    parent: of,
-                    origin: moment.sequence,
-                    origin_time: moment.commit_time,
-                };
-                Ok((vec![record], line))
-            })
-            .await?;
-        let line = {
-            let state = self.manifest.state();
-            Arc::new(Line::new(&state.lines[&id], Some(&parent), LineState::default()))
-        };
-        self.machines.write().lines.insert(id, Arc::clone(&line));
-        Ok(BranchStatus::new(name, &line))
+        let started = self.start_branches(&[(parent, moment.clone())], &name).await?;
+        Ok(started.into_iter().next().expect("one for each moment"))
     }
 
     /// Throws a branch away.
@@ -552,7 +528,7 @@ impl Retention {
 }
 
 /// History still reaches back to `moment`.
-fn check_start(state: &ManifestState, moment: &Moment) -> Result<(), ResolveError> {
+pub(crate) fn check_start(state: &ManifestState, moment: &Moment) -> Result<(), ResolveError> {
     let start = state.lines.get(&moment.line).and_then(|line| line.start.as_ref());
     match start.filter(|start| moment.sequence < start.sequence) {
         None => Ok(()),

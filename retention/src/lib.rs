@@ -19,6 +19,7 @@ mod compact;
 mod disks;
 mod fold;
 mod forget;
+pub mod groups;
 mod growth;
 pub mod ids;
 pub mod image_hashes;
@@ -87,6 +88,6 @@ pub use status::{
 };
 pub use stream::{
     BlockHash, HASH_BLOCK_BYTES, Instants, Stream, StreamContent, StreamDisk, StreamError,
-    StreamExtent, StreamReport, StreamRequest, StreamState,
+    StreamExtent, StreamReport, StreamRequest, StreamState, WriteOrder,
 };
 pub use thinning::{ThinError, ThinReport, ThinnedLine};

@@ -26,12 +26,13 @@ use crate::time::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A writable history.
 pub struct Line {
     id: LineId,
     machine: MachineId,
-    group: GroupId,
+    group: AtomicU32,
     lane: LaneId,
     ancestry: RwLock<Ancestry>,
     state: Mutex<LineState>,
@@ -111,7 +112,7 @@ impl Line {
         Self {
             id: entry.id,
             machine: entry.machine,
-            group: entry.group,
+            group: AtomicU32::new(entry.group.number()),
             lane: entry.lane,
             ancestry: RwLock::new(Ancestry::of(entry, parent)),
             state: Mutex::new(state),
@@ -161,7 +162,12 @@ impl Line {
 
     /// Its group.
     pub fn group(&self) -> GroupId {
-        self.group
+        GroupId::new(self.group.load(Ordering::Relaxed))
+    }
+
+    /// Its machine is in this group from now on.
+    pub(crate) fn set_group(&self, group: GroupId) {
+        self.group.store(group.number(), Ordering::Relaxed);
     }
 
     /// The lane it is written through.

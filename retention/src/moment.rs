@@ -163,7 +163,7 @@ pub enum ResolveError {
     Index(#[from] IndexError),
 }
 
-fn existing(what: &str, known: &[Name]) -> String {
+pub(crate) fn existing(what: &str, known: &[Name]) -> String {
     if known.is_empty() {
         return "there are none".into();
     }

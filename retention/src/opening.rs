@@ -63,16 +63,24 @@ impl Retention {
         let opening = Opening { seeding, resumed, at_mark: line.is_at_mark() };
         note_opening(&self.manifest, &line, opening, now).await?;
         let in_lane = line.tail().position_of(generation, request.stream);
-        let start = {
+        let (start, order) = {
             let mut slot = slot.inner.lock();
             slot.applied = slot.applied.max(in_lane);
+            let order = Arc::new(Mutex::new(Order {
+                next: slot.applied.next(),
+                last_in_lane: in_lane,
+                applied: BTreeSet::new(),
+                in_order: None,
+                since_barrier: true,
+            }));
             slot.holder = Some(Holder {
                 peer: request.peer.clone(),
                 since: now,
                 stream: request.stream,
                 epoch,
+                order: Arc::clone(&order),
             });
-            slot.applied
+            (slot.applied, order)
         };
         let parts = StreamParts {
             line,
@@ -88,12 +96,9 @@ impl Retention {
             epoch,
             start,
         };
-        let next = start.next();
-        let applied = BTreeSet::new();
-        let order = Order { next, last_in_lane: in_lane, applied, in_order: false };
         Ok(Stream {
             parts,
-            order: Mutex::new(order),
+            order,
             seeds: Arc::new(RwLock::new(())),
             failed: AtomicBool::new(false),
         })

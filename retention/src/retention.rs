@@ -9,7 +9,8 @@
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
 use crate::compact::Summaries;
-use crate::ids::{DiskId, Generation, LaneId, LineId, MachineId, Sequence};
+use crate::groups::OfGroup;
+use crate::ids::{DiskId, Generation, GroupId, LaneId, LineId, MachineId, Sequence};
 use crate::image_hashes::PageCache;
 use crate::index::forgotten::Forgotten;
 use crate::index::gap_key::read_gaps;
@@ -173,6 +174,8 @@ pub struct Retention {
     pub(crate) scrubbing: tokio::sync::Mutex<()>,
     /// Machines whose standby files are being written.
     pub(crate) standbys: UnderWay,
+    /// What barriers of the same group share.
+    pub(crate) barriers: Mutex<BTreeMap<GroupId, Arc<OfGroup>>>,
     /// Block hashes of images that were asked for.
     pub(crate) hash_cache: Arc<PageCache>,
     /// Which lines need which segments; held by the one look for free segments there may be.
@@ -261,6 +264,7 @@ impl Retention {
             default_policy: settings.default_policy,
             scrubbing: tokio::sync::Mutex::default(),
             standbys: UnderWay::default(),
+            barriers: Mutex::default(),
             hash_cache,
             summaries: tokio::sync::Mutex::default(),
             journal: settings.journal.checked(),

@@ -11,6 +11,7 @@
 //! branched from or exported, whatever a plan says. While the clock cannot be trusted nothing is dropped. What is gone
 //! cannot be chosen; its space comes back when history is folded.
 
+use crate::groups::hold_common;
 use crate::ids::{GroupId, LineId, MachineId, Sequence};
 use crate::index::{IndexError, IndexStore};
 use crate::line::Line;
@@ -190,6 +191,13 @@ impl Retention {
         let state = self.manifest.state();
         let machines = self.machines.read();
         let shown = Shown::of(&state);
+        let held = |line: &Arc<Line>| {
+            Some((line.id(), holds(state.lines.get(&line.id())?, &shown, line, now)))
+        };
+        let mut all_held: HashMap<LineId, Holds> =
+            machines.lines.values().filter_map(held).collect();
+        let policy = |group| self.policy_of(&state, group);
+        hold_common(state.groups.values(), policy, &mut all_held, now);
         let name = |id: MachineId| state.machines.get(&id).map(|machine| machine.name.clone());
         let subject = |line: &Arc<Line>| {
             let entry = state.lines.get(&line.id()).filter(|_| line.is_indexed())?;
@@ -197,7 +205,7 @@ impl Retention {
                 machine: name(entry.machine)?,
                 branch: entry.branch.clone(),
                 policy: self.policy_of(&state, entry.group),
-                holds: holds(entry, &shown, line, now),
+                holds: all_held.get(&line.id()).cloned().unwrap_or_default(),
                 line: Arc::clone(line),
             })
         };

@@ -6,7 +6,7 @@
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::ByteRange;
 use landfall_protocols::delta::wire::{
-    BlockHash, DiskState, HashRequest, Mark, MarkKind, Marked, PassBegin,
+    BlockHash, DiskState, HashRequest, Mark, MarkKind, Marked, PassBegin, WriteOrder,
 };
 use landfall_protocols::delta::{
     self, Applied, Batch, Closed, HASH_BLOCK_SIZE, OpenedStream, PeerIdentity, Refusal,
@@ -180,9 +180,12 @@ impl ReplicaSink for Sink {
             };
             let source_time = Timestamp::from_nanoseconds(mark.source_time.nanoseconds());
             let position = Position::new(mark.position.number());
-            let point = match mark.in_order {
-                true => self.stream.mark_in_order(position, kind, label, source_time).await,
-                false => self.stream.mark(position, kind, label, source_time).await,
+            let stream = &self.stream;
+            let point = match mark.order.map(order_of) {
+                Some(order) => {
+                    stream.mark_in_order(position, kind, label, source_time, order).await
+                }
+                None => stream.mark(position, kind, label, source_time).await,
             };
             self.say_state();
             let point = point.map_err(|error| self.refusals.of(error))?;
@@ -338,6 +341,13 @@ fn old_generation(sent: Generation, current: Generation) -> Refusal {
     match (generation(sent), generation(current)) {
         (Some(got), Some(current)) => Refusal::OldGeneration { current, got },
         _ => Refusal::Failed(format!("{sent:?} has ended, {current:?} is current")),
+    }
+}
+
+fn order_of(order: WriteOrder) -> retention::WriteOrder {
+    match order {
+        WriteOrder::Asynchronous => retention::WriteOrder::Asynchronous,
+        WriteOrder::Synchronous => retention::WriteOrder::Synchronous,
     }
 }
 

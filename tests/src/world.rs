@@ -169,3 +169,16 @@ pub fn name(text: &str) -> Name {
 pub fn moment(text: &str) -> MomentName {
     MomentName::parse(text).expect("a moment")
 }
+
+/// Lets other tasks run once.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}

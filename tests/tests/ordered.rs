@@ -8,7 +8,7 @@ use landfall_retention::point::{Point, PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
     ImageSpec, Instants, NewDisk, NewMachine, ResolveError, Retention, Stream, StreamContent,
-    StreamError, StreamExtent, StreamRequest, StreamState,
+    StreamError, StreamExtent, StreamRequest, StreamState, WriteOrder,
 };
 use landfall_tests::web::with_store;
 use landfall_tests::world::{World, moment, name};
@@ -54,7 +54,8 @@ async fn write(stream: &Stream, byte: u8) {
 }
 
 async fn order(stream: &Stream, kind: PointKind) -> Result<Point, StreamError> {
-    stream.mark_in_order(next(stream), kind, None, Timestamp::default()).await
+    let asynchronous = WriteOrder::Asynchronous;
+    stream.mark_in_order(next(stream), kind, None, Timestamp::default(), asynchronous).await
 }
 
 async fn mark(stream: &Stream, kind: PointKind) -> Point {

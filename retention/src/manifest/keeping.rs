@@ -135,7 +135,8 @@ impl ManifestState {
     pub(super) fn apply_keeping(&mut self, record: &ManifestRecord) -> Result<(), Misfit> {
         match record {
             ManifestRecord::PolicySet { group, policy } => {
-                if !self.machines.values().any(|machine| machine.group == *group) {
+                let own = self.machines.values().any(|machine| machine.group == *group);
+                if !own && !self.groups.contains_key(group) {
                     return Err(Misfit::missing("PolicySet", group));
                 }
                 self.policies.insert(*group, policy.clone());
@@ -167,7 +168,10 @@ impl ManifestState {
                 self.clock = ClockEntry { seen: *time, alarm: None };
             }
             other => {
-                if !self.apply_streams(other)? && !self.apply_standby(other)? {
+                let applied = self.apply_streams(other)?
+                    || self.apply_standby(other)?
+                    || self.apply_groups(other)?;
+                if !applied {
                     self.apply_disks(other)?;
                 }
             }
@@ -210,6 +214,7 @@ impl ManifestState {
         entry.locks.retain(|at, _| !goes(at));
         Arc::make_mut(&mut entry.dropped).drop_all_but(first, last, kept);
         entry.forget_stretches();
+        self.lose_common_points(|member| member.line == line && goes(&member.sequence));
         Ok(())
     }
 

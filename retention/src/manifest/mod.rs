@@ -14,6 +14,7 @@ pub mod compacted;
 mod disks;
 pub mod dropped;
 pub mod format;
+pub mod groups;
 pub mod history;
 pub mod integrity;
 mod keeping;

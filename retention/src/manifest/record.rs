@@ -5,6 +5,7 @@
 //! [`super::state::ManifestState`], and the state can be written out as records again (a snapshot).
 
 use super::compacted::CompactedEntry;
+use super::groups::{Barriers, CommonPoint};
 use super::history::HistoryStart;
 use super::integrity::ScrubEntry;
 use super::keys::KeyRecord;
@@ -380,6 +381,43 @@ pub enum ManifestRecord {
         machine: MachineId,
         /// The moments, in order; at most [`super::standby::MAX_HELD`].
         may_hold: Vec<HeldMoment>,
+    },
+    /// A group that machines may join.
+    GroupAdded {
+        /// Its id.
+        group: GroupId,
+        /// Its name, unique among groups.
+        name: Name,
+        /// How barriers are made for it.
+        barriers: Barriers,
+        /// The highest number that a common point of it ever had.
+        last: u64,
+    },
+    /// A group without machines is gone, with its policy and its common points.
+    GroupRemoved {
+        /// Which.
+        group: GroupId,
+    },
+    /// Barriers of a group are made like this from here on.
+    GroupSet {
+        /// Which.
+        group: GroupId,
+        /// How.
+        barriers: Barriers,
+    },
+    /// A machine is in this group from here on: one that has a name, or one of its own.
+    MachineGrouped {
+        /// Which machine.
+        machine: MachineId,
+        /// Which group.
+        group: GroupId,
+    },
+    /// The members of a group have a moment in common.
+    CommonPointMade {
+        /// Which group.
+        group: GroupId,
+        /// The point.
+        point: Arc<CommonPoint>,
     },
     /// What is remembered of scrubbing from here on.
     Scrubbed(Arc<ScrubEntry>),

@@ -136,7 +136,7 @@ impl ManifestRecord {
                 }
                 Ok(Self::StandbyMoves { machine, may_hold })
             }
-            kind => Err(FrameError::Kind(kind)),
+            _ => Self::decode_groups(kind, from),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::compacted::CompactedEntry;
 use super::dropped::Dropped;
+use super::groups::GroupEntry;
 use super::history::HistoryStart;
 use super::integrity::ScrubEntry;
 use super::keeping::ClockEntry;
@@ -156,6 +157,8 @@ pub struct ManifestState {
     pub keys: Keys,
     /// Exports by id.
     pub exports: BTreeMap<ExportId, ExportEntry>,
+    /// Groups that have a name; any other is of one machine.
+    pub groups: BTreeMap<GroupId, GroupEntry>,
     /// Policies of groups that were given one.
     pub policies: BTreeMap<GroupId, Policy>,
     /// The clock.
@@ -296,6 +299,7 @@ impl ManifestState {
                 }
                 self.disks.values_mut().for_each(|disk| disk.span.forget_branch(*line));
                 self.exports.retain(|_, export| export.line != *line);
+                self.lose_common_points(|member| member.line == *line);
             }
             ManifestRecord::GenerationRaised { line, generation, oldest_welcome, stream } => {
                 let entry = self.line_mut(*line, "GenerationRaised")?;
@@ -388,14 +392,17 @@ impl ManifestState {
         self.check_unlocked("MachineRemoved", |entry| entry.machine == machine)?;
         let removed = self.machines.remove(&machine);
         let removed = removed.ok_or_else(|| Misfit::missing("MachineRemoved", machine))?;
-        if !self.machines.values().any(|other| other.group == removed.group) {
-            self.policies.remove(&removed.group);
-        }
+        self.leave_group(removed.group);
         self.keys.forget_machine(machine);
         self.machines_scrubbed.remove(&machine);
         self.standbys.remove(&machine);
         self.disks.retain(|_, disk| disk.machine != machine);
-        self.lines.retain(|_, line| line.machine != machine);
+        let gone: Vec<LineId> = self
+            .lines
+            .extract_if(.., |_, line| line.machine == machine)
+            .map(|(id, _)| id)
+            .collect();
+        self.forget_members(|line| gone.contains(&line));
         let lines = &self.lines;
         self.exports.retain(|_, export| lines.contains_key(&export.line));
         let written = self.written(None);
@@ -425,6 +432,7 @@ impl ManifestState {
         }
         entry.start = Some(start.clone());
         entry.forget_below(start.sequence);
+        self.lose_common_points(|member| member.line == line && below(member.sequence));
         Ok(())
     }
 
@@ -483,6 +491,7 @@ impl ManifestState {
             line.records(&mut records);
         }
         self.disks.values().for_each(|disk| disk.branch_span_records(&mut records));
+        self.group_records(&mut records);
         self.keeping_records(&mut records);
         self.key_records(&mut records);
         for segment in self.segments.values() {
@@ -519,6 +528,7 @@ impl ManifestState {
         if *self.scrubbed != ScrubEntry::default() {
             records.push(ManifestRecord::Scrubbed(Arc::clone(&self.scrubbed)));
         }
+        self.common_point_records(&mut records);
         self.standby_records(&mut records);
         let scrubbed = self.machines_scrubbed.iter();
         records.extend(scrubbed.map(|(machine, ended)| ManifestRecord::MachineScrubbed {

@@ -22,12 +22,14 @@ pub enum Hold {
     Lease,
     /// History begins there.
     Floor,
+    /// The machines of its group have it in common, and the policy keeps it.
+    Common,
 }
 
 impl Hold {
     /// Every reason.
-    pub const ALL: [Self; 6] =
-        [Self::Lock, Self::Pin, Self::Branch, Self::Export, Self::Lease, Self::Floor];
+    pub const ALL: [Self; 7] =
+        [Self::Lock, Self::Pin, Self::Branch, Self::Export, Self::Lease, Self::Floor, Self::Common];
 
     const fn bit(self) -> u8 {
         match self {
@@ -37,6 +39,7 @@ impl Hold {
             Self::Export => 8,
             Self::Lease => 16,
             Self::Floor => 32,
+            Self::Common => 64,
         }
     }
 }
@@ -50,6 +53,7 @@ impl fmt::Display for Hold {
             Self::Export => "exported",
             Self::Lease => "being read",
             Self::Floor => "history begins there",
+            Self::Common => "common to its group",
         })
     }
 }

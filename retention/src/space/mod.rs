@@ -14,7 +14,7 @@ mod allowance;
 
 pub(crate) use allowance::Allowance;
 
-use crate::ids::{GroupId, LineId, Sequence};
+use crate::ids::{LineId, MachineId, Sequence};
 use crate::index::usage_key::{bytes_at, bytes_between};
 use crate::index::{IndexError, IndexStore};
 use crate::lease::Holder;
@@ -125,10 +125,10 @@ impl Retention {
         let state = self.manifest.state();
         let machines = self.machines.read();
         let shown = Shown::of(&state);
-        let mut branches: BTreeMap<GroupId, Vec<(Name, Arc<Line>)>> = BTreeMap::new();
+        let mut branches: BTreeMap<MachineId, Vec<(Name, Arc<Line>)>> = BTreeMap::new();
         for entry in state.lines.values() {
             if let (Some(name), Some(line)) = (&entry.branch, machines.lines.get(&entry.id)) {
-                branches.entry(entry.group).or_default().push((name.clone(), Arc::clone(line)));
+                branches.entry(entry.machine).or_default().push((name.clone(), Arc::clone(line)));
             }
         }
         let subject = |machine: &crate::manifest::state::Machine| {
@@ -144,7 +144,7 @@ impl Retention {
             Some(Subject {
                 machine: machine.name.clone(),
                 policy: self.policy_of(&state, entry.group),
-                branches: branches.get(&entry.group).cloned().unwrap_or_default(),
+                branches: branches.get(&machine.id).cloned().unwrap_or_default(),
                 trunk,
                 holds,
             })

@@ -21,6 +21,7 @@ mod seed;
 pub(crate) mod state;
 
 pub use hashes::{BlockHash, HASH_BLOCK_BYTES};
+pub use order::WriteOrder;
 pub use report::{Instants, StreamReport};
 pub use request::{StreamContent, StreamDisk, StreamError, StreamExtent, StreamRequest};
 pub use state::StreamState;
@@ -81,12 +82,14 @@ pub(crate) struct Holder {
     pub(crate) since: Timestamp,
     pub(crate) stream: StreamId,
     pub(crate) epoch: u64,
+    /// That of its [`Stream`]: whoever has it locked keeps batches from the lane.
+    pub(crate) order: Arc<Mutex<Order>>,
 }
 
 /// One opening of a machine's stream. Calls come in order of position; several may be under way.
 pub struct Stream {
     pub(crate) parts: StreamParts,
-    pub(crate) order: Mutex<Order>,
+    pub(crate) order: Arc<Mutex<Order>>,
     /// Seed writes under way hold it shared; what must come after them takes it whole.
     pub(crate) seeds: Arc<RwLock<()>>,
     pub(crate) failed: AtomicBool,
@@ -121,8 +124,10 @@ pub(crate) struct Order {
     pub(crate) last_in_lane: Position,
     /// Positions applied out of turn, above the slot's.
     pub(crate) applied: BTreeSet<Position>,
-    /// Whether every batch is a boundary.
-    pub(crate) in_order: bool,
+    /// Whether every batch is a boundary, and what the source said of its writes then.
+    pub(crate) in_order: Option<WriteOrder>,
+    /// Whether anything went to the lane since a barrier of its group.
+    pub(crate) since_barrier: bool,
 }
 
 impl Stream {
@@ -258,7 +263,7 @@ impl Stream {
                 line: Arc::clone(&self.parts.line),
                 origin,
                 kind: RecordKind::Batch,
-                boundary: order.in_order,
+                boundary: order.in_order.is_some(),
                 source_time,
                 extents: drafts,
                 reply,
@@ -334,6 +339,7 @@ impl Stream {
     }
 
     fn origin(&self, order: &mut Order, position: Position) -> DraftOrigin {
+        order.since_barrier = true;
         let previous = std::mem::replace(&mut order.last_in_lane, position);
         DraftOrigin::Stream(StreamOrigin {
             generation: self.parts.generation,

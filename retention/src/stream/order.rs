@@ -24,6 +24,16 @@ use crate::name::Label;
 use crate::point::{Point, PointKind};
 use crate::time::Timestamp;
 
+/// When a source that delivers its writes in order tells whoever made them that they are done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteOrder {
+    /// Whenever it likes; the target comes behind. Such a stream says nothing about when those of others were made.
+    Asynchronous,
+    /// After the target has acknowledged them, as a synchronous mirror does. Whatever somebody made because of such a write
+    /// comes here after it, by whichever stream: so a barrier may hold several of them at one moment.
+    Synchronous,
+}
+
 impl Stream {
     /// Makes a point like [`Self::mark`]. From there on the source delivers every write, in order, and puts together in one
     /// batch only what may come to be at once: each batch is a boundary until order ends.
@@ -33,9 +43,10 @@ impl Stream {
         kind: PointKind,
         label: Option<Label>,
         source_time: Timestamp,
+        write_order: WriteOrder,
     ) -> Result<Point, StreamError> {
         let mark = Mark { kind, label, source_time };
-        self.note_failure(self.begin_order(position, mark).await)
+        self.note_failure(self.begin_order(position, mark, write_order).await)
     }
 
     /// Ends order, if it stands: batches from here on are parts of a pass. Durable on return.
@@ -52,7 +63,12 @@ impl Stream {
         Some(change.state)
     }
 
-    async fn begin_order(&self, position: Position, mark: Mark) -> Result<Point, StreamError> {
+    async fn begin_order(
+        &self,
+        position: Position,
+        mark: Mark,
+        write_order: WriteOrder,
+    ) -> Result<Point, StreamError> {
         if !mark.kind.is_consistent() {
             return Err(StreamError::OrderAtFuzzy);
         }
@@ -64,10 +80,10 @@ impl Stream {
         let Committed { sequence, commit_time } =
             self.enqueue_mark(&mut order, position, mark).await?.await?;
         self.note_applied_in(&mut order, position);
-        if !order.in_order {
+        if order.in_order.is_none() {
             self.change_state(&[StreamState::Catchup, StreamState::Ordered], sequence).await?;
-            order.in_order = true;
         }
+        order.in_order = Some(write_order);
         Ok(Point { sequence, commit_time, source_time, kind, label })
     }
 
@@ -86,11 +102,11 @@ impl Stream {
 
     /// Ends order before anything else goes to the lane.
     pub(super) async fn leave_order(&self, order: &mut Order) -> Result<(), StreamError> {
-        if !order.in_order {
+        if order.in_order.is_none() {
             return Ok(());
         }
         // Should it fail, the stream has failed with it, and nothing follows.
-        order.in_order = false;
+        order.in_order = None;
         // Everything that was queued in order is decided when this returns.
         self.parts.lane.vouch().await?;
         let last = self.parts.line.tail().sequence;

@@ -20,5 +20,6 @@ mod promote;
 mod quotas;
 mod restarts;
 mod scrub;
+mod sources;
 mod standby;
 mod streams;

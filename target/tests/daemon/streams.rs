@@ -1,53 +1,20 @@
 //! Streams: what they are at is told everywhere, and any instant of a source that delivers in order can be chosen.
 
 use crate::harness::{Target, control, metrics, noise};
-use landfall_disks::ByteRange;
-use landfall_protocols::delta::pack::{Compression, PackedBatch, PlainContent, pack};
-use landfall_protocols::delta::wire::{Bye, DiskEntry, MarkKind, PassKind};
-use landfall_protocols::delta::{Client, ClientSettings, DiskSlot, Name, Pass, Timestamp, tls};
-use landfall_protocols::pki::{Credentials, client_folder};
+use crate::sources::{BLOCK, MIB, as_sources, begin_order, beside, write};
+use landfall_protocols::delta::wire::PassKind;
+use landfall_protocols::delta::{Client, Pass};
 use serde_json::Value;
 use std::time::Duration;
 
-const MIB: usize = 1 << 20;
-const BLOCK: usize = 4096;
-
-/// The first block becomes `byte` all over.
-fn write(byte: u8) -> PackedBatch {
-    let extents = [(ByteRange::up_to(BLOCK as u64), PlainContent::Data(&[byte; BLOCK]))];
-    pack(Timestamp::default(), DiskSlot::new(0), &extents, Compression::Lz4)
-}
-
-/// Runs `work` as a source of disk `os` of `web`, which has a mebibyte.
+/// Runs `work` as the source of `web`.
 fn as_source(target: &Target, work: impl AsyncFnOnce(&Client)) {
-    let status = target.json(&["status"]);
-    let address = status["listen"]["delta"].as_str().expect("it listens").to_owned();
-    let folder = client_folder(&target.data().join("pki"), "local");
-    let credentials = Credentials::load_client(&folder).expect("credentials of this machine");
-    let tls = tls::client_config(credentials).expect("they are good");
-    let disk = DiskEntry { name: Name::new("os").expect("a name"), size_bytes: MIB as u64 };
-    let machine = Name::new("web").expect("a name");
-    let settings = ClientSettings::new(address, tls, machine, vec![disk]);
-    tokio_uring::start(async {
-        let (client, driver) = Client::new(settings, Box::new(|_| ()));
-        let driver = tokio_uring::spawn(driver);
-        client.ready().await.expect("nobody else feeds the machine");
-        work(&client).await;
-        // A target that was killed does not answer.
-        let _ = client.leave(Bye::Stopping).await;
-        driver.await.expect("no panic");
-    });
-}
-
-/// Does what blocks beside the source, whose thread has a runtime already.
-fn beside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(work).join()).expect("no panic")
+    as_sources(target, &["web"], async |clients| work(&clients[0]).await);
 }
 
 /// Order begins, and five writes come, of the bytes 1 to 5. The sequence of the point.
 async fn in_order(pass: &Pass) -> u64 {
-    let marked = pass.mark_in_order(MarkKind::Crash, "", Timestamp::default()).await;
-    let point = marked.expect("a point").expect("its answer came").sequence;
+    let point = begin_order(pass).await;
     for byte in 1..=5 {
         pass.send(write(byte)).await.expect("it is taken");
     }

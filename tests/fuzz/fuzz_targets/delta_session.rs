@@ -207,7 +207,7 @@ fuzz_target!(|steps: Vec<Step>| {
                     kind: MarkKind::Crash,
                     label: String::new(),
                     contents: Vec::new(),
-                    in_order: false,
+                    order: None,
                 };
                 model.handle(parsed(&mark.encode()));
             }

@@ -8,7 +8,7 @@ use super::model::Snapshot;
 use crate::world::moment;
 use landfall_retention::point::PointKind;
 use landfall_retention::time::Timestamp;
-use landfall_retention::{ResolveError, Stream, StreamError, StreamState};
+use landfall_retention::{ResolveError, Stream, StreamError, StreamState, WriteOrder};
 
 /// Instants that the model holds at most: the store has them all.
 const HELD: usize = 16;
@@ -22,9 +22,9 @@ impl Life<'_> {
     /// Order begins with a point.
     pub(super) async fn begin_order(&mut self, stream: Stream) -> Alive<Stream> {
         let position = self.next_position(&stream);
-        let now = Timestamp::from_nanoseconds(1);
+        let (now, sync) = (Timestamp::from_nanoseconds(1), WriteOrder::Synchronous);
         if self.choices.chance(1, 8) {
-            match stream.mark_in_order(position, PointKind::Fuzzy, None, now).await {
+            match stream.mark_in_order(position, PointKind::Fuzzy, None, now, sync).await {
                 Err(StreamError::OrderAtFuzzy) => {}
                 other => panic!("order at a fuzzy point: {other:?}"),
             }
@@ -34,7 +34,8 @@ impl Life<'_> {
         let snapshot = self.model.snapshot();
         self.model.pending_mark = Some((position, snapshot.clone()));
         let kind = *self.choices.pick(&[PointKind::Crash, PointKind::App]);
-        let point = self.alive(stream.mark_in_order(position, kind, None, now).await, "order")?;
+        let marked = stream.mark_in_order(position, kind, None, now, sync).await;
+        let point = self.alive(marked, "order")?;
         self.model.pending_mark = None;
         self.model.seeded = true;
         self.model.in_order = true;

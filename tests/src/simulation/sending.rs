@@ -2,6 +2,7 @@
 
 use super::life::{Alive, Life, PowerCut, disk_name, machine};
 use super::model::{Change, SIZES, Sent, Snapshot, bytes};
+use crate::world::yield_now;
 use futures_util::future::{join, join_all};
 use landfall_disks::{Buffer, ByteRange};
 use landfall_retention::ids::{ContentId, Generation, Position, Sequence};
@@ -239,19 +240,6 @@ impl Life<'_> {
         }
         Ok(stream)
     }
-}
-
-/// Lets other tasks run once.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }
 
 fn applies<'a>(

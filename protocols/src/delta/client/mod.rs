@@ -21,7 +21,7 @@ use super::session::{ClientSession, Profile, SessionEvent};
 use super::tls;
 use super::wire::{
     BlockHash, Bye, DiskEntry, Features, HashRequest, Mark, MarkKind, Marked, PassBegin, PassKind,
-    Refused, Welcome,
+    Refused, Welcome, WriteOrder,
 };
 use rustls::ClientConfig;
 use std::cell::{Cell, RefCell};
@@ -278,14 +278,15 @@ impl Pass {
         kind: MarkKind,
         label: &str,
         source_time: Timestamp,
+        order: WriteOrder,
     ) -> Result<Option<Marked>, ClientError> {
         assert!(Mark::is_label(label), "label {label:?} was not checked");
         self.wait(|shared| shared.session.borrow().can_mark()).await?;
-        if !self.shared.session.borrow().takes_order() {
+        if !self.shared.session.borrow().takes_order(order) {
             return Err(ClientError::NoOrder);
         }
         self.shared.marked.set(None);
-        self.shared.session.borrow_mut().push_mark_in_order(kind, label, source_time);
+        self.shared.session.borrow_mut().push_mark_in_order(kind, label, source_time, order);
         self.shared.wake.notify_one();
         self.wait(|shared| shared.marked.get().is_some()).await?;
         Ok(self.shared.marked.take().expect("waited for"))

@@ -17,7 +17,7 @@ use crate::delta::refusal::Retry;
 use crate::delta::wire::{
     Ack, Bye, DiskEntry, Features, FrameError, FrameKind, HashRequest, Hashes, Hello,
     MAX_BATCH_BYTES, MAX_HASHES_BODY, MAX_VERSION, MIN_VERSION, Mark, MarkKind, Marked, PassBegin,
-    Ping, RawFrame, Refused, StreamMode, Welcome,
+    Ping, RawFrame, Refused, StreamMode, Welcome, WriteOrder,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -276,14 +276,15 @@ impl ClientSession {
         let position = self.next_position();
         let told = self.features.contents && contents.iter().any(Option::is_some);
         let contents = if told { contents } else { Vec::new() };
-        let (label, in_order) = (label.to_owned(), false);
-        let mark = Mark { position, source_time, kind, label, contents, in_order };
+        let (label, order) = (label.to_owned(), None);
+        let mark = Mark { position, source_time, kind, label, contents, order };
         self.keep_mark(&mark, Features { contents: told, ..Features::NONE })
     }
 
-    /// Whether the target takes marks that begin order.
-    pub fn takes_order(&self) -> bool {
-        self.features.order
+    /// Whether the target takes marks that begin such order.
+    pub fn takes_order(&self, order: WriteOrder) -> bool {
+        let Features { order: any, synchronous, .. } = self.features;
+        any && (synchronous || order == WriteOrder::Asynchronous)
     }
 
     /// Puts a mark at the end of the stream after which every batch is a moment.
@@ -292,12 +293,16 @@ impl ClientSession {
         kind: MarkKind,
         label: &str,
         source_time: Timestamp,
+        order: WriteOrder,
     ) -> Position {
-        assert!(self.can_mark() && self.takes_order(), "one mark at a time, where it is taken");
+        let taken = self.takes_order(order);
+        assert!(self.can_mark() && taken, "one mark at a time, where it is taken");
         let (position, contents) = (self.next_position(), Vec::new());
-        let (label, in_order) = (label.to_owned(), true);
-        let mark = Mark { position, source_time, kind, label, contents, in_order };
-        self.keep_mark(&mark, Features { order: true, ..Features::NONE })
+        let label = label.to_owned();
+        let synchronous = order == WriteOrder::Synchronous;
+        let order = Some(order);
+        let mark = Mark { position, source_time, kind, label, contents, order };
+        self.keep_mark(&mark, Features { order: true, synchronous, ..Features::NONE })
     }
 
     fn keep_mark(&mut self, mark: &Mark, needs: Features) -> Position {

@@ -16,7 +16,7 @@ use crate::delta::replicas::{StreamDisk, StreamHello};
 use crate::delta::wire::{
     Ack, BatchFrame, BlockHash, Bye, DiskEntry, Features, FrameKind, HashRequest, Hashes, Hello,
     MAX_BATCH_BYTES, MAX_CONTROL_BODY, MAX_VERSION, MIN_VERSION, Mark, MarkKind, Marked, PassBegin,
-    Ping, RawFrame, Refused, Welcome, WelcomeDisk,
+    Ping, RawFrame, Refused, Welcome, WelcomeDisk, WriteOrder,
 };
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange};
 use std::collections::VecDeque;
@@ -366,10 +366,14 @@ impl ServerSession {
 
 /// Order begins where the disks are consistent, and only if that was agreed.
 fn check_order(mark: &Mark, features: Features) -> Result<(), Refusal> {
-    if mark.in_order && !features.order {
+    let Some(order) = mark.order else { return Ok(()) };
+    if !features.order {
         return Err(Refusal::BadFrame("a Mark that begins order, which was not agreed".to_owned()));
     }
-    if mark.in_order && mark.kind == MarkKind::Fuzzy {
+    if order == WriteOrder::Synchronous && !features.synchronous {
+        return Err(Refusal::BadFrame("a synchronous Mark, which was not agreed".to_owned()));
+    }
+    if mark.kind == MarkKind::Fuzzy {
         return Err(Refusal::BadFrame("a fuzzy Mark that begins order".to_owned()));
     }
     Ok(())

@@ -92,8 +92,18 @@ pub struct Mark {
     /// both ends have [`Features::contents`](super::Features::contents).
     pub contents: Vec<Option<ContentId>>,
     /// From here on the source delivers every write, in order: each batch is a moment, until a pass begins, a fuzzy mark
-    /// comes, or the connection ends. Only where both ends have [`Features::order`](super::Features::order).
-    pub in_order: bool,
+    /// comes, or the connection ends. Only where both ends have [`Features::order`](super::Features::order), and
+    /// [`Features::synchronous`](super::Features::synchronous) for one that is.
+    pub order: Option<WriteOrder>,
+}
+
+/// When a source that delivers its writes in order tells whoever made them that they are done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteOrder {
+    /// Whenever it likes; the target comes behind.
+    Asynchronous,
+    /// After the target has acknowledged them.
+    Synchronous,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -113,6 +123,7 @@ const _: () = assert!(size_of::<RawMark>() == 24);
 
 impl Mark {
     const IN_ORDER: u8 = 1;
+    const SYNCHRONOUS: u8 = 2;
 
     /// Whether `label` may stand in a mark.
     pub fn is_label(label: &str) -> bool {
@@ -129,7 +140,11 @@ impl Mark {
             kind: self.kind.number(),
             label_length: u8::try_from(self.label.len()).expect("at most 128"),
             content_count: u16::try_from(self.contents.len()).expect("at most 64").into(),
-            flags: if self.in_order { Self::IN_ORDER } else { 0 },
+            flags: match self.order {
+                None => 0,
+                Some(WriteOrder::Asynchronous) => Self::IN_ORDER,
+                Some(WriteOrder::Synchronous) => Self::IN_ORDER | Self::SYNCHRONOUS,
+            },
             reserved: [0; 3],
         };
         let contents = encode_contents(self.contents.iter().copied());
@@ -140,7 +155,12 @@ impl Mark {
     pub fn parse(body: &[u8]) -> Result<Self, FrameError> {
         let kind = FrameKind::Mark;
         let (raw, rest) = take::<RawMark>(kind, body)?;
-        zero(kind, "flags", &[raw.flags & !Self::IN_ORDER])?;
+        let order = match raw.flags {
+            0 => None,
+            Self::IN_ORDER => Some(WriteOrder::Asynchronous),
+            flags if flags == Self::IN_ORDER | Self::SYNCHRONOUS => Some(WriteOrder::Synchronous),
+            flags => return Err(FrameError::Value { kind, field: "flags", value: flags.into() }),
+        };
         zero(kind, "end", &raw.reserved)?;
         let needed = usize::from(raw.label_length);
         let text =
@@ -168,7 +188,7 @@ impl Mark {
             kind: MarkKind::from_number(kind, raw.kind)?,
             label: label.to_owned(),
             contents,
-            in_order: raw.flags & Self::IN_ORDER != 0,
+            order,
         })
     }
 }
@@ -535,6 +555,11 @@ mod tests {
         prop_oneof![Just(MarkKind::App), Just(MarkKind::Crash), Just(MarkKind::Fuzzy)]
     }
 
+    fn write_order() -> impl Strategy<Value = Option<WriteOrder>> {
+        let orders = [None, Some(WriteOrder::Asynchronous), Some(WriteOrder::Synchronous)];
+        prop::sample::select(orders.to_vec())
+    }
+
     /// Encodes, parses, and refuses every shorter and longer body.
     fn round_trip<T: PartialEq + std::fmt::Debug>(
         value: &T,
@@ -554,14 +579,14 @@ mod tests {
         fn small_frames_round_trip(
             position in 1u64.., number: u64, time: u64, kind in mark_kind(),
             label in "[^\\p{Cc}]{0,20}", copy: bool, first: u64, count in 1u32..=MAX_HASH_BLOCKS,
-            disk: u16, in_order: bool, contents in prop::collection::vec(any::<[u8; 32]>(), 0..=MAX_DISKS),
+            disk: u16, order in write_order(), contents in prop::collection::vec(any::<[u8; 32]>(), 0..=MAX_DISKS),
         ) {
             let position = Position::new(position);
             let time = Timestamp::from_nanoseconds(time);
             let ack = Ack { position, credit_bytes: number };
             round_trip(&ack, &ack.encode(), Ack::parse);
             let contents = contents.into_iter().map(ContentId::new).collect();
-            let mark = Mark { position, source_time: time, kind, label, contents, in_order };
+            let mark = Mark { position, source_time: time, kind, label, contents, order };
             round_trip(&mark, &mark.encode(), Mark::parse);
             let marked = Marked { position, sequence: number, commit_time: time, kind };
             round_trip(&marked, &marked.encode(), Marked::parse);

@@ -45,16 +45,19 @@ pub struct Features {
     pub contents: bool,
     /// A mark may begin order: every batch after it is a moment.
     pub order: bool,
+    /// A mark that begins order may say that the source is synchronous.
+    pub synchronous: bool,
 }
 
 impl Features {
     /// All there are.
-    pub const ALL: Self = Self { lz4: true, contents: true, order: true };
+    pub const ALL: Self = Self { lz4: true, contents: true, order: true, synchronous: true };
     /// None.
-    pub const NONE: Self = Self { lz4: false, contents: false, order: false };
+    pub const NONE: Self = Self { lz4: false, contents: false, order: false, synchronous: false };
     const LZ4: u32 = 1;
     const CONTENTS: u32 = 2;
     const ORDER: u32 = 4;
+    const SYNCHRONOUS: u32 = 8;
 
     /// What both have.
     pub fn common(self, other: Self) -> Self {
@@ -62,12 +65,16 @@ impl Features {
             lz4: self.lz4 && other.lz4,
             contents: self.contents && other.contents,
             order: self.order && other.order,
+            synchronous: self.synchronous && other.synchronous,
         }
     }
 
     fn bits(self) -> u32 {
         let bit = |has: bool, bit: u32| if has { bit } else { 0 };
-        bit(self.lz4, Self::LZ4) | bit(self.contents, Self::CONTENTS) | bit(self.order, Self::ORDER)
+        bit(self.lz4, Self::LZ4)
+            | bit(self.contents, Self::CONTENTS)
+            | bit(self.order, Self::ORDER)
+            | bit(self.synchronous, Self::SYNCHRONOUS)
     }
 
     /// Unknown bits are left out: the source offers, the target picks what it knows.
@@ -76,6 +83,7 @@ impl Features {
             lz4: bits & Self::LZ4 != 0,
             contents: bits & Self::CONTENTS != 0,
             order: bits & Self::ORDER != 0,
+            synchronous: bits & Self::SYNCHRONOUS != 0,
         }
     }
 }
@@ -489,12 +497,13 @@ mod tests {
             lz4: bool,
             contents: bool,
             order: bool,
+            synchronous: bool,
             max_version in 1u16..,
         ) -> Hello {
             Hello {
                 min_version: 1,
                 max_version,
-                features: Features { lz4, contents, order },
+                features: Features { lz4, contents, order, synchronous },
                 mode: StreamMode::Passes,
                 stream: StreamId::from_bytes(stream),
                 generation: Generation::new(generation),
@@ -529,10 +538,11 @@ mod tests {
             lz4: bool,
             contents: bool,
             order: bool,
+            synchronous: bool,
         ) -> Welcome {
             Welcome {
                 version: 1,
-                features: Features { lz4, contents, order },
+                features: Features { lz4, contents, order, synchronous },
                 generation: Generation::new(generation).expect("above zero"),
                 position: Position::new(position),
                 credit_bytes,

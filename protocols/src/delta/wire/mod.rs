@@ -26,6 +26,7 @@ pub use batch::{
 };
 pub use control::{
     Ack, BlockHash, Bye, HashRequest, Hashes, Mark, MarkKind, Marked, PassBegin, PassKind, Ping,
+    WriteOrder,
 };
 pub use handshake::{
     DiskEntry, DiskState, Features, Hello, Refused, StreamMode, Welcome, WelcomeDisk,

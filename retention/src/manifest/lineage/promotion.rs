@@ -143,6 +143,7 @@ impl ManifestState {
         self.lines.insert(line, branch);
         self.machines.entry(machine).and_modify(|machine| machine.trunk = line);
         self.hang_anew(line, &way);
+        self.promote_common_points(line, &way);
         self.name_exports_anew(machine, line, (trunk, &way));
         Ok(())
     }

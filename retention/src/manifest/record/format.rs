@@ -204,7 +204,8 @@ impl ManifestRecord {
                     || other.encode_streams(to)
                     || other.encode_lineage(to)
                     || other.encode_keys(to)
-                    || other.encode_standby(to);
+                    || other.encode_standby(to)
+                    || other.encode_groups(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -14,6 +14,7 @@ use crate::delta::replicas::{ExtentContent, StreamDisk, StreamHello};
 use crate::delta::wire::{
     Ack, BatchFrame, BlockHash, Bye, DiskEntry, DiskState, Features, FrameReader, HashRequest,
     Header, Hello, Mark, MarkKind, Marked, PassBegin, PassKind, RawFrame, StreamMode, Welcome,
+    WriteOrder,
 };
 use landfall_disks::{ByteOffset, ByteRange};
 use proptest::prelude::*;

@@ -211,7 +211,7 @@ fn frames_out_of_place_are_refused() {
         kind: MarkKind::Crash,
         label: String::new(),
         contents: Vec::new(),
-        in_order: false,
+        order: None,
     };
     let (mut session, _) = streaming();
     assert!(matches!(session.handle_frame(one(&mark(5).encode())), Ok(Some(Request::Mark(_)))));
@@ -224,8 +224,8 @@ fn contents_are_named_where_that_was_agreed_for_every_disk() {
     let named = |contents: Vec<Option<ContentId>>| {
         let (source_time, kind) = (Timestamp::default(), MarkKind::Crash);
         let label = String::new();
-        let (position, in_order) = (Position::new(5), false);
-        Mark { position, source_time, kind, label, contents, in_order }
+        let (position, order) = (Position::new(5), None);
+        Mark { position, source_time, kind, label, contents, order }
     };
     let content = ContentId::new([7; 32]);
     let (mut session, _) = streaming();
@@ -247,25 +247,30 @@ fn contents_are_named_where_that_was_agreed_for_every_disk() {
 
 #[test]
 fn order_begins_where_that_was_agreed_and_the_disks_are_consistent() {
-    let in_order = |kind| Mark {
+    let asynchronous = WriteOrder::Asynchronous;
+    let in_order = |kind, order| Mark {
         position: Position::new(5),
         source_time: Timestamp::default(),
         kind,
         label: String::new(),
         contents: Vec::new(),
-        in_order: true,
+        order: Some(order),
     };
     let (mut session, _) = streaming();
-    let taken = session.handle_frame(one(&in_order(MarkKind::App).encode()));
-    assert!(matches!(&taken, Ok(Some(Request::Mark(mark))) if mark.in_order), "{taken:?}");
+    let taken = session.handle_frame(one(&in_order(MarkKind::App, asynchronous).encode()));
+    assert!(matches!(&taken, Ok(Some(Request::Mark(mark))) if mark.order.is_some()), "{taken:?}");
     let (mut session, _) = streaming();
-    let fuzzy = refused_with(&mut session, one(&in_order(MarkKind::Fuzzy).encode()));
+    let fuzzy = refused_with(&mut session, one(&in_order(MarkKind::Fuzzy, asynchronous).encode()));
     assert_eq!(fuzzy.code(), RefusalCode::BadFrame);
     let old = Hello { features: Features { order: false, ..Features::ALL }, ..hello() };
     let (mut session, welcome) = streaming_to(&old, None);
     assert!(!welcome.features.order);
-    let refused = refused_with(&mut session, one(&in_order(MarkKind::Crash).encode()));
-    assert_eq!(refused.code(), RefusalCode::BadFrame);
+    let mark = in_order(MarkKind::Crash, asynchronous);
+    assert_eq!(refused_with(&mut session, one(&mark.encode())).code(), RefusalCode::BadFrame);
+    let older = Hello { features: Features { synchronous: false, ..Features::ALL }, ..hello() };
+    let (mut session, _) = streaming_to(&older, None);
+    let mark = in_order(MarkKind::Crash, WriteOrder::Synchronous);
+    assert_eq!(refused_with(&mut session, one(&mark.encode())).code(), RefusalCode::BadFrame);
 }
 
 #[test]
