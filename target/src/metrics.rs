@@ -4,6 +4,7 @@
 //! themselves and know nothing of Prometheus: a scrape reads them into a fresh registry, so nothing can go stale.
 //! Labels are names of machines and fixed words, never what a peer sent.
 
+mod groups;
 mod integrity;
 mod standby;
 
@@ -63,6 +64,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     policies(&page, target)?;
     integrity::write(&page, target)?;
     standby::write(&page, target)?;
+    groups::write(&page, target)?;
     folding(&page, &target.folding.counters(), target.folding.share())?;
     histories(&page, &machine_histories(target))?;
     if let Some(lasts) = target.folding.volume_lasts(journal.free_bytes) {

@@ -11,6 +11,7 @@
 //! - Retention is closed after everything that could still change it, and the engine stops last.
 //! - A second signal ends the process at once. What was acknowledged is durable either way.
 
+mod barriers;
 mod checkpointer;
 mod folding;
 mod indexer;
@@ -42,6 +43,7 @@ use crate::replicas::RetentionReplicas;
 use crate::units::counted;
 use crate::volumes;
 use anyhow::Context;
+use barriers::Barriers;
 use checkpointer::Checkpointer;
 use folding::Folding;
 use indexer::Indexer;
@@ -111,6 +113,8 @@ pub(crate) struct Target {
     pub(crate) folding: Arc<Folding>,
     /// What keeps standby files near the newest points.
     pub(crate) standbys: Arc<Standbys>,
+    /// What makes common points of groups.
+    pub(crate) barriers: Arc<Barriers>,
     /// When it started.
     pub(crate) started: Instant,
 }
@@ -172,6 +176,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         target.indexer.start(&target.core, &target.retention, target.folding.governor());
         drop(index);
         target.standbys.start();
+        target.barriers.start();
         announce(&target, begun);
         signals.next().await;
         tracing::info!("stopping");
@@ -182,6 +187,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         });
         stop.send_replace(true);
         target.scrubber.stopped(SCRUB_STOP_TIME).await;
+        target.barriers.stop().await;
         target.standbys.stop().await;
         target.indexer.stop().await;
         target.folding.stop().await;
@@ -336,6 +342,7 @@ fn assemble(
     let needed = config.segment_bytes.saturating_add(config.reserve_bytes);
     let folding = Folding::new(config.fold.settings(needed), &retention, engine.cores(), passed);
     let standbys = Standbys::new(&retention, engine.cores(), folding.governor());
+    let barriers = Arc::new(Barriers::new(&retention, &engine.cores()[0]));
     let target = Target {
         retention,
         images,
@@ -351,6 +358,7 @@ fn assemble(
         checkpointer,
         folding: Arc::new(folding),
         standbys: Arc::new(standbys),
+        barriers,
         started: Instant::now(),
         config,
     };

@@ -33,6 +33,9 @@ Examples:
         /// A disk: name=NAME,size=SIZE and, where wanted, format=raw and path=FILE
         #[arg(long = "disk", required = true, value_name = "KEY=VALUE,…")]
         disks: Vec<DiskGiven>,
+        /// A group it joins: machines that have points in common
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
         /// Free text for people
         #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         display_name: String,
@@ -120,9 +123,9 @@ impl MachineVerb {
     pub(super) fn run(self, place: &Place) -> anyhow::Result<()> {
         let control = place.control()?;
         match self {
-            Self::Add { name, disks, display_name, format } => {
+            Self::Add { name, disks, display_name, group, format } => {
                 let disks = disks.into_iter().map(DiskGiven::complete).collect::<Result<_, _>>()?;
-                let wanted = MachineAdd { name, display_name, disks };
+                let wanted = MachineAdd { name, display_name, disks, group };
                 let machine: Machine = control.post("/v1/machines", &wanted)?;
                 format.print(&machine, added);
             }
@@ -200,6 +203,9 @@ fn show(machine: &Machine) -> String {
         text.push_str(&format!(" ({})", machine.display_name));
     }
     text.push_str(&format!("\n\n{}", disks(&machine.disks)));
+    if let Some(group) = &machine.group {
+        text.push_str(&format!("\ngroup     {group}"));
+    }
     text.push_str(&match &machine.stream {
         None => "\nstream    none open".to_owned(),
         Some(stream) => {

@@ -8,6 +8,7 @@ mod changes;
 mod completions;
 mod disk;
 mod export;
+mod group;
 mod image;
 mod key;
 mod machine;
@@ -92,6 +93,8 @@ enum Verb {
     #[command(subcommand)]
     Point(point::PointVerb),
     #[command(subcommand)]
+    Group(group::GroupVerb),
+    #[command(subcommand)]
     Policy(policy::PolicyVerb),
     #[command(subcommand)]
     Key(key::KeyVerb),
@@ -126,6 +129,7 @@ impl Cli {
             Verb::Replicate(verb) => verb.run(place),
             Verb::Stream(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
+            Verb::Group(verb) => verb.run(place),
             Verb::Policy(verb) => verb.run(place),
             Verb::Key(verb) => verb.run(place),
             Verb::Changes(verb) => verb.run(place),
@@ -232,6 +236,7 @@ mod tests {
             "serve --data /d",
             "serve --config landfall.toml",
             "machine add web --disk name=os,size=40GiB,format=raw,path=/x --disk name=b,size=1MiB",
+            "machine add web --disk name=os,size=40GiB --group shop",
             "machine list --json",
             "machine show web",
             "machine remove web",
@@ -248,6 +253,16 @@ mod tests {
             "point lock web@seq:1 --for 30d",
             "point lock web@latest --until 2026-12-24T00:00:00Z --json",
             "point unlock web@seq:1",
+            "group add shop --machine web --machine db --every 30s --patience 1s --json",
+            "group list --json",
+            "group show shop --json",
+            "group set shop --never",
+            "group join shop queue",
+            "group leave shop queue",
+            "group points shop --limit 5",
+            "group mark shop --label before --kind app --at web@seq:1 --at db@latest",
+            "group branch shop@-15m --name drill",
+            "group remove shop",
             "policy show web --json",
             "policy set web all",
             "policy simulate web",

@@ -34,6 +34,7 @@ impl Target {
         Machine {
             name: status.name.to_string(),
             display_name: status.display_name.clone(),
+            group: self.retention.group_of_machine(&status.name).map(|group| group.to_string()),
             disks: status.disks.iter().map(|status| self.disk(status)).collect(),
             head: status.head.number(),
             generation: status.generation.number(),

@@ -71,6 +71,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .merge(super::streams::router())
         .merge(super::keys::router())
         .merge(super::standby::router())
+        .merge(super::groups::router())
         .route("/v1/branches", get(branches).post(add_branch).delete(discard_branch))
         .merge(super::promote::router())
         .route("/v1/exports", get(exports).post(add_export))
@@ -146,8 +147,20 @@ async fn add_machine(
     for disk in &wanted.disks {
         disks.push(new_disk(&target, &name, disk).await?);
     }
+    let group = wanted.group.as_deref().map(Name::parse).transpose()?;
+    // Before anything is made.
+    group.as_ref().map(|group| target.retention.group(group)).transpose()?;
     let new = NewMachine { name: name.clone(), display_name: wanted.display_name, disks };
-    target.on_core(move |retention| async move { retention.add_machine(new).await }).await?;
+    let joining = name.clone();
+    target
+        .on_core(move |retention| async move {
+            retention.add_machine(new).await?;
+            match group {
+                Some(group) => retention.join_group(&group, &joining).await,
+                None => Ok(()),
+            }
+        })
+        .await?;
     tracing::info!(machine = %name, "machine added");
     let status = target.machine_named(&name)?;
     Ok(Json(target.machine(&status)))

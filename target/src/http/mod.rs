@@ -12,6 +12,7 @@ mod changes;
 pub(crate) mod client;
 pub(crate) mod control;
 mod disks;
+mod groups;
 pub(crate) mod integrity;
 mod keys;
 pub(crate) mod messages;

@@ -10,6 +10,7 @@ use landfall_disks::DiskError;
 use landfall_disks::file::FileError;
 use landfall_disks::image::ImageError;
 use landfall_disks::uring::CoreStopped;
+use landfall_retention::groups::GroupError;
 use landfall_retention::manifest::ManifestError;
 use landfall_retention::name::NameError;
 use landfall_retention::{AppendError, ChangeError, ResolveError};
@@ -136,6 +137,31 @@ fn of_append(error: &AppendError) -> Problem {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Problem { status, text: error.to_string() }
+}
+
+impl From<GroupError> for Problem {
+    fn from(error: GroupError) -> Self {
+        let text = error.to_string();
+        match error {
+            GroupError::Resolve(error) => error.into(),
+            GroupError::Change(error) => error.into(),
+            GroupError::Unknown { .. }
+            | GroupError::NoPoints { .. }
+            | GroupError::NoSuchPoint { .. } => Self::unknown(text),
+            GroupError::Barriers | GroupError::Fuzzy | GroupError::NotEachOnce { .. } => {
+                Self::bad(text)
+            }
+            GroupError::Manifest(ManifestError::Overtaken(_))
+            | GroupError::HasMachines { .. }
+            | GroupError::InGroup { .. }
+            | GroupError::NotInGroup { .. }
+            | GroupError::TooMany { .. }
+            | GroupError::Alone { .. }
+            | GroupError::BarrierUnderWay { .. }
+            | GroupError::Late { .. } => Self::conflict(text),
+            _ => Self::failed(text),
+        }
+    }
 }
 
 impl From<FileError> for Problem {

@@ -10,6 +10,7 @@ mod errors;
 mod exports;
 mod folding;
 mod formats;
+mod groups;
 mod harness;
 mod images;
 mod indexing;

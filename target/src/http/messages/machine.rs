@@ -14,6 +14,9 @@ pub(crate) struct MachineAdd {
     pub(crate) display_name: String,
     /// Its disks.
     pub(crate) disks: Vec<DiskAdd>,
+    /// The group it joins.
+    #[serde(default)]
+    pub(crate) group: Option<String>,
 }
 
 /// A disk of a machine to be protected.
@@ -48,6 +51,9 @@ pub(crate) struct Machine {
     pub(crate) name: String,
     /// Free text for people.
     pub(crate) display_name: String,
+    /// The group it is in, if that has a name.
+    #[serde(default)]
+    pub(crate) group: Option<String>,
     /// Its disks.
     pub(crate) disks: Vec<Disk>,
     /// Sequence of the trunk's head.

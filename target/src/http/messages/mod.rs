@@ -12,6 +12,12 @@
 //!   POST   /v1/points/pin      /v1/points/unpin     Moment                   (body: Named)
 //!   POST   /v1/points/lock     /v1/points/unlock    Moment                   (body: PointLock, Named)
 //!   GET    /v1/streams                              Streams
+//!   GET    /v1/groups          POST GroupAdd        Groups, Group
+//!   GET    /v1/groups/NAME     DELETE ?name=        Group, Nothing
+//!   GET    /v1/groups/NAME/points?limit=            CommonPoints
+//!   POST   /v1/groups/set      /v1/groups/join /leave  Group                 (body: GroupSet, GroupMember)
+//!   POST   /v1/groups/mark                          GroupMarked              (body: GroupMark)
+//!   POST   /v1/groups/branch                        GroupBranched            (body: GroupBranch)
 //!   GET    /v1/policy?name=    POST PolicySet       Policy, Thinned
 //!   GET    /v1/policy/simulate?name=&policy=        Simulation
 //!   GET    /v1/keys            DELETE ?name=        DataKeys, DataKeys
@@ -35,6 +41,7 @@ mod branch;
 mod changes;
 mod disk;
 mod export;
+mod group;
 mod history;
 mod key;
 mod machine;
@@ -48,6 +55,10 @@ pub(crate) use branch::{Branch, BranchAdd, BranchPromote, BranchPromoted, Branch
 pub(crate) use changes::{ChangedRange, Changes, ChangesAsked};
 pub(crate) use disk::{Disk, DiskGrow, DiskGrown, DiskJoin, DiskLeft};
 pub(crate) use export::{Export, ExportAdd, Exports};
+pub(crate) use group::{
+    BarriersGiven, CommonPoint, CommonPoints, Group, GroupAdd, GroupBranch, GroupBranched,
+    GroupMachine, GroupMark, GroupMarked, GroupMember, GroupSet, Groups,
+};
 pub(crate) use history::{FoldUnderWay, History, HistoryMoment, HistorySpace};
 pub(crate) use key::{DataKey, DataKeys};
 pub(crate) use machine::{DiskAdd, Machine, MachineAdd, Machines, Stream};
