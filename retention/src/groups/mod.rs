@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A machine keeps its line, its points and its source; the group adds the points that its machines have in common
-//! ([`barrier`]). The policy of the group is that of each of its machines, a quota included: it is of each, not of all.
+//! ([`Retention::make_barrier`], [`Retention::declare_common`]). The policy of the group is that of each of its machines, a
+//! quota included: it is of each, not of all.
 
 mod barrier;
 mod common;
