@@ -9,15 +9,15 @@
 //! quota included: it is of each, not of all.
 
 mod barrier;
-mod common;
 mod error;
 mod keeping;
+mod points;
 
 pub(crate) use barrier::OfGroup;
 pub use barrier::{BarrierMade, LateMember, Lateness};
-pub use common::{CommonMoment, GroupBranch};
 pub use error::GroupError;
 pub(crate) use keeping::hold_common;
+pub use points::{CommonMoment, GroupBranch};
 
 use crate::change::ChangeError;
 use crate::ids::{GroupId, MachineId};
