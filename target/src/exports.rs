@@ -268,7 +268,7 @@ impl Exports for RetentionExports {
                 Err(error) => tracing::debug!(%visitor, asked = name, %error, "NBD open refused"),
             }
             let Opened { disk, name, description, multi_conn } = opened?;
-            Ok(Export { disk, name, description, multi_conn })
+            Ok(Export { disk, name, description, multi_conn, usage: None })
         })
     }
 }

@@ -64,6 +64,29 @@ pub struct Export {
     /// Whether a client may spread requests over several connections: only where every connection that negotiates the
     /// same name reaches the same content, and a flush on one covers all.
     pub multi_conn: bool,
+    /// Who has to know when requests begin and how they end, if somebody has.
+    pub usage: Option<Arc<dyn Usage>>,
+}
+
+/// Whoever has to know who uses an export, and how they leave: more than opening it, which asking for its size does too.
+///
+/// Whoever entered leaves once, unless the connection goes away in between; then the last clone of the export does too.
+pub trait Usage: Send + Sync {
+    /// Requests are about to begin. If refused, the client is told why and the negotiation goes on.
+    fn enter(&self) -> LocalBoxFuture<'_, Result<(), OpenError>>;
+
+    /// No more requests come, and none is under way. The connection is closed when it returns, so a client that waits
+    /// for that finds done what is done here.
+    fn leave(&self, how: Leaving) -> LocalBoxFuture<'_, ()>;
+}
+
+/// How a client left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    /// It said that it was done, and everything it had asked for was answered.
+    InOrder,
+    /// Without a word, in the middle of something, or because the server stops.
+    Broken(String),
 }
 
 /// Why an export did not open. The text goes to the client.

@@ -20,4 +20,4 @@ pub mod tls;
 pub mod wire;
 
 pub use counters::{CommandCounters, Counters, Reading};
-pub use export::{Export, ExportEntry, Exports, OpenError, Visitor};
+pub use export::{Export, ExportEntry, Exports, Leaving, OpenError, Usage, Visitor};

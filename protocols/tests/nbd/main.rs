@@ -12,3 +12,4 @@ mod peers;
 mod raw;
 mod serve;
 mod tls;
+mod usage;

@@ -10,13 +10,13 @@ use landfall_disks::{
 };
 use landfall_protocols::nbd::serve::{Service, Settings, serve};
 use landfall_protocols::nbd::tls::Security;
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError, Visitor};
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, Leaving, OpenError, Usage, Visitor};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -196,8 +196,33 @@ impl Disk for MemoryDisk {
     }
 }
 
+/// Who uses the export `seat`, which is for one at a time.
+#[derive(Default)]
+pub(crate) struct Seat {
+    taken: AtomicBool,
+    /// How everybody left who was on it, one after the other.
+    pub(crate) left: Mutex<Vec<Leaving>>,
+}
+
+impl Usage for Seat {
+    fn enter(&self) -> LocalBoxFuture<'_, Result<(), OpenError>> {
+        let entered = match self.taken.swap(true, SeqCst) {
+            false => Ok(()),
+            true => Err(OpenError::Failed("the seat is taken".into())),
+        };
+        std::future::ready(entered).boxed_local()
+    }
+
+    fn leave(&self, how: Leaving) -> LocalBoxFuture<'_, ()> {
+        self.left.lock().push(how);
+        self.taken.store(false, SeqCst);
+        std::future::ready(()).boxed_local()
+    }
+}
+
 /// Disks by name; the first is the default export.
 pub(crate) struct Shelf {
+    pub(crate) seat: Arc<Seat>,
     disks: Vec<(String, Arc<MemoryDisk>)>,
     /// How often each name was resolved.
     pub(crate) opened: Mutex<Vec<String>>,
@@ -235,6 +260,7 @@ impl Exports for Shelf {
                 name: format!("{name}@{moment}"),
                 description: format!("the disk {name}"),
                 multi_conn: true,
+                usage: (name == "seat").then(|| Arc::clone(&self.seat) as Arc<dyn Usage>),
             }),
             None => Err(OpenError::Unknown(format!("no disk {name}; there is disk"))),
         };
@@ -242,7 +268,7 @@ impl Exports for Shelf {
     }
 }
 
-/// A server with the exports `disk` (writable) and `frozen` (read-only).
+/// A server with the exports `disk` (writable), `frozen` (read-only), and `seat`, which is `disk` for one at a time.
 pub(crate) struct Server {
     pub(crate) disk: Arc<MemoryDisk>,
     pub(crate) frozen: Arc<MemoryDisk>,
@@ -271,8 +297,9 @@ impl Server {
         let disks = vec![
             ("disk".to_owned(), Arc::clone(&disk)),
             ("frozen".to_owned(), Arc::clone(&frozen)),
+            ("seat".to_owned(), Arc::clone(&disk)),
         ];
-        let shelf = Arc::new(Shelf { disks, opened: Mutex::default() });
+        let shelf = Arc::new(Shelf { seat: Arc::default(), disks, opened: Mutex::default() });
         let exports = Arc::clone(&shelf) as Arc<dyn Exports>;
         let service = Arc::new(Service::new(exports, settings));
         let engine = Engine::start(EngineSettings { cores: 2, ..EngineSettings::default() })

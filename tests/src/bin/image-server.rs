@@ -45,6 +45,7 @@ impl Exports for OneDisk {
                 description: String::new(),
                 // One disk for all connections, and its flush covers what any of them wrote.
                 multi_conn: true,
+                usage: None,
             }),
             _ => Err(OpenError::Unknown(format!("there is only {NAME}"))),
         };

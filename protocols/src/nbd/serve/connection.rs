@@ -13,7 +13,7 @@ use super::link::{Incoming, Link};
 use super::negotiate::{Entered, NegotiationError, negotiate};
 use super::outbox::{Outbox, Permits};
 use crate::nbd::counters::{Counters, add, count};
-use crate::nbd::export::{Export, Visitor};
+use crate::nbd::export::{Export, Leaving, Visitor};
 use crate::nbd::session::{Action, Answer, Failure, RequestError, Transmission};
 use crate::nbd::tls::Security;
 use crate::nbd::wire::transmission::{BadRequestMagic, Request};
@@ -72,6 +72,7 @@ pub(super) async fn run(stream: Stream, peer: Peer, security: &Security, service
             }
         }
     };
+    connection.take_leave(&ended).await;
     // Counted before the client can know of it.
     connection.farewell(&ended);
     outgoing.shutdown().await;
@@ -293,6 +294,20 @@ impl Connection {
         } else {
             tracing::warn!(%visitor, export, ?command, %error, "NBD request failed");
         }
+    }
+
+    /// Tells whoever has to know how the client left.
+    async fn take_leave(&self, ended: &Ended) {
+        let Some(usage) = &self.export.usage else { return };
+        let all = usize::try_from(self.requests_in_flight).expect("32 bits fit a usize");
+        let answered = self.requests.available_permits() == all;
+        usage
+            .leave(match ended {
+                Ended::Disconnected if answered => Leaving::InOrder,
+                Ended::Disconnected => Leaving::Broken("requests were not answered in time".into()),
+                other => Leaving::Broken(other.to_string()),
+            })
+            .await;
     }
 
     fn farewell(&self, ended: &Ended) {

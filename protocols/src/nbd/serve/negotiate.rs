@@ -81,10 +81,13 @@ pub(super) async fn negotiate(
                 session.secured();
             }
             Step::List => session.listed(&exports.list(&visitor).await),
-            Step::Open(name) => match held.open(&name, exports, &visitor).await {
-                Ok(export) => session.opened(Ok(&facts(export))),
-                Err(error) => session.opened(Err(&error)),
-            },
+            Step::Open(name) => {
+                let entering = session.is_entering();
+                match held.open(&name, exports, &visitor, entering).await {
+                    Ok(export) => session.opened(Ok(&facts(export))),
+                    Err(error) => session.opened(Err(&error)),
+                }
+            }
             Step::End(End::Aborted) => {
                 link.outgoing.shutdown().await;
                 return Ok(None);
@@ -110,6 +113,7 @@ impl Held {
         name: &str,
         exports: &dyn Exports,
         visitor: &Visitor,
+        entering: bool,
     ) -> Result<&Export, OpenError> {
         let index = match self.exports.iter().position(|(held, _)| held == name) {
             Some(index) => index,
@@ -122,7 +126,11 @@ impl Held {
                 self.exports.len() - 1
             }
         };
-        Ok(&self.exports[index].1)
+        let export = &self.exports[index].1;
+        if let Some(usage) = export.usage.as_ref().filter(|_| entering) {
+            usage.enter().await?;
+        }
+        Ok(export)
     }
 
     /// The export of this name; all others are released.

@@ -192,6 +192,14 @@ impl Handshake {
         }
     }
 
+    /// Whether requests follow if the export that [`Step::Open`] names opens; otherwise it is only asked about.
+    pub fn is_entering(&self) -> bool {
+        let enters = |request: &OptionRequest| {
+            matches!(request.kind(), OptionKind::Go | OptionKind::ExportName)
+        };
+        matches!(&self.state, State::Opening(request) if enters(request))
+    }
+
     /// The bytes that [`Step::Receive`] asked for. Panics on any other number of bytes, or at another step.
     pub fn received(&mut self, data: &[u8]) {
         assert_eq!(self.step(), Step::Receive(data.len()), "exactly what was asked for");
