@@ -17,7 +17,7 @@
 use crate::config::Grant;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError, Visitor};
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, NoContexts, OpenError, Visitor};
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::point::{PointOrder, PointQuery};
 use landfall_retention::{MachineStatus, Moment, ResolveError, Retention};
@@ -268,7 +268,8 @@ impl Exports for RetentionExports {
                 Err(error) => tracing::debug!(%visitor, asked = name, %error, "NBD open refused"),
             }
             let Opened { disk, name, description, multi_conn } = opened?;
-            Ok(Export { disk, name, description, multi_conn, usage: None })
+            let contexts = Arc::new(NoContexts);
+            Ok(Export { disk, name, description, multi_conn, contexts, usage: None })
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing of points or machines is known here: whoever implements [`Exports`] turns a name into a disk and decides who
 //! may have it.
 
+use super::contexts::Contexts;
 use crate::pki::Subject;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
@@ -64,6 +65,8 @@ pub struct Export {
     /// Whether a client may spread requests over several connections: only where every connection that negotiates the
     /// same name reaches the same content, and a flush on one covers all.
     pub multi_conn: bool,
+    /// What it can tell of its blocks beside `base:allocation`.
+    pub contexts: Arc<dyn Contexts>,
     /// Who has to know when requests begin and how they end, if somebody has.
     pub usage: Option<Arc<dyn Usage>>,
 }

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! By `doc/proto.md` of NetworkBlockDevice/nbd: fixed newstyle, TLS, structured replies, extended headers,
-//! `base:allocation`. Rule by rule, with the test of each: `docs/interop-nbd.md`.
+//! metadata contexts. Rule by rule, with the test of each: `docs/interop-nbd.md`.
 
 pub mod client;
+mod contexts;
 mod counters;
 mod export;
 pub mod serve;
@@ -19,5 +20,6 @@ pub mod session;
 pub mod tls;
 pub mod wire;
 
+pub use contexts::{BlockContext, Contexts, Described, NoContexts};
 pub use counters::{CommandCounters, Counters, Reading};
 pub use export::{Export, ExportEntry, Exports, Leaving, OpenError, Usage, Visitor};

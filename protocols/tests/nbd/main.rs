@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 
 mod conformance;
+mod contexts;
 mod crowd;
 mod extended;
 mod interop;

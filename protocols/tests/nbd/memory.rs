@@ -1,5 +1,6 @@
 //! A disk in memory that fails on request, and a server for it on a Unix socket.
 
+use crate::contexts::Tellers;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::uring::net::{Listener, Peer};
@@ -226,6 +227,8 @@ pub(crate) struct Shelf {
     disks: Vec<(String, Arc<MemoryDisk>)>,
     /// How often each name was resolved.
     pub(crate) opened: Mutex<Vec<String>>,
+    /// Lives in every context that is open.
+    pub(crate) contexts: Arc<()>,
 }
 
 impl Exports for Shelf {
@@ -250,8 +253,10 @@ impl Exports for Shelf {
         let mut opened = self.opened.lock();
         opened.push(name.to_owned());
         let moment = opened.len();
-        let found = match name {
-            "" => self.disks.first(),
+        // As many names as a test wants lead to the same disk. The seat is not listed, and is the first one, too.
+        let seat = name == "seat";
+        let found = match name.split('#').next().unwrap_or_default() {
+            "" | "seat" => self.disks.first(),
             name => self.disks.iter().find(|(held, _)| held == name),
         };
         let outcome = match found {
@@ -260,7 +265,8 @@ impl Exports for Shelf {
                 name: format!("{name}@{moment}"),
                 description: format!("the disk {name}"),
                 multi_conn: true,
-                usage: (name == "seat").then(|| Arc::clone(&self.seat) as Arc<dyn Usage>),
+                contexts: Arc::new(Tellers { open: Arc::clone(&self.contexts) }),
+                usage: seat.then(|| Arc::clone(&self.seat) as Arc<dyn Usage>),
             }),
             None => Err(OpenError::Unknown(format!("no disk {name}; there is disk"))),
         };
@@ -297,9 +303,13 @@ impl Server {
         let disks = vec![
             ("disk".to_owned(), Arc::clone(&disk)),
             ("frozen".to_owned(), Arc::clone(&frozen)),
-            ("seat".to_owned(), Arc::clone(&disk)),
         ];
-        let shelf = Arc::new(Shelf { seat: Arc::default(), disks, opened: Mutex::default() });
+        let shelf = Arc::new(Shelf {
+            seat: Arc::default(),
+            disks,
+            opened: Mutex::default(),
+            contexts: Arc::default(),
+        });
         let exports = Arc::clone(&shelf) as Arc<dyn Exports>;
         let service = Arc::new(Service::new(exports, settings));
         let engine = Engine::start(EngineSettings { cores: 2, ..EngineSettings::default() })

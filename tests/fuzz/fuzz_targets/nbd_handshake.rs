@@ -23,7 +23,20 @@ use libfuzzer_sys::fuzz_target;
 
 const SIZE: u64 = 1 << 30;
 const EXPORTS: [&str; 4] = ["disk", "disk@7", "locked", "nothing"];
-const QUERIES: [&str; 4] = ["base:allocation", "base:", "qemu:x", "base:all"];
+/// What exports can tell, beside any `many:N`.
+const CONTEXTS: [&str; 3] = ["base:allocation", "qemu:x", "qemu:x:y"];
+const QUERIES: [&str; 8] = [
+    "base:allocation",
+    "base:",
+    "qemu:x",
+    "base:all",
+    "qemu:",
+    "qemu:x:",
+    "qemu:x:y",
+    "no:such",
+];
+/// More are not selected at a time.
+const MAX_SELECTED: usize = 16;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -69,8 +82,8 @@ struct Model {
     extended: bool,
     /// Of TLS; `None` where the client can have none.
     tls: Option<TlsMode>,
-    /// Export and whether `base:allocation` was selected.
-    selection: Option<(String, bool)>,
+    /// Export and what was selected of it.
+    selection: Option<(String, Vec<String>)>,
 }
 
 /// What has to come: replies but for texts, and the end of negotiation if it ends.
@@ -84,8 +97,9 @@ fn refused(refusal: Refusal) -> Due {
 }
 
 impl Model {
-    fn selected(&self, name: &str) -> bool {
-        self.selection.as_ref().is_some_and(|(of, chosen)| *chosen && of == name)
+    fn selected(&self, name: &str) -> &[String] {
+        let of_name = self.selection.as_ref().filter(|(of, _)| of == name);
+        of_name.map_or(&[], |(_, chosen)| chosen)
     }
 
     fn flags(&self, name: &str, facts: &ExportFacts) -> TransmissionFlags {
@@ -96,14 +110,17 @@ impl Model {
             Access::Writable => bits |= 1 << 5 | 1 << 6 | 1 << 11,
         }
         bits |= if self.structured || self.extended { 1 << 7 } else { 0 };
-        bits |= if self.extended && self.selected(name) { 1 << 12 } else { 0 };
+        bits |= if self.extended && !self.selected(name).is_empty() { 1 << 12 } else { 0 };
         bits |= if facts.multi_conn { 1 << 8 } else { 0 };
         TransmissionFlags::from_bits(bits)
     }
 
     fn enter(&mut self, name: String, facts: &ExportFacts) -> Negotiated {
-        let selected = self.selected(&name);
-        let contexts = [(ContextId::new(1), Context::BaseAllocation)];
+        let context = |chosen: &String| match chosen.as_str() {
+            "base:allocation" => Context::BaseAllocation,
+            _ => Context::OfExport(chosen.clone()),
+        };
+        let contexts = self.selected(&name).iter().map(context);
         let transmission = Transmission {
             size_bytes: facts.size_bytes,
             access: facts.access,
@@ -112,7 +129,7 @@ impl Model {
                 (false, true) => Replies::Structured,
                 (false, false) => Replies::Simple,
             },
-            contexts: contexts.into_iter().filter(|_| selected).collect(),
+            contexts: (1..).map(ContextId::new).zip(contexts).collect(),
         };
         Negotiated { name, transmission }
     }
@@ -129,7 +146,7 @@ impl Model {
             Err(OptionError::TooMany(_)) => return refused(Refusal::TooBig),
             Err(_) => return refused(Refusal::Invalid),
         };
-        let context = |id| OptionReply::MetaContext { id, name: "base:allocation".into() };
+        let context = |id, name: &str| OptionReply::MetaContext { id, name: name.into() };
         let ack = |mut replies: Vec<OptionReply>| {
             replies.push(OptionReply::Ack);
             Due { replies, end: None }
@@ -201,21 +218,42 @@ impl Model {
             OptionRequest::ListMetaContext(request) => match facts(&request.name) {
                 Err(error) => not_available(&error),
                 Ok(_) => {
-                    let lists = |query: &String| query == "base:" || query == "base:allocation";
-                    let all = request.queries.is_empty() || request.queries.iter().any(lists);
-                    ack(if all { vec![context(0)] } else { Vec::new() })
+                    let asked = |name: &&str| {
+                        let lists = |query: &String| is_listed(query, name);
+                        request.queries.is_empty() || request.queries.iter().any(lists)
+                    };
+                    ack(CONTEXTS.into_iter().filter(asked).map(|name| context(0, name)).collect())
                 }
             },
             OptionRequest::SetMetaContext(request) => match facts(&request.name) {
                 Err(error) => not_available(&error),
                 Ok(_) => {
-                    let chosen = request.queries.iter().any(|query| query == "base:allocation");
+                    let mut chosen: Vec<String> = Vec::new();
+                    for query in request.queries {
+                        if is_there(&query) && !chosen.contains(&query) {
+                            chosen.push(query);
+                        }
+                    }
+                    if chosen.len() > MAX_SELECTED {
+                        return refused(Refusal::TooBig);
+                    }
+                    let replies = (1..).zip(&chosen).map(|(id, name)| context(id, name)).collect();
                     self.selection = Some((request.name, chosen));
-                    ack(if chosen { vec![context(1)] } else { Vec::new() })
+                    ack(replies)
                 }
             },
         }
     }
+}
+
+fn is_there(name: &str) -> bool {
+    CONTEXTS.contains(&name) || name.starts_with("many:")
+}
+
+/// By name, or by any start of it that ends with a colon.
+fn is_listed(query: &str, name: &str) -> bool {
+    let starts = name.match_indices(':').map(|(at, _)| &name[..=at]);
+    query == name || starts.into_iter().any(|start| start == query)
 }
 
 /// Feeds bytes and answers questions until the session wants more than there is, or ends. Gives what it did not take.
@@ -242,6 +280,19 @@ fn feed<'a>(session: &mut Handshake, mut bytes: &'a [u8]) -> &'a [u8] {
                 session.listed(&[entry(EXPORTS[0]), entry(EXPORTS[1])]);
             }
             Step::Open(name) => session.opened(facts(&name).as_ref()),
+            Step::ListContexts(request) => {
+                let queries = &request.queries;
+                assert!(queries.iter().all(|query| !query.starts_with("base:")));
+                let asked = |name: &&str| {
+                    queries.is_empty() || queries.iter().any(|query| is_listed(query, name))
+                };
+                let names = CONTEXTS[1..].iter().copied().filter(asked);
+                session.contexts_listed(&names.map(str::to_owned).collect::<Vec<_>>());
+            }
+            Step::OpenContexts(mut request) => {
+                request.queries.retain(|query| is_there(query));
+                session.contexts_opened(&request.queries);
+            }
         }
     }
 }
@@ -274,7 +325,10 @@ fn encoded(option: &Opt) -> Vec<u8> {
         queries: queries
             .iter()
             .take(200)
-            .map(|query| QUERIES[usize::from(*query) % QUERIES.len()].to_owned())
+            .map(|query| match QUERIES.get(usize::from(*query)) {
+                Some(query) => (*query).to_owned(),
+                None => format!("many:{query}"),
+            })
             .collect(),
     };
     let request = match option {

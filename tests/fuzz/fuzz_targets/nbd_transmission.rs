@@ -8,9 +8,10 @@
 
 use arbitrary::Arbitrary;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Content, MappedRange, ZeroMode};
+use landfall_protocols::nbd::Described;
 use landfall_protocols::nbd::session::{
     Access, Action, Answer, Batch, Chunk, Context, ContextId, Failure, Fragments, Piece, Replies,
-    StatusList, Transmission, plan_read,
+    Share, StatusList, Transmission, allocation, plan_read,
 };
 use landfall_protocols::nbd::wire::extended::StatusFilter;
 use landfall_protocols::nbd::wire::transmission::{Command, CommandFlags, Cookie, Request};
@@ -18,14 +19,18 @@ use libfuzzer_sys::fuzz_target;
 
 /// Not whole blocks, so that the end of the disk cuts one.
 const SIZE: u64 = 96 * 1024 + 512;
+/// Of `base:allocation`.
 const CONTEXT: u32 = 1;
+/// Of a context of the export, which says of each sector a number that need not fit 32 bits.
+const SECTORS: u32 = 2;
+
 const MAX: u64 = 32 << 20;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     writable: bool,
     replies: Form,
-    context: bool,
+    contexts: u8,
     /// Stretches of the disk: units of 1 KiB and what they hold.
     map: Vec<(u8, u8)>,
     requests: Vec<Ask>,
@@ -162,15 +167,22 @@ fn error(rules: &Transmission, request: &Request) -> Option<u32> {
 }
 
 /// The error a block status with this payload gets.
-fn filter_error(filter: &StatusFilter, payload: &[u8], request: &Request) -> Option<u32> {
+fn filter_error(
+    rules: &Transmission,
+    filter: &StatusFilter,
+    payload: &[u8],
+    request: &Request,
+) -> Option<u32> {
     // Cut off by whole numbers it is a shorter filter.
     let numbers = match payload.len().checked_sub(8) {
         Some(bytes) if bytes % 4 == 0 => &filter.contexts[..bytes / 4],
         _ => return Some(22),
     };
-    let named = numbers.iter().filter(|number| **number == CONTEXT).count();
+    let selected = |number: &u32| rules.contexts.iter().any(|(id, _)| id.number() == *number);
+    let wrong = |at: usize| !selected(&numbers[at]) || numbers[..at].contains(&numbers[at]);
     let past_end = request.offset.checked_add(filter.length).is_none_or(|end| end > SIZE);
-    (named != numbers.len() || named > 1 || past_end || filter.length == 0).then_some(22)
+    let wrong = (0..numbers.len()).any(wrong);
+    (wrong || past_end || filter.length == 0).then_some(22)
 }
 
 /// A client's view of one reply.
@@ -178,7 +190,8 @@ fn filter_error(filter: &StatusFilter, payload: &[u8], request: &Request) -> Opt
 struct Reply {
     content: Vec<(u64, Vec<u8>)>,
     chunks: usize,
-    status: Vec<(u64, u64)>,
+    /// By context.
+    status: Vec<(u32, Vec<(u64, u64)>)>,
     error: Option<u32>,
 }
 
@@ -221,7 +234,7 @@ fn read_reply(
                 } else {
                     u32_of(take(4)) as usize
                 };
-                let mut payload = take(payload);
+                let payload = take(payload);
                 reply.chunks += 1;
                 match [head[2], head[3]] {
                     [0, 0] => assert!(payload.is_empty()),
@@ -237,20 +250,18 @@ fn read_reply(
                     }
                     [0, 6] => {
                         assert!(extended);
-                        assert_eq!(u32_of(&payload[..4]), CONTEXT);
                         assert_eq!(u32_of(&payload[4..8]) as usize * 16 + 8, payload.len());
-                        for entry in payload[8..].chunks(16) {
-                            reply.status.push((u64_of(&entry[..8]), u64_of(&entry[8..])));
-                        }
+                        let entry = |entry: &[u8]| (u64_of(&entry[..8]), u64_of(&entry[8..]));
+                        let entries = payload[8..].chunks(16).map(entry).collect();
+                        reply.status.push((u32_of(&payload[..4]), entries));
                     }
                     [0, 5] => {
                         assert!(!extended);
-                        assert_eq!(u32_of(&payload[..4]), CONTEXT);
-                        payload = &payload[4..];
-                        for entry in payload.chunks(8) {
-                            let (length, status) = entry.split_at(4);
-                            reply.status.push((u32_of(length).into(), u32_of(status).into()));
-                        }
+                        let entry = |entry: &[u8]| {
+                            (u32_of(&entry[..4]).into(), u32_of(&entry[4..]).into())
+                        };
+                        let entries = payload[4..].chunks(8).map(entry).collect();
+                        reply.status.push((u32_of(&payload[..4]), entries));
                     }
                     [0x80, kind] => {
                         reply.error = Some(u32_of(&payload[..4]));
@@ -291,14 +302,24 @@ fn carry_out(disk: &mut Disk, rules: &Transmission, action: Action, byte: u8) ->
                     .collect(),
             })
         }
-        Action::BlockStatus { contexts, .. } if !contexts.has(0) => Answer::Status(Vec::new()),
-        Action::BlockStatus { range, extents, .. } => {
-            let mut list = StatusList::new(range, extents, rules.replies);
-            while let Some(next) = list.next() {
-                // One at a time, as a disk that stops early would answer.
-                list.add(&disk.mapped(next)[..1]);
-            }
-            Answer::Status(vec![(ContextId::new(CONTEXT), list.into_descriptors())])
+        Action::BlockStatus { range, extents, contexts } => {
+            let asked = rules.contexts.iter().enumerate();
+            let asked: Vec<_> = asked.filter(|(place, _)| contexts.has(*place)).collect();
+            let describe = |(_, (id, context)): &(usize, (ContextId, Context))| {
+                let share = Share::of(context, asked.len());
+                let mut list = StatusList::new(range, extents, rules.replies, share);
+                while let Some(next) = list.next() {
+                    // One at a time, as whoever stops early would answer.
+                    let answer = match context {
+                        Context::BaseAllocation => allocation(next, &disk.mapped(next)[..1]),
+                        Context::OfExport(_) => vec![first_sector(next)],
+                    };
+                    assert!(list.add(&answer));
+                }
+                (*id, list.into_descriptors())
+            };
+            let asked = asked.iter().map(|(place, context)| (*place, (*context).clone()));
+            Answer::Status(asked.map(|one| describe(&one)).collect())
         }
         Action::Write { range, .. } => {
             disk.write(range, byte);
@@ -316,6 +337,23 @@ fn carry_out(disk: &mut Disk, rules: &Transmission, action: Action, byte: u8) ->
         Action::Flush | Action::Cache { .. } => Answer::Done,
         Action::FilteredStatus | Action::Disconnect => unreachable!("seen to before"),
     }
+}
+
+/// What is said of a sector.
+fn sector_status(sector: u64) -> u64 {
+    match sector / 3 % 4 {
+        0 => u64::from(u32::MAX) + sector,
+        1 => u64::from(u32::MAX),
+        group => group,
+    }
+}
+
+/// What is said of the first sector of `range`, as far as it lies in there.
+fn first_sector(range: ByteRange) -> Described {
+    let sector = range.start().bytes() / 512;
+    let end = ((sector + 1) * 512).min(range.end().bytes());
+    let range = ByteRange::new(range.start(), ByteOffset::new(end)).expect("in order");
+    Described { range, status: sector_status(sector) }
 }
 
 fn check_reply(
@@ -344,40 +382,71 @@ fn check_reply(
         }
         Command::BlockStatus => {
             let range = range.expect("it was within the disk");
-            if filter.is_some_and(|payload| payload.len() == 8) {
-                assert!(reply.status.is_empty(), "no context was named");
-                return;
-            }
-            assert!(!reply.status.is_empty());
-            if request.flags.contains(CommandFlags::REQ_ONE) {
-                assert_eq!(reply.status.len(), 1);
-            }
-            let mut at = range.start().bytes();
-            for (length, status) in &reply.status {
-                let part = ByteRange::at(ByteOffset::new(at), *length).expect("small");
-                assert!(range.contains(part) && !part.is_empty());
-                for mapped in disk.mapped(part) {
-                    let expected = match mapped.content {
-                        Content::Data => 0,
-                        Content::Zero => 2,
-                        Content::Hole => 3,
+            let asked: Vec<u32> = match filter {
+                None => rules.contexts.iter().map(|(id, _)| id.number()).collect(),
+                Some(payload) => {
+                    let named = |id: &u32| {
+                        payload[8..].chunks(4).any(|number| number == id.to_be_bytes())
                     };
-                    assert_eq!(*status, expected, "{}", mapped.range);
+                    rules.contexts.iter().map(|(id, _)| id.number()).filter(named).collect()
                 }
-                at = part.end().bytes();
+            };
+            let told: Vec<u32> = reply.status.iter().map(|(context, _)| *context).collect();
+            assert_eq!(told, asked);
+            for (context, descriptors) in &reply.status {
+                check_status(disk, rules, (request, range), *context, descriptors);
             }
-            let all = at == range.end().bytes();
-            assert!(all || request.flags.contains(CommandFlags::REQ_ONE), "stops early");
         }
         _ => assert!(reply.content.is_empty() && reply.status.is_empty()),
     }
+}
+
+fn check_status(
+    disk: &Disk,
+    rules: &Transmission,
+    (request, range): (&Request, ByteRange),
+    context: u32,
+    descriptors: &[(u64, u64)],
+) {
+    let one = request.flags.contains(CommandFlags::REQ_ONE);
+    assert!(!descriptors.is_empty() && (!one || descriptors.len() == 1));
+    assert!(descriptors.windows(2).all(|pair| pair[0].1 != pair[1].1), "neighbours differ");
+    let mut at = range.start().bytes();
+    for (length, status) in descriptors {
+        let part = ByteRange::at(ByteOffset::new(at), *length).expect("small");
+        assert!(range.contains(part) && !part.is_empty());
+        at = part.end().bytes();
+        if context == SECTORS {
+            let widest =
+                if rules.replies == Replies::Extended { u64::MAX } else { u64::from(u32::MAX) };
+            for sector in part.start().bytes() / 512..at.div_ceil(512) {
+                assert_eq!(*status, sector_status(sector).min(widest), "sector {sector}");
+            }
+            continue;
+        }
+        for mapped in disk.mapped(part) {
+            let expected = match mapped.content {
+                Content::Data => 0,
+                Content::Zero => 2,
+                Content::Hole => 3,
+            };
+            assert_eq!(*status, expected, "{}", mapped.range);
+        }
+    }
+    // A context of the export may be asked so often and no more.
+    let sectors = (at - range.start().bytes()) / 512;
+    let whole = at == range.end().bytes() || context == SECTORS && sectors >= 16;
+    assert!(whole || one, "stops early");
 }
 
 fuzz_target!(|input: Input| {
     let mut disk = Disk::new(&input.map);
     // What a client knows by its own requests that the disk must hold.
     let mut known = disk.bytes.clone();
-    let contexts = [(ContextId::new(CONTEXT), Context::BaseAllocation)];
+    let contexts = [
+        (ContextId::new(CONTEXT), Context::BaseAllocation),
+        (ContextId::new(SECTORS), Context::OfExport("fuzz:sectors".into())),
+    ];
     let rules = Transmission {
         size_bytes: SIZE,
         access: if input.writable { Access::Writable } else { Access::ReadOnly },
@@ -388,7 +457,7 @@ fuzz_target!(|input: Input| {
         },
         contexts: contexts
             .into_iter()
-            .filter(|_| input.context && !matches!(input.replies, Form::Simple))
+            .take(if matches!(input.replies, Form::Simple) { 0 } else { input.contexts % 3 }.into())
             .collect(),
     };
     for ask in input.requests.iter().take(24) {
@@ -402,7 +471,7 @@ fuzz_target!(|input: Input| {
             length: ask.length.value() & mask,
         };
         // A block status with a payload, as often as not with one that makes sense.
-        let numbers = ask.named.iter().take(140).map(|number| u32::from(number % 3)).collect();
+        let numbers = ask.named.iter().take(140).map(|number| u32::from(number % 4)).collect();
         let filter = StatusFilter { length: request.length, contexts: numbers };
         let mut payload = filter.encode();
         payload.truncate(payload.len() - usize::from(ask.cut % 8));
@@ -426,7 +495,7 @@ fuzz_target!(|input: Input| {
         let mut asked = request;
         if filtered {
             decided = rules.decide_filtered(&request, &payload);
-            due = filter_error(&filter, &payload, &request);
+            due = filter_error(&rules, &filter, &payload, &request);
             assert_eq!(decided.as_ref().err().map(|error| error.code().number()), due);
             asked.length = filter.length;
         }

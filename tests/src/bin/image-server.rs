@@ -15,7 +15,7 @@ use landfall_disks::uring::net::Listener;
 use landfall_disks::uring::{Engine, EngineSettings};
 use landfall_protocols::nbd::serve::{Service, Settings, serve};
 use landfall_protocols::nbd::tls::Security;
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, OpenError, Visitor};
+use landfall_protocols::nbd::{Export, ExportEntry, Exports, NoContexts, OpenError, Visitor};
 use landfall_tests::writable;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ impl Exports for OneDisk {
                 description: String::new(),
                 // One disk for all connections, and its flush covers what any of them wrote.
                 multi_conn: true,
+                contexts: Arc::new(NoContexts),
                 usage: None,
             }),
             _ => Err(OpenError::Unknown(format!("there is only {NAME}"))),

@@ -8,19 +8,23 @@
 //! ```
 
 use super::Service;
-use super::execute::{HoleSense, execute, failure};
+use super::execute::{HoleSense, Served, Source, execute, failure};
 use super::link::{Incoming, Link};
 use super::negotiate::{Entered, NegotiationError, negotiate};
 use super::outbox::{Outbox, Permits};
 use crate::nbd::counters::{Counters, add, count};
 use crate::nbd::export::{Export, Leaving, Visitor};
-use crate::nbd::session::{Action, Answer, Failure, RequestError, Transmission};
+use crate::nbd::session::{
+    Action, Answer, Extents, Failure, RequestError, StatusExtent, Transmission,
+};
 use crate::nbd::tls::Security;
+use crate::nbd::wire::MAX_DESCRIPTORS;
+use crate::nbd::wire::extended::ExtendedDescriptor;
 use crate::nbd::wire::transmission::{BadRequestMagic, Request};
 use futures_util::future::{Either, select};
 use landfall_disks::uring::net::{Peer, Stream};
 use landfall_disks::uring::{spawn, timeout};
-use landfall_disks::{Buffer, Disk, DiskError};
+use landfall_disks::{Buffer, DiskError};
 use std::cell::Cell;
 use std::io;
 use std::pin::pin;
@@ -30,6 +34,10 @@ use tokio::sync::Semaphore;
 
 /// Disk errors of one connection that are logged one by one; the others are told as a number when it ends.
 const MAX_LOGGED: u64 = 8;
+
+/// Bytes that the answer to a block status may take, as it is collected and as it is sent.
+const LONGEST_DESCRIPTION: u64 =
+    (MAX_DESCRIPTORS * (size_of::<StatusExtent>() + size_of::<ExtendedDescriptor>())) as u64;
 
 /// Bytes of an unwanted payload that are read, and thrown away, at a time.
 const SKIP_AT_A_TIME: u64 = 1 << 20;
@@ -49,7 +57,7 @@ pub(super) async fn run(stream: Stream, peer: Peer, security: &Security, service
             Either::Right(_) => return,
         }
     };
-    let Entered { link, visitor, negotiated, export } = match negotiation {
+    let Entered { link, visitor, negotiated, export, sources } = match negotiation {
         Ok(Some(entered)) => entered,
         Ok(None) => return,
         Err(error) => {
@@ -60,7 +68,8 @@ pub(super) async fn run(stream: Stream, peer: Peer, security: &Security, service
     };
     tracing::debug!(%visitor, asked = negotiated.name, export = export.name, "NBD export opened");
     let Link { mut incoming, mut outgoing } = link;
-    let connection = Rc::new(Connection::new(export, negotiated.transmission, visitor, service));
+    let rules = negotiated.transmission;
+    let connection = Rc::new(Connection::new((export, sources), rules, visitor, service));
     let ended = {
         let work = pin!(connection.receive_then_drain(&mut incoming, service));
         match select(work, pin!(connection.outbox.pump(&mut outgoing))).await {
@@ -110,6 +119,8 @@ impl From<io::Error> for Ended {
 struct Connection {
     export: Export,
     rules: Transmission,
+    /// One for each context of the rules.
+    sources: Vec<Source>,
     visitor: Visitor,
     counters: Arc<Counters>,
     outbox: Outbox,
@@ -121,7 +132,12 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(export: Export, rules: Transmission, visitor: Visitor, service: &Service) -> Self {
+    fn new(
+        (export, sources): (Export, Vec<Source>),
+        rules: Transmission,
+        visitor: Visitor,
+        service: &Service,
+    ) -> Self {
         let settings = &service.settings;
         let semaphore = |permits: u32| {
             Arc::new(Semaphore::new(usize::try_from(permits).expect("32 bits fit a usize")))
@@ -130,6 +146,7 @@ impl Connection {
             export,
             outbox: Outbox::new(rules.replies),
             rules,
+            sources,
             visitor,
             counters: Arc::clone(&service.counters),
             requests: semaphore(settings.requests_in_flight),
@@ -253,8 +270,13 @@ impl Connection {
         payload: Option<Buffer>,
         permits: Permits,
     ) {
-        let disk: &dyn Disk = &*self.export.disk;
-        let outcome = execute(disk, &self.rules, &self.holes, action, payload).await;
+        let served = Served {
+            disk: &*self.export.disk,
+            rules: &self.rules,
+            sources: &self.sources,
+            holes: &self.holes,
+        };
+        let outcome = execute(&served, action, payload).await;
         let counters = self.counters.of(request.command);
         count(&counters.requests);
         let answer = match outcome {
@@ -326,6 +348,7 @@ impl Connection {
 fn bytes_held(action: &Action) -> u64 {
     match action {
         Action::Read { range, .. } | Action::Write { range, .. } => range.length(),
+        Action::BlockStatus { extents: Extents::Many, .. } => LONGEST_DESCRIPTION,
         _ => 0,
     }
 }

@@ -1,14 +1,16 @@
 //! Carries an [`Action`] out on a disk.
 
+use crate::nbd::contexts::{BlockContext, Described};
 use crate::nbd::session::{
-    Action, Answer, Chunk, ContextSet, Extents, Failure, Fragments, Piece, StatusList,
-    Transmission, plan_read,
+    Action, Answer, Chunk, ContextSet, Extents, Failure, Fragments, Piece, Share, StatusList,
+    Transmission, allocation, plan_read,
 };
 use crate::nbd::wire::transmission::ErrorCode;
 use futures_util::future::try_join_all;
 use landfall_disks::file::FileError;
 use landfall_disks::{Buffer, ByteRange, Content, Disk, DiskError, Durability, MappedRange};
 use std::cell::Cell;
+use std::sync::Arc;
 
 /// Shortest read, in bytes, for which the disk is asked where its holes are.
 const ASK_FOR_HOLES: u64 = 64 << 10;
@@ -45,12 +47,11 @@ impl HoleSense {
 
 /// Does what was decided and says what it came to. `payload` belongs to a write and has its length.
 pub(super) async fn execute(
-    disk: &dyn Disk,
-    rules: &Transmission,
-    holes: &HoleSense,
+    of: &Served<'_>,
     action: Action,
     payload: Option<Buffer>,
 ) -> Result<Answer, DiskError> {
+    let (disk, holes) = (of.disk, of.holes);
     match action {
         Action::Read { range, .. } if range.is_empty() => return Ok(Answer::Data(Vec::new())),
         Action::Read { range, fragments: Fragments::Allowed } if holes.ask(range) => {
@@ -61,7 +62,7 @@ pub(super) async fn execute(
             return Ok(Answer::Data(vec![Piece::Data { at: range.start(), bytes }]));
         }
         Action::BlockStatus { range, extents, contexts } => {
-            return block_status(disk, rules, range, extents, contexts).await;
+            return block_status(of, range, extents, contexts).await;
         }
         Action::Flush => disk.flush().await?,
         Action::Write { range, durability } => {
@@ -127,20 +128,59 @@ async fn map_all(disk: &dyn Disk, range: ByteRange) -> Result<Vec<MappedRange>, 
     Ok(map)
 }
 
+/// Who describes blocks for a selected context.
+pub(super) enum Source {
+    /// The map of the disk: `base:allocation`.
+    Map,
+    /// A context of the export.
+    Context(Arc<dyn BlockContext>),
+}
+
+impl Source {
+    async fn describe(
+        &self,
+        disk: &dyn Disk,
+        range: ByteRange,
+    ) -> Result<Vec<Described>, DiskError> {
+        match self {
+            Self::Map => Ok(allocation(range, &disk.map(range).await?)),
+            Self::Context(context) => context.describe(range).await,
+        }
+    }
+}
+
+/// What a connection serves requests from.
+pub(super) struct Served<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) rules: &'a Transmission,
+    /// One for each context of the rules.
+    pub(super) sources: &'a [Source],
+    pub(super) holes: &'a HoleSense,
+}
+
 async fn block_status(
-    disk: &dyn Disk,
-    rules: &Transmission,
+    of: &Served<'_>,
     range: ByteRange,
     extents: Extents,
     contexts: ContextSet,
 ) -> Result<Answer, DiskError> {
-    let mut list = StatusList::new(range, extents, rules.replies);
-    while let Some(next) = list.next() {
-        list.add(&disk.map(next).await?);
+    let asked = of.rules.contexts.iter().zip(of.sources).enumerate();
+    let asked: Vec<_> = asked.filter(|(place, _)| contexts.has(*place)).collect();
+    let mut status = Vec::with_capacity(asked.len());
+    for (_, ((id, context), source)) in &asked {
+        let share = Share::of(context, asked.len());
+        let mut list = StatusList::new(range, extents, of.rules.replies, share);
+        while let Some(next) = list.next() {
+            if !list.add(&source.describe(of.disk, next).await?) {
+                return Err(DiskError::Failed(format!(
+                    "{} says nothing of {next}",
+                    context.name()
+                )));
+            }
+        }
+        status.push((*id, list.into_descriptors()));
     }
-    let descriptors = list.into_descriptors();
-    let asked = rules.contexts.iter().enumerate().filter(|(place, _)| contexts.has(*place));
-    Ok(Answer::Status(asked.map(|(_, (id, _))| (*id, descriptors.clone())).collect()))
+    Ok(Answer::Status(status))
 }
 
 /// What the client is told of a failed action.

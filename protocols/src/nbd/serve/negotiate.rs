@@ -1,16 +1,20 @@
 //! Negotiation over a socket: moves bytes for the [`Handshake`], opens the exports it asks for.
 
 use super::Service;
+use super::execute::Source;
 use super::link::{Link, SecureError};
+use crate::nbd::contexts::BlockContext;
 use crate::nbd::export::{Export, Exports, OpenError, Visitor};
 use crate::nbd::session::{
-    Access, End, ExportFacts, Handshake, HandshakeError, Negotiated, Step, TlsMode,
+    Access, Context, End, ExportFacts, Handshake, HandshakeError, Negotiated, Step, TlsMode,
 };
 use crate::nbd::tls::Security;
-use crate::nbd::wire::MAX_REQUEST;
+use crate::nbd::wire::option::MetaRequest;
+use crate::nbd::wire::{MAX_REQUEST, MAX_SELECTED};
 use landfall_disks::Buffer;
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 /// Exports a connection may hold open while it negotiates. With one more the oldest is let go: its name is resolved anew
 /// if it is asked for again.
@@ -36,6 +40,8 @@ pub(super) struct Entered {
     pub(super) visitor: Visitor,
     pub(super) negotiated: Negotiated,
     pub(super) export: Export,
+    /// Who describes blocks, for each of the contexts that were negotiated.
+    pub(super) sources: Vec<Source>,
 }
 
 /// Negotiates; `None` when the client took leave.
@@ -88,14 +94,21 @@ pub(super) async fn negotiate(
                     Err(error) => session.opened(Err(&error)),
                 }
             }
+            Step::ListContexts(request) => {
+                let contexts = Arc::clone(&held.opened(&request.name).contexts);
+                session.contexts_listed(&contexts.list(&request.queries).await);
+            }
+            Step::OpenContexts(request) => {
+                session.contexts_opened(&held.open_contexts(&request).await);
+            }
             Step::End(End::Aborted) => {
                 link.outgoing.shutdown().await;
                 return Ok(None);
             }
             Step::End(End::Broken(error)) => return Err(error.into()),
             Step::End(End::Transmission(negotiated)) => {
-                let export = held.take(&negotiated.name);
-                return Ok(Some(Entered { link, visitor, negotiated, export }));
+                let (export, sources) = held.take(&negotiated);
+                return Ok(Some(Entered { link, visitor, negotiated, export, sources }));
             }
         }
     }
@@ -105,6 +118,15 @@ pub(super) async fn negotiate(
 #[derive(Default)]
 struct Held {
     exports: VecDeque<(String, Export)>,
+    /// The one whose contexts were opened last.
+    chosen: Option<Chosen>,
+}
+
+/// An export, and contexts of it. They are of the very moment that it shows, so it is not let go before them.
+struct Chosen {
+    name: String,
+    export: Export,
+    contexts: Vec<(String, Arc<dyn BlockContext>)>,
 }
 
 impl Held {
@@ -115,28 +137,64 @@ impl Held {
         visitor: &Visitor,
         entering: bool,
     ) -> Result<&Export, OpenError> {
-        let index = match self.exports.iter().position(|(held, _)| held == name) {
-            Some(index) => index,
-            None => {
-                let export = exports.open(name, visitor).await?;
-                if self.exports.len() == MAX_HELD {
-                    self.exports.pop_front();
-                }
-                self.exports.push_back((name.to_owned(), export));
-                self.exports.len() - 1
+        if self.find(name).is_none() {
+            let export = exports.open(name, visitor).await?;
+            if self.exports.len() == MAX_HELD {
+                self.exports.pop_front();
             }
-        };
-        let export = &self.exports[index].1;
+            self.exports.push_back((name.to_owned(), export));
+        }
+        let export = self.opened(name);
         if let Some(usage) = export.usage.as_ref().filter(|_| entering) {
             usage.enter().await?;
         }
         Ok(export)
     }
 
-    /// The export of this name; all others are released.
-    fn take(self, name: &str) -> Export {
-        let found = self.exports.into_iter().find(|(held, _)| held == name);
-        found.map(|(_, export)| export).expect("transmission starts right after the export opened")
+    fn find(&self, name: &str) -> Option<&Export> {
+        let chosen = self.chosen.iter().map(|chosen| (&chosen.name, &chosen.export));
+        let exports = self.exports.iter().map(|(held, export)| (held, export));
+        chosen.chain(exports).find(|(held, _)| *held == name).map(|(_, export)| export)
+    }
+
+    /// The export of this name, which was opened just now.
+    fn opened(&self, name: &str) -> &Export {
+        self.find(name).expect("nothing is let go until the next one is opened")
+    }
+
+    /// Opens contexts of an export, in the place of those that were opened before; one more than may be selected at most. The
+    /// names of those that there are.
+    async fn open_contexts(&mut self, request: &MetaRequest) -> Vec<String> {
+        let export = self.opened(&request.name).clone();
+        self.chosen = None;
+        let mut contexts = Vec::new();
+        for query in &request.queries {
+            if contexts.len() > MAX_SELECTED {
+                break;
+            }
+            if let Some(context) = export.contexts.open(query).await {
+                contexts.push((query.clone(), context));
+            }
+        }
+        let names = contexts.iter().map(|(name, _)| name.clone()).collect();
+        self.chosen = Some(Chosen { name: request.name.clone(), export, contexts });
+        names
+    }
+
+    /// The export that was negotiated, and who describes its blocks; everything else is released.
+    fn take(self, negotiated: &Negotiated) -> (Export, Vec<Source>) {
+        let export = self.opened(&negotiated.name).clone();
+        let opened = self.chosen.map(|chosen| chosen.contexts).unwrap_or_default();
+        let source = |context: &Context| match context {
+            Context::BaseAllocation => Source::Map,
+            Context::OfExport(name) => {
+                let found = opened.iter().find(|(opened, _)| opened == name);
+                let (_, found) = found.expect("what is selected was opened last");
+                Source::Context(Arc::clone(found))
+            }
+        };
+        let contexts = &negotiated.transmission.contexts;
+        (export, contexts.iter().map(|(_, context)| source(context)).collect())
     }
 }
 

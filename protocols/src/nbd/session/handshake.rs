@@ -4,6 +4,7 @@
 //!   ClientFlags ─▶ Header ─▶ Data ──▶ Header …                      answered from what is known
 //!                    │  ▲      ├────▶ Listing ─▶ Header             needs the list of exports
 //!                    │  │      ├────▶ Opening ─▶ Header | Ended      needs an export
+//!                    │  │      │         └────▶ Contexts ─▶ Header   needs what the export can tell
 //!                    │  │      ├────▶ Securing ─▶ Header             needs TLS; forgets what was negotiated
 //!                    ▼  │      └────▶ Ended
 //!                   Skipping                                        data too long to look at
@@ -14,7 +15,7 @@
 //! the final reply, and bytes that come early wait in the socket.
 
 use super::action::Transmission;
-use super::terms::{Access, Context, ContextId, Replies};
+use super::terms::{Access, Context, ContextId, Replies, is_base, lists};
 use crate::nbd::export::{ExportEntry, OpenError};
 use crate::nbd::wire::handshake::{
     EXPORT_NAME_ZEROES, ExportNameReply, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Greeting, InfoKind,
@@ -22,7 +23,9 @@ use crate::nbd::wire::handshake::{
 };
 use crate::nbd::wire::option::{InfoRequest, MetaRequest, OptionError, OptionRequest};
 use crate::nbd::wire::reply::{BlockSizes, Info, OptionReply, Refusal};
-use crate::nbd::wire::{MAX_OPTION, MAX_REQUEST, MAX_SKIPPED_OPTION, OPTION_MAGIC, clip};
+use crate::nbd::wire::{
+    MAX_OPTION, MAX_REQUEST, MAX_SELECTED, MAX_SKIPPED_OPTION, MAX_STRING, OPTION_MAGIC, clip,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Most bytes of a list that are sent; the entries beyond are left out, as the specification permits.
@@ -53,6 +56,12 @@ pub enum Step {
     List,
     /// Open the export of this name and hand the outcome to [`Handshake::opened`].
     Open(String),
+    /// Hand the names of contexts that this asks the export for to [`Handshake::contexts_listed`]; without queries it asks
+    /// for all.
+    ListContexts(MetaRequest),
+    /// Open the contexts of these names, of which each is asked for once, and hand the names of those that there are, in
+    /// this order, to [`Handshake::contexts_opened`]. More than [`MAX_SELECTED`] are refused, so one more is enough.
+    OpenContexts(MetaRequest),
     /// Send the output, then let TLS begin with the very next byte, and call [`Handshake::secured`] once it has.
     StartTls,
     /// Nothing: negotiation is over. Further calls return the same.
@@ -131,8 +140,19 @@ enum State {
     Skipping { option: OptionKind, left: u32 },
     Listing,
     Opening(OptionRequest),
+    ListingContexts(MetaRequest),
+    OpeningContexts(Asked),
     Securing,
     Ended(End),
+}
+
+/// The contexts a client wants.
+#[derive(Clone)]
+struct Asked {
+    /// Where `base:allocation` comes among the others, if it is wanted.
+    base: Option<usize>,
+    /// The others.
+    of_export: MetaRequest,
 }
 
 /// The contexts a client selected, and for which export.
@@ -187,6 +207,8 @@ impl Handshake {
             State::Skipping { left, .. } => Step::Receive(bytes((*left).min(MAX_OPTION))),
             State::Listing => Step::List,
             State::Opening(request) => Step::Open(export_of(request).to_owned()),
+            State::ListingContexts(request) => Step::ListContexts(request.clone()),
+            State::OpeningContexts(asked) => Step::OpenContexts(asked.of_export.clone()),
             State::Securing => Step::StartTls,
             State::Ended(end) => Step::End(end.clone()),
         }
@@ -208,9 +230,12 @@ impl Handshake {
             State::Header => self.option_header(data),
             State::Data { option, .. } => self.option_data(option, data),
             State::Skipping { option, left } => self.skipped(option, left, data.len()),
-            State::Listing | State::Opening(_) | State::Securing | State::Ended(_) => {
-                unreachable!("asserted above")
-            }
+            State::Listing
+            | State::Opening(_)
+            | State::ListingContexts(_)
+            | State::OpeningContexts(_)
+            | State::Securing
+            | State::Ended(_) => unreachable!("asserted above"),
         }
     }
 
@@ -258,9 +283,29 @@ impl Handshake {
                 self.inform(OptionKind::Go, &request, facts);
                 self.enter(request.name, facts);
             }
-            (Ok(_), OptionRequest::ListMetaContext(request)) => self.list_contexts(&request),
+            (Ok(_), OptionRequest::ListMetaContext(request)) => self.list_contexts(request),
             (Ok(_), OptionRequest::SetMetaContext(request)) => self.select_contexts(request),
             (Ok(_), other) => unreachable!("{other:?} opens no export"),
+        }
+    }
+
+    /// The names that [`Step::ListContexts`] asked for.
+    pub fn contexts_listed(&mut self, names: &[String]) {
+        assert!(matches!(self.state, State::ListingContexts(_)), "only after Step::ListContexts");
+        for name in names.iter().filter(|name| name.len() <= MAX_STRING) {
+            if self.output.len() >= MAX_LIST_BYTES {
+                break;
+            }
+            self.tell_context(OptionKind::ListMetaContext, 0, name);
+        }
+        self.finish(OptionKind::ListMetaContext, &OptionReply::Ack);
+    }
+
+    /// The names of the contexts that [`Step::OpenContexts`] had opened.
+    pub fn contexts_opened(&mut self, names: &[String]) {
+        match std::mem::replace(&mut self.state, State::Header) {
+            State::OpeningContexts(asked) => self.select(asked, names),
+            _ => panic!("only after Step::OpenContexts"),
         }
     }
 
@@ -451,28 +496,64 @@ impl Handshake {
         self.finish(option, &OptionReply::Ack);
     }
 
-    fn list_contexts(&mut self, request: &MetaRequest) {
-        for context in Context::ALL {
-            let wanted = |query: &String| context.is_listed_by(query);
-            if request.queries.is_empty() || request.queries.iter().any(wanted) {
-                let reply = OptionReply::MetaContext { id: 0, name: context.name().to_owned() };
-                reply.encode(OptionKind::ListMetaContext, &mut self.output);
-            }
+    fn list_contexts(&mut self, mut request: MetaRequest) {
+        let name = Context::BASE_ALLOCATION;
+        let all = request.queries.is_empty();
+        if all || request.queries.iter().any(|query| lists(query, name)) {
+            self.tell_context(OptionKind::ListMetaContext, 0, name);
         }
-        self.finish(OptionKind::ListMetaContext, &OptionReply::Ack);
+        request.queries.retain(|query| !is_base(query));
+        if all || !request.queries.is_empty() {
+            self.state = State::ListingContexts(request);
+        } else {
+            self.finish(OptionKind::ListMetaContext, &OptionReply::Ack);
+        }
     }
 
     fn select_contexts(&mut self, request: MetaRequest) {
-        let wanted = |context: &Context| request.queries.iter().any(|name| name == context.name());
-        let chosen = Context::ALL.into_iter().filter(wanted);
+        let mut asked =
+            Asked { base: None, of_export: MetaRequest { queries: Vec::new(), ..request } };
+        for query in request.queries {
+            let others = &mut asked.of_export.queries;
+            if query == Context::BASE_ALLOCATION {
+                asked.base.get_or_insert(others.len());
+            } else if !is_base(&query) && !others.contains(&query) {
+                others.push(query);
+            }
+        }
+        if asked.of_export.queries.is_empty() {
+            self.select(asked, &[]);
+        } else {
+            self.state = State::OpeningContexts(asked);
+        }
+    }
+
+    /// Numbers what was asked for and is there, in the order it was asked for.
+    fn select(&mut self, asked: Asked, opened: &[String]) {
+        let option = OptionKind::SetMetaContext;
+        let Asked { base, of_export: MetaRequest { name, queries } } = asked;
+        let there = |name: &&String| opened.contains(name);
+        let of_export = queries.iter().filter(there).cloned().map(Context::OfExport);
+        let mut chosen: Vec<_> = of_export.collect();
+        if let Some(place) = base {
+            let before = queries[..place].iter().filter(there).count();
+            chosen.insert(before, Context::BaseAllocation);
+        }
+        if chosen.len() > MAX_SELECTED {
+            let why = format!("more than {MAX_SELECTED} contexts at a time");
+            return self.refuse(option, Refusal::TooBig, why);
+        }
         let contexts: Vec<_> = (1..).map(ContextId::new).zip(chosen).collect();
         for (id, context) in &contexts {
-            let (id, name) = (id.number(), context.name().to_owned());
-            OptionReply::MetaContext { id, name }
-                .encode(OptionKind::SetMetaContext, &mut self.output);
+            self.tell_context(option, id.number(), context.name());
         }
-        self.selection = Some(Selection { name: request.name, contexts });
-        self.finish(OptionKind::SetMetaContext, &OptionReply::Ack);
+        self.selection = Some(Selection { name, contexts });
+        self.finish(option, &OptionReply::Ack);
+    }
+
+    fn tell_context(&mut self, option: OptionKind, id: u32, name: &str) {
+        let reply = OptionReply::MetaContext { id, name: name.to_owned() };
+        reply.encode(option, &mut self.output);
     }
 
     /// What the export that was asked for as `name` can do for this client.

@@ -1,7 +1,7 @@
 //! The server's decisions, without I/O: what to answer during negotiation, what a request means, how its reply looks.
 //!
 //! ```text
-//!   bytes ─▶ Handshake ─▶ Step (receive, TLS, list, open, end)     negotiation, one option at a time
+//!   bytes ─▶ Handshake ─▶ Step (receive, TLS, list, open, contexts, end)   negotiation, one option at a time
 //!   bytes ─▶ Request ─▶ Transmission::decide ─▶ Action | refusal    one error per rule, in order
 //!   Answer ─▶ Batch ─▶ buffers to send                              many replies in one go, data not copied
 //! ```
@@ -20,6 +20,6 @@ mod tests;
 
 pub use action::{Action, Extents, Fragments, RequestError, Transmission};
 pub use handshake::{End, ExportFacts, Handshake, HandshakeError, Negotiated, Step, TlsMode};
-pub use plan::{Chunk, StatusExtent, StatusList, plan_read};
+pub use plan::{Chunk, Share, StatusExtent, StatusList, allocation, plan_read};
 pub use reply::{Answer, Batch, Failure, Piece};
-pub use terms::{Access, Context, ContextId, ContextSet, Replies};
+pub use terms::{Access, Context, ContextId, ContextSet, Replies, lists};

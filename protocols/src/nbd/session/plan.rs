@@ -1,7 +1,8 @@
 //! From what a disk knows of its content to what is told of it: holes of a read, descriptors of a block status.
 
 use super::action::Extents;
-use super::terms::Replies;
+use super::terms::{Context, Replies};
+use crate::nbd::contexts::Described;
 use crate::nbd::wire::MAX_DESCRIPTORS;
 use crate::nbd::wire::transmission::{STATE_HOLE, STATE_ZERO};
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange, Content, MappedRange};
@@ -19,6 +20,12 @@ const LONGEST_LOOK: u64 = 4 << 30;
 /// Most of an export that one reply describes, in bytes, so that a request has an end in good time. Whoever wants more
 /// asks on, as after every reply that ends early.
 const LONGEST_STATUS: u64 = 1 << 40;
+
+/// How often a map is asked for one request; each answer may end early.
+const LOOKS_AT_MAP: usize = 4096;
+
+/// How often a context of the export is asked for one request, if it is the only one. An answer may take it far longer.
+const LOOKS_AT_CONTEXT: usize = 64;
 
 /// One piece of the reply to a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,37 +81,66 @@ pub fn plan_read(range: ByteRange, map: &[MappedRange]) -> Vec<Chunk> {
 pub struct StatusExtent {
     /// Bytes; not zero.
     pub length: u64,
-    /// Meaning by context.
-    pub status: u32,
+    /// Meaning by context; within 32 bits where replies are compact.
+    pub status: u64,
 }
 
-/// Collects the descriptors of a block status reply.
+/// What one context may take of what a request may cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Descriptors.
+    most: usize,
+    /// How often somebody may be asked.
+    looks: usize,
+}
+
+impl Share {
+    /// For `context`, one of `contexts` that are asked for at once.
+    pub fn of(context: &Context, contexts: usize) -> Self {
+        let looks = match context {
+            Context::BaseAllocation => LOOKS_AT_MAP,
+            Context::OfExport(_) => LOOKS_AT_CONTEXT,
+        };
+        let share = |all: usize| (all / contexts.max(1)).max(1);
+        Self { most: share(MAX_DESCRIPTORS), looks: share(looks) }
+    }
+}
+
+/// Collects the descriptors of one context in a block status reply.
 ///
 /// Their total never exceeds the request, so both the rule for many extents and the one for a single extent hold.
 #[derive(Debug)]
 pub struct StatusList {
     left: ByteRange,
     extents: Extents,
+    widest: u64,
+    /// Descriptors it may have.
+    most: usize,
+    /// How often somebody may still be asked.
+    looks: usize,
     descriptors: Vec<StatusExtent>,
 }
 
 impl StatusList {
     /// An empty list for a request of `range`, which is not empty, to be sent as `replies`.
-    pub fn new(range: ByteRange, extents: Extents, replies: Replies) -> Self {
+    pub fn new(range: ByteRange, extents: Extents, replies: Replies, share: Share) -> Self {
         assert!(!range.is_empty(), "an empty request is refused before");
-        let longest = match replies {
-            // A descriptor has 32 bits for its length.
-            Replies::Simple | Replies::Structured => u64::from(u32::MAX) & !(BLOCK_SIZE - 1),
-            Replies::Extended => LONGEST_STATUS,
+        let (longest, widest) = match replies {
+            // A descriptor has 32 bits for its length, and for its meaning.
+            Replies::Simple | Replies::Structured => {
+                (u64::from(u32::MAX) & !(BLOCK_SIZE - 1), u64::from(u32::MAX))
+            }
+            Replies::Extended => (LONGEST_STATUS, u64::MAX),
         };
         let length = range.length().min(longest);
         let left = ByteRange::at(range.start(), length).expect("not longer than the range");
-        Self { left, extents, descriptors: Vec::new() }
+        let Share { most, looks } = share;
+        Self { left, extents, widest, most, looks, descriptors: Vec::new() }
     }
 
-    /// What must be mapped and added next; `None` when the list is complete.
+    /// What must be described and added next; `None` when the list is complete, or long enough.
     pub fn next(&self) -> Option<ByteRange> {
-        let full = self.descriptors.len() >= MAX_DESCRIPTORS;
+        let full = self.descriptors.len() >= self.most || self.looks == 0;
         // With one extent, a second descriptor has shown where the first one ends.
         let enough = self.extents == Extents::One && self.descriptors.len() > 1;
         (!self.left.is_empty() && !full && !enough).then(|| self.look_ahead())
@@ -122,25 +158,24 @@ impl StatusList {
         ByteRange::at(self.left.start(), length).expect("not longer than what is left")
     }
 
-    /// Adds what the disk said of the start of [`StatusList::next`]. An answer that does not start there, or is empty,
-    /// ends the list with "data", which is always true.
-    pub fn add(&mut self, map: &[MappedRange]) {
+    /// Adds what was said of the start of [`StatusList::next`]. Whether that brought it on: an answer that does not start
+    /// there, or is empty, does not.
+    #[must_use]
+    pub fn add(&mut self, answer: &[Described]) -> bool {
         let before = self.left.start();
-        for mapped in map {
-            let stretch = mapped.range.intersection(self.left);
+        self.looks = self.looks.saturating_sub(1);
+        for described in answer {
+            let stretch = described.range.intersection(self.left);
             if stretch.is_empty() || stretch.start() != self.left.start() {
                 break;
             }
-            self.push(stretch.length(), status_of(mapped.content));
+            self.push(stretch.length(), described.status.min(self.widest));
             (_, self.left) = self.left.split_at(stretch.end());
         }
-        if self.left.start() == before {
-            self.push(self.left.length(), status_of(Content::Data));
-            (_, self.left) = self.left.split_at(self.left.end());
-        }
+        self.left.start() > before
     }
 
-    fn push(&mut self, length: u64, status: u32) {
+    fn push(&mut self, length: u64, status: u64) {
         match self.descriptors.last_mut() {
             Some(last) if last.status == status => last.length += length,
             _ => self.descriptors.push(StatusExtent { length, status }),
@@ -151,24 +186,36 @@ impl StatusList {
     pub fn into_descriptors(mut self) -> Vec<StatusExtent> {
         self.descriptors.truncate(match self.extents {
             Extents::One => 1,
-            Extents::Many => MAX_DESCRIPTORS,
+            Extents::Many => self.most,
         });
         self.descriptors
     }
 }
 
-fn status_of(content: Content) -> u32 {
-    match content {
+/// What `base:allocation` says of `asked`, of which `map` describes a prefix. Where it does not it is "data", which is always
+/// true.
+pub fn allocation(asked: ByteRange, map: &[MappedRange]) -> Vec<Described> {
+    if map.first().is_none_or(|first| first.range.intersection(asked).start() != asked.start()) {
+        return vec![Described { range: asked, status: status_of(Content::Data) }];
+    }
+    let described = |one: &MappedRange| (one.range, status_of(one.content));
+    map.iter().map(described).map(|(range, status)| Described { range, status }).collect()
+}
+
+fn status_of(content: Content) -> u64 {
+    let status = match content {
         Content::Data => 0,
         Content::Zero => STATE_ZERO,
         Content::Hole => STATE_HOLE | STATE_ZERO,
-    }
+    };
+    u64::from(status)
 }
 
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use super::*;
+    use crate::nbd::wire::MAX_SELECTED;
     use proptest::prelude::*;
 
     fn range(start: u64, end: u64) -> ByteRange {
@@ -180,6 +227,24 @@ mod tests {
     }
 
     const K: u64 = 1024;
+
+    fn share(contexts: usize) -> Share {
+        Share::of(&Context::OfExport("test:context".into()), contexts)
+    }
+
+    /// A list of `base:allocation`, the only context.
+    struct Allocation(StatusList);
+
+    impl Allocation {
+        fn new(range: ByteRange, extents: Extents, replies: Replies) -> Self {
+            Self(StatusList::new(range, extents, replies, Share::of(&Context::BaseAllocation, 1)))
+        }
+
+        fn add(&mut self, map: &[MappedRange]) {
+            let next = self.0.next().expect("it is not complete");
+            assert!(self.0.add(&allocation(next, map)));
+        }
+    }
 
     #[test]
     fn long_holes_are_told_and_short_ones_are_read() {
@@ -210,29 +275,29 @@ mod tests {
     fn a_map_with_a_gap_is_not_relied_upon() {
         let map = [mapped(100 * K, 200 * K, Content::Hole)];
         assert_eq!(plan_read(range(0, 200 * K), &map), [Chunk::Data(range(0, 200 * K))]);
-        let mut list = StatusList::new(range(0, 200 * K), Extents::Many, Replies::Structured);
+        let mut list = Allocation::new(range(0, 200 * K), Extents::Many, Replies::Structured);
         list.add(&map);
-        assert_eq!(list.next(), None);
+        assert_eq!(list.0.next(), None);
         let data = StatusExtent { length: 204_800, status: 0 };
-        assert_eq!(list.into_descriptors(), [data]);
+        assert_eq!(list.0.into_descriptors(), [data]);
     }
 
     #[test]
     fn one_extent_is_one_descriptor_even_over_several_maps() {
-        let mut list = StatusList::new(range(0, 100), Extents::One, Replies::Structured);
+        let mut list = Allocation::new(range(0, 100), Extents::One, Replies::Structured);
         list.add(&[mapped(0, 10, Content::Hole)]);
-        assert_eq!(list.next(), Some(range(10, 100)));
+        assert_eq!(list.0.next(), Some(range(10, 100)));
         list.add(&[mapped(10, 30, Content::Hole), mapped(30, 40, Content::Data)]);
-        assert_eq!(list.next(), None);
+        assert_eq!(list.0.next(), None);
         let hole = StatusExtent { length: 30, status: 3 };
-        assert_eq!(list.into_descriptors(), [hole]);
+        assert_eq!(list.0.into_descriptors(), [hole]);
     }
 
     #[test]
     fn one_extent_is_looked_for_no_further_than_it_goes() {
-        let mut list = StatusList::new(range(0, 1 << 30), Extents::One, Replies::Structured);
+        let mut list = Allocation::new(range(0, 1 << 30), Extents::One, Replies::Structured);
         let mut asked = Vec::new();
-        while let Some(next) = list.next() {
+        while let Some(next) = list.0.next() {
             asked.push(next);
             let (hole, data) = next.split_at(ByteOffset::new(5 * FIRST_LOOK).min(next.end()));
             let parts = [(hole, Content::Hole), (data, Content::Data)];
@@ -242,7 +307,7 @@ mod tests {
         let steps = [(0, 1), (1, 2), (2, 4), (4, 8)];
         assert_eq!(asked, steps.map(|(from, to)| range(from * FIRST_LOOK, to * FIRST_LOOK)));
         let hole = StatusExtent { length: 5 << 20, status: 3 };
-        assert_eq!(list.into_descriptors(), [hole]);
+        assert_eq!(list.0.into_descriptors(), [hole]);
     }
 
     #[test]
@@ -250,13 +315,49 @@ mod tests {
         for (replies, told) in
             [(Replies::Structured, u64::from(u32::MAX) - 4095), (Replies::Extended, 1 << 40)]
         {
-            let mut list = StatusList::new(ByteRange::up_to(3 << 40), Extents::Many, replies);
-            while let Some(next) = list.next() {
+            let mut list = Allocation::new(ByteRange::up_to(3 << 40), Extents::Many, replies);
+            while let Some(next) = list.0.next() {
                 assert!(next.length() <= LONGEST_LOOK);
                 list.add(&[MappedRange { range: next, content: Content::Hole }]);
             }
-            assert_eq!(list.into_descriptors(), [StatusExtent { length: told, status: 3 }]);
+            assert_eq!(list.0.into_descriptors(), [StatusExtent { length: told, status: 3 }]);
         }
+    }
+
+    #[test]
+    fn what_a_request_may_cost_is_shared_among_its_contexts() {
+        for contexts in [1, 2, MAX_SELECTED] {
+            let whole = ByteRange::up_to(1 << 40);
+            let list = || StatusList::new(whole, Extents::Many, Replies::Extended, share(contexts));
+            let mut alike = list();
+            let mut looks = 0;
+            while let Some(next) = alike.next() {
+                looks += 1;
+                let range = ByteRange::at(next.start(), 512).expect("small");
+                assert!(alike.add(&[Described { range, status: 1 }]));
+            }
+            assert_eq!(looks, LOOKS_AT_CONTEXT / contexts);
+            assert_eq!(
+                alike.into_descriptors(),
+                [StatusExtent { length: looks as u64 * 512, status: 1 }]
+            );
+            let (mut apart, most) = (list(), MAX_DESCRIPTORS / contexts);
+            let said: Vec<_> = (0..2 * most as u64)
+                .map(|at| Described { range: range(at, at + 1), status: at })
+                .collect();
+            assert!(apart.add(&said));
+            assert_eq!(apart.next(), None);
+            assert_eq!(apart.into_descriptors().len(), most);
+        }
+    }
+
+    #[test]
+    fn an_answer_from_elsewhere_brings_nothing_on() {
+        let mut list =
+            StatusList::new(range(0, 8192), Extents::Many, Replies::Structured, share(1));
+        assert!(!list.add(&[]));
+        assert!(!list.add(&[Described { range: range(4096, 8192), status: 1 }]));
+        assert_eq!(list.next(), Some(range(0, 8192)));
     }
 
     /// A map of lengths, cut into answers, beside the content of every byte.
@@ -292,14 +393,41 @@ mod tests {
         }
 
         #[test]
+        fn descriptors_tell_what_was_said_as_wide_as_replies_are(
+            statuses in prop::collection::vec(
+                prop_oneof![0u64..3, Just(u64::from(u32::MAX)), Just(1 << 32), any::<u64>()],
+                1..40,
+            ),
+            at_once in 1usize..5,
+            extended in any::<bool>(),
+        ) {
+            let replies = if extended { Replies::Extended } else { Replies::Structured };
+            let widest = if extended { u64::MAX } else { u64::from(u32::MAX) };
+            let whole = ByteRange::up_to(statuses.len() as u64 * 512);
+            let said: Vec<_> = whole.chunks(512).zip(&statuses)
+                .map(|(range, status)| Described { range, status: *status }).collect();
+            let mut list = StatusList::new(whole, Extents::Many, replies, share(3));
+            for some in said.chunks(at_once) {
+                prop_assert!(list.add(some));
+            }
+            prop_assert_eq!(list.next(), None);
+            let descriptors = list.into_descriptors();
+            prop_assert!(descriptors.windows(2).all(|pair| pair[0].status != pair[1].status));
+            let told = descriptors.iter().flat_map(|one| {
+                std::iter::repeat_n(one.status, one.length as usize / 512)
+            });
+            prop_assert!(told.eq(statuses.iter().map(|status| (*status).min(widest))));
+        }
+
+        #[test]
         fn descriptors_tell_the_content_of_every_byte((map, contents) in maps()) {
-            let mut list = StatusList::new(ByteRange::up_to(contents.len() as u64), Extents::Many, Replies::Structured);
+            let mut list = Allocation::new(ByteRange::up_to(contents.len() as u64), Extents::Many, Replies::Structured);
             // One mapped range at a time, as a disk that stops early would answer.
             for one in &map {
                 list.add(std::slice::from_ref(one));
             }
-            prop_assert_eq!(list.next(), None);
-            let descriptors = list.into_descriptors();
+            prop_assert_eq!(list.0.next(), None);
+            let descriptors = list.0.into_descriptors();
             prop_assert!(descriptors.windows(2).all(|pair| pair[0].status != pair[1].status));
             let told = descriptors.iter().flat_map(|one| {
                 std::iter::repeat_n(one.status, one.length as usize)

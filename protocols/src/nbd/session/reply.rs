@@ -207,7 +207,8 @@ impl Chunks<'_> {
         self.put(&id.number().to_be_bytes());
         for extent in extents {
             let length = u32::try_from(extent.length).expect("lists of compact replies see to it");
-            let descriptor = Descriptor { length: length.into(), status: extent.status.into() };
+            let status = u32::try_from(extent.status).expect("lists of compact replies see to it");
+            let descriptor = Descriptor { length: length.into(), status: status.into() };
             self.put(descriptor.as_bytes());
         }
     }
@@ -221,7 +222,7 @@ impl Chunks<'_> {
             ExtendedStatusHead { context: id.number().into(), count: count.into() }.as_bytes(),
         );
         for extent in extents {
-            let (length, status) = (extent.length.into(), u64::from(extent.status).into());
+            let (length, status) = (extent.length.into(), extent.status.into());
             self.put(ExtendedDescriptor { length, status }.as_bytes());
         }
     }

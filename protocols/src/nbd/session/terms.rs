@@ -1,6 +1,6 @@
 //! What was negotiated, and in which words the rest of the session speaks of it.
 
-use crate::nbd::wire::MAX_QUERIES;
+use crate::nbd::wire::MAX_SELECTED;
 use crate::nbd::wire::extended::EXTENDED_REQUEST_HEADER;
 use crate::nbd::wire::transmission::{BadRequestMagic, REQUEST_HEADER, Request};
 
@@ -43,29 +43,36 @@ impl Replies {
     }
 }
 
-/// A metadata context this server has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A metadata context.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Context {
-    /// `base:allocation`
+    /// `base:allocation`, which every export has.
     BaseAllocation,
+    /// One that the export has, by its name.
+    OfExport(String),
 }
 
 impl Context {
-    /// All of them.
-    pub const ALL: [Self; 1] = [Self::BaseAllocation];
+    /// Name of the one that every export has.
+    pub const BASE_ALLOCATION: &str = "base:allocation";
 
     /// As negotiated.
-    pub const fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Self::BaseAllocation => "base:allocation",
+            Self::BaseAllocation => Self::BASE_ALLOCATION,
+            Self::OfExport(name) => name,
         }
     }
+}
 
-    /// Whether `query` of `NBD_OPT_LIST_META_CONTEXT` asks for it: by name, or by its namespace alone.
-    pub fn is_listed_by(self, query: &str) -> bool {
-        let name = self.name();
-        query == name || (query.ends_with(':') && name.starts_with(query))
-    }
+/// Whether a query belongs to the namespace of the specification, which is the server's own.
+pub(super) fn is_base(query: &str) -> bool {
+    query.starts_with("base:")
+}
+
+/// Whether `query` of `NBD_OPT_LIST_META_CONTEXT` asks for the context `name`: by name, or by the start of it up to a colon.
+pub fn lists(query: &str, name: &str) -> bool {
+    query == name || (query.ends_with(':') && name.starts_with(query))
 }
 
 /// Number of a selected context in block status replies.
@@ -86,14 +93,14 @@ impl ContextId {
 
 /// Some of the selected contexts, by their place in [`Transmission::contexts`](super::Transmission::contexts).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ContextSet(u128);
+pub struct ContextSet(u32);
 
-// A selection has at most a context for every query, and each has a bit.
-const _: () = assert!(MAX_QUERIES <= u128::BITS);
+// Each context of a selection has a bit.
+const _: () = assert!(MAX_SELECTED <= u32::BITS as usize);
 
 impl ContextSet {
     /// Every one of them.
-    pub const ALL: Self = Self(u128::MAX);
+    pub const ALL: Self = Self(u32::MAX);
     /// None.
     pub const NONE: Self = Self(0);
 
@@ -114,18 +121,19 @@ mod tests {
 
     #[test]
     fn wildcards_list_their_namespace_only() {
-        let context = Context::BaseAllocation;
-        for query in ["base:", "base:allocation"] {
-            assert!(context.is_listed_by(query), "{query}");
+        let name = "qemu:dirty-bitmap:seq:7";
+        for query in ["qemu:", "qemu:dirty-bitmap:", "qemu:dirty-bitmap:seq:", name] {
+            assert!(lists(query, name), "{query}");
         }
-        for query in ["base:alloc", "qemu:", "base:allocation:", "b:"] {
-            assert!(!context.is_listed_by(query), "{query}");
+        for query in ["qemu:dirty", "base:", "qemu:dirty-bitmap:seq:7:", "q:", "qemu:dirty-bitmap"]
+        {
+            assert!(!lists(query, name), "{query}");
         }
     }
 
     #[test]
     fn a_context_is_in_a_set_once() {
-        let last = usize::try_from(MAX_QUERIES).expect("small") - 1;
+        let last = MAX_SELECTED - 1;
         let set = ContextSet::NONE.and(0).and_then(|set| set.and(last)).expect("two of them");
         assert!(set.has(0) && set.has(last) && !set.has(1));
         assert_eq!(set.and(last), None);

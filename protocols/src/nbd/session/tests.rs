@@ -7,11 +7,16 @@ use crate::nbd::wire::handshake::{
 };
 use crate::nbd::wire::option::{InfoRequest, MetaRequest, OptionRequest};
 use crate::nbd::wire::reply::{Info, OptionReply, Refusal};
-use crate::nbd::wire::{MAX_OPTION, MAX_SKIPPED_OPTION, OPTION_MAGIC, OPTION_REPLY_MAGIC};
+use crate::nbd::wire::{
+    MAX_OPTION, MAX_SELECTED, MAX_SKIPPED_OPTION, OPTION_MAGIC, OPTION_REPLY_MAGIC,
+};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 
 const SIZE: u64 = 1 << 30;
+
+/// What its exports can tell, beside any `age:N`.
+const CONTEXTS: [&str; 3] = ["age:1", "qemu:dirty-bitmap:1", "qemu:depth"];
 
 /// A session with a server that has the exports `disk` and, for nobody, `locked`.
 struct Talk {
@@ -68,6 +73,21 @@ impl Talk {
                     let outcome = facts(&name);
                     self.opened.push(name);
                     self.session.opened(outcome.as_ref());
+                }
+                Step::ListContexts(request) => {
+                    let wanted = |name: &&str| {
+                        let queries = &request.queries;
+                        queries.is_empty() || queries.iter().any(|query| lists(query, name))
+                    };
+                    let names: Vec<_> =
+                        CONTEXTS.into_iter().filter(wanted).map(str::to_owned).collect();
+                    self.session.contexts_listed(&names);
+                }
+                Step::OpenContexts(mut request) => {
+                    request.queries.retain(|name| {
+                        name.starts_with("age:") || CONTEXTS.contains(&name.as_str())
+                    });
+                    self.session.contexts_opened(&request.queries);
                 }
             }
         }
@@ -138,8 +158,12 @@ fn flags_in(replies: &[OptionReply]) -> TransmissionFlags {
     replies.iter().find_map(flags).expect("an info about the export")
 }
 
+fn named(id: u32, name: &str) -> OptionReply {
+    OptionReply::MetaContext { id, name: name.into() }
+}
+
 fn context(id: u32) -> OptionReply {
-    OptionReply::MetaContext { id, name: "base:allocation".into() }
+    named(id, "base:allocation")
 }
 
 #[test]
@@ -237,14 +261,56 @@ fn a_failed_selection_clears_the_one_before() {
 fn wildcards_list_and_do_not_select() {
     let mut talk = Talk::new(3);
     talk.ask(&OptionRequest::StructuredReply);
-    for queries in [&[][..], &["base:"], &["base:allocation", "base:"]] {
-        let replies = talk.ask(&OptionRequest::ListMetaContext(meta("disk", queries)));
-        assert_eq!(replies, [context(0), OptionReply::Ack], "{queries:?}");
+    let mut list = |queries: &[&str]| {
+        let mut replies = talk.ask(&OptionRequest::ListMetaContext(meta("disk", queries)));
+        assert_eq!(replies.pop(), Some(OptionReply::Ack));
+        replies
+    };
+    for queries in [&["base:"][..], &["base:allocation", "base:"]] {
+        assert_eq!(list(queries), [context(0)], "{queries:?}");
     }
-    let none = talk.ask(&OptionRequest::ListMetaContext(meta("disk", &["qemu:"])));
+    let of_export = CONTEXTS.map(|name| named(0, name));
+    assert_eq!(list(&[]), [&[context(0)], &of_export[..]].concat());
+    assert_eq!(list(&["base:other", "strange:"]), []);
+    assert_eq!(list(&["qemu:", "base:"]), [&[context(0)], &of_export[1..]].concat());
+    assert_eq!(list(&["qemu:dirty-bitmap:"]), of_export[1..2]);
+    let none = talk.ask(&OptionRequest::SetMetaContext(meta("disk", &["base:", "qemu:"])));
     assert_eq!(none, [OptionReply::Ack]);
-    let none = talk.ask(&OptionRequest::SetMetaContext(meta("disk", &["base:"])));
-    assert_eq!(none, [OptionReply::Ack]);
+}
+
+#[test]
+fn contexts_are_numbered_as_they_were_asked_for_and_once() {
+    let mut talk = Talk::new(3);
+    talk.ask(&OptionRequest::StructuredReply);
+    let queries = ["qemu:depth", "x:y", "base:allocation", "base:other", "age:1", "qemu:depth"];
+    let select = OptionRequest::SetMetaContext(meta("disk", &queries));
+    let depth = named(1, "qemu:depth");
+    let chosen = talk.ask(&select);
+    assert_eq!(chosen, [depth.clone(), context(2), named(3, "age:1"), OptionReply::Ack]);
+    talk.ask(&OptionRequest::Go(info("disk")));
+    let Some(End::Transmission(negotiated)) = talk.end() else { panic!("not entered") };
+    let names =
+        [1, 2, 3].map(ContextId::new).into_iter().zip(["qemu:depth", "base:allocation", "age:1"]);
+    let contexts = negotiated.transmission.contexts;
+    assert!(names.eq(contexts.iter().map(|(id, context)| (*id, context.name()))), "{contexts:?}");
+    assert_eq!(contexts[1].1, Context::BaseAllocation);
+}
+
+#[test]
+fn more_contexts_than_can_be_kept_are_refused_and_none_is_selected() {
+    for (count, base) in [(MAX_SELECTED, true), (MAX_SELECTED + 1, false)] {
+        let mut talk = Talk::new(3);
+        talk.ask(&OptionRequest::StructuredReply);
+        let names: Vec<_> = (0..count).map(|number| format!("age:{number}")).collect();
+        let mut queries: Vec<_> = names.iter().map(String::as_str).collect();
+        queries.extend(base.then_some("base:allocation"));
+        let select = |queries: &[&str]| OptionRequest::SetMetaContext(meta("disk", queries));
+        assert_eq!(talk.ask(&select(&queries[1..])).len(), MAX_SELECTED + 1);
+        assert_eq!(refusal(&talk.ask(&select(&queries))), Some(Refusal::TooBig));
+        talk.ask(&OptionRequest::Go(info("disk")));
+        let Some(End::Transmission(negotiated)) = talk.end() else { panic!("not entered") };
+        assert_eq!(negotiated.transmission.contexts, []);
+    }
 }
 
 #[test]

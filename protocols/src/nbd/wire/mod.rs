@@ -30,6 +30,9 @@ pub const MAX_SKIPPED_OPTION: u32 = 1 << 20;
 /// Most metadata queries in one option.
 pub const MAX_QUERIES: u32 = 128;
 
+/// Most metadata contexts that are selected at a time: each is looked up by itself in every block status.
+pub const MAX_SELECTED: usize = 16;
+
 /// Most information items asked for in one option; there are four, and each may be asked for once.
 pub const MAX_INFO_ITEMS: u16 = 64;
 
@@ -39,7 +42,7 @@ pub const MAX_REQUEST: u32 = 32 << 20;
 /// Largest write payload that is read, thrown away and answered with an error; beyond it the peer is cut off.
 pub const MAX_SKIPPED_PAYLOAD: u32 = 64 << 20;
 
-/// Most descriptors sent in one block status chunk; the specification asks for at most 2^20.
+/// Most descriptors sent in the reply to one block status, over all contexts; the specification asks for at most 2^20 each.
 pub const MAX_DESCRIPTORS: usize = 1 << 16;
 
 /// `NBDMAGIC`, the first bytes of every server.
