@@ -178,13 +178,19 @@ fn edges(range: ByteRange) -> impl Iterator<Item = ByteRange> {
 
 /// Bytes with their hash.
 pub(crate) async fn data_of(bytes: Buffer) -> DraftContent {
+    let (bytes, hash) = hash_of(bytes).await;
+    DraftContent::Data { bytes, hash }
+}
+
+/// Bytes and their BLAKE3.
+pub(crate) async fn hash_of(bytes: Buffer) -> (Buffer, [u8; 32]) {
     if bytes.len() <= HASH_INLINE_BYTES {
         let hash = *blake3::hash(&bytes).as_bytes();
-        return DraftContent::Data { bytes, hash };
+        return (bytes, hash);
     }
     offload(move || {
         let hash = *blake3::hash(&bytes).as_bytes();
-        DraftContent::Data { bytes, hash }
+        (bytes, hash)
     })
     .await
 }

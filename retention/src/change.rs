@@ -8,6 +8,7 @@ use crate::index::gap_key;
 use crate::index::moment_key;
 use crate::index::tail_key;
 use crate::index::usage_key;
+use crate::ingest::IngestError;
 use crate::journal::draft::{AppendError, Draft, DraftOrigin};
 use crate::journal::format::RecordKind;
 use crate::keeping::check_unlocked;
@@ -201,6 +202,9 @@ pub enum ChangeError {
         /// Why.
         why: String,
     },
+    /// It cannot be fed through its disks like that.
+    #[error(transparent)]
+    Ingest(Box<IngestError>),
     /// No export of that id.
     #[error("no export {0}")]
     UnknownExport(ExportId),
@@ -210,6 +214,12 @@ pub enum ChangeError {
     /// The manifest refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+}
+
+impl From<IngestError> for ChangeError {
+    fn from(error: IngestError) -> Self {
+        Self::Ingest(Box::new(error))
+    }
 }
 
 impl Retention {

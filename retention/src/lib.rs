@@ -24,6 +24,7 @@ mod growth;
 pub mod ids;
 pub mod image_hashes;
 pub mod index;
+mod ingest;
 pub mod journal;
 mod keeping;
 mod keys;
@@ -65,6 +66,9 @@ pub use fold::{
 };
 pub use forget::{ForgetError, ForgetReport};
 pub use growth::GrownDisk;
+pub use ingest::{
+    FedDisk, FedDiskStatus, FeedStatus, IngestError, IngestMode, Writer as FeedWriter,
+};
 pub use journal::draft::AppendError;
 pub use journal::lane::{JournalSettings, LaneTask};
 pub use keeping::PolicyStatus;

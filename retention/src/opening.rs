@@ -27,9 +27,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::{Mutex, RwLock};
 
+/// What a source is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Source {
+    /// It numbers what it sends, and knows how far it came.
+    Positions,
+    /// It writes to disks, and what was answered is all it knows.
+    Writes,
+}
+
 impl Retention {
     /// Opens the stream of a machine, taking it over from an earlier connection of the same source.
     pub async fn open_stream(&self, request: StreamRequest) -> Result<Stream, StreamError> {
+        self.open_stream_of(request, Source::Positions).await
+    }
+
+    /// The same for whoever feeds the machine by what `source` says.
+    pub(crate) async fn open_stream_of(
+        &self,
+        request: StreamRequest,
+        source: Source,
+    ) -> Result<Stream, StreamError> {
         let (machine, disks) = self.find_disks(&request)?;
         // Not even an image may take something over while what is written then cannot be sealed.
         self.keys().writing(machine).map_err(AppendError::Sealed)?;
@@ -42,6 +60,7 @@ impl Retention {
         let line = trunk
             .and_then(|trunk| self.line(trunk))
             .ok_or_else(|| self.unknown(&request.machine))?;
+        self.check_source(machine, &request, source)?;
         check_holder(&slot, &request)?;
         check_indexed(&slot, &request, &line)?;
         let epoch = line.begin_epoch();
@@ -102,6 +121,21 @@ impl Retention {
             seeds: Arc::new(RwLock::new(())),
             failed: AtomicBool::new(false),
         })
+    }
+
+    /// A machine is fed by one kind of source.
+    fn check_source(
+        &self,
+        machine: MachineId,
+        request: &StreamRequest,
+        source: Source,
+    ) -> Result<(), StreamError> {
+        let machine_name = || request.machine.clone();
+        match (self.manifest.state().ingests.contains_key(&machine), source) {
+            (true, Source::Positions) => Err(StreamError::FedByWrites { machine: machine_name() }),
+            (false, Source::Writes) => Err(StreamError::NotFedByWrites { machine: machine_name() }),
+            _ => Ok(()),
+        }
     }
 
     /// A stream that was opened before a branch was promoted must not bring back what was given up: whoever feeds the machine

@@ -18,6 +18,7 @@ use crate::index::moment_key::read_points;
 use crate::index::owner_key::check_owner;
 use crate::index::tail_key::{read_progress, read_tail};
 use crate::index::{IndexError, IndexStore};
+use crate::ingest::Feed;
 use crate::journal::lane::{JournalSettings, LaneHandle, LaneParts, LaneTask};
 use crate::journal::rebuild::LaneRebuild;
 use crate::journal::replay::{LaneReplay, ReplayError, replay_lane};
@@ -174,6 +175,8 @@ pub struct Retention {
     pub(crate) scrubbing: tokio::sync::Mutex<()>,
     /// Machines whose standby files are being written.
     pub(crate) standbys: UnderWay,
+    /// Machines that are or were fed through their disks.
+    pub(crate) feeds: Mutex<BTreeMap<MachineId, Arc<Feed>>>,
     /// What barriers of the same group share.
     pub(crate) barriers: Mutex<BTreeMap<GroupId, Arc<OfGroup>>>,
     /// Block hashes of images that were asked for.
@@ -264,6 +267,7 @@ impl Retention {
             default_policy: settings.default_policy,
             scrubbing: tokio::sync::Mutex::default(),
             standbys: UnderWay::default(),
+            feeds: Mutex::default(),
             barriers: Mutex::default(),
             hash_cache,
             summaries: tokio::sync::Mutex::default(),

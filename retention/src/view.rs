@@ -241,6 +241,17 @@ impl View {
         self.line.check_indexed().map_err(what)
     }
 
+    /// The runs that make up `range` (whole blocks), in order. Where blocks lie may have changed when it returns; whoever
+    /// wants to read them reads through the view.
+    pub(crate) async fn runs_of(
+        &self,
+        range: ByteRange,
+    ) -> Result<Vec<(ByteRange, Run)>, DiskError> {
+        let _turn = self.reading.turns.begin();
+        self.check_open()?;
+        self.runs(range).await
+    }
+
     /// The runs that make up `range` (whole blocks), in order.
     async fn runs(&self, range: ByteRange) -> Result<Vec<(ByteRange, Run)>, DiskError> {
         let mut runs: Vec<(ByteRange, Run)> = Vec::new();

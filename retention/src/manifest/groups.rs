@@ -136,7 +136,7 @@ impl ManifestRecord {
                 let group = group(from)?;
                 Ok(Self::CommonPointMade { group, point: Arc::new(CommonPoint::decode(from)?) })
             }
-            kind => Err(FrameError::Kind(kind)),
+            _ => Self::decode_ingest(kind, from),
         }
     }
 }

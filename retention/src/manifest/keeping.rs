@@ -170,7 +170,8 @@ impl ManifestState {
             other => {
                 let applied = self.apply_streams(other)?
                     || self.apply_standby(other)?
-                    || self.apply_groups(other)?;
+                    || self.apply_groups(other)?
+                    || self.apply_ingest(other)?;
                 if !applied {
                     self.apply_disks(other)?;
                 }

@@ -16,6 +16,7 @@ pub mod dropped;
 pub mod format;
 pub mod groups;
 pub mod history;
+mod ingest;
 pub mod integrity;
 mod keeping;
 pub mod keys;

@@ -17,6 +17,7 @@ use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
 };
+use crate::ingest::IngestMode;
 use crate::name::Name;
 use crate::policy::{ClockAlarm, Policy};
 use crate::time::Timestamp;
@@ -418,6 +419,13 @@ pub enum ManifestRecord {
         group: GroupId,
         /// The point.
         point: Arc<CommonPoint>,
+    },
+    /// A machine is fed through writable disks from here on, or no longer.
+    IngestSet {
+        /// Which machine.
+        machine: MachineId,
+        /// How, if it is.
+        mode: Option<IngestMode>,
     },
     /// What is remembered of scrubbing from here on.
     Scrubbed(Arc<ScrubEntry>),

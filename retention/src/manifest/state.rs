@@ -16,6 +16,7 @@ use crate::ids::{
     ContentId, DiskId, ExportId, Generation, GroupId, LaneId, LaneSequence, LineId, MachineId,
     SegmentId, Sequence, StreamId,
 };
+use crate::ingest::IngestMode;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::replica::span::DiskSpan;
@@ -165,6 +166,8 @@ pub struct ManifestState {
     pub clock: ClockEntry,
     /// Standby files of machines that have some.
     pub standbys: BTreeMap<MachineId, StandbyEntry>,
+    /// Machines that are fed through writable disks, and how.
+    pub ingests: BTreeMap<MachineId, IngestMode>,
     /// What is remembered of scrubbing.
     pub scrubbed: Arc<ScrubEntry>,
     /// When everything of a machine was last looked at, of those where it ever was.
@@ -396,6 +399,7 @@ impl ManifestState {
         self.keys.forget_machine(machine);
         self.machines_scrubbed.remove(&machine);
         self.standbys.remove(&machine);
+        self.ingests.remove(&machine);
         self.disks.retain(|_, disk| disk.machine != machine);
         let gone: Vec<LineId> = self
             .lines
@@ -492,6 +496,7 @@ impl ManifestState {
         }
         self.disks.values().for_each(|disk| disk.branch_span_records(&mut records));
         self.group_records(&mut records);
+        self.ingest_records(&mut records);
         self.keeping_records(&mut records);
         self.key_records(&mut records);
         for segment in self.segments.values() {

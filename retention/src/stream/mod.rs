@@ -203,8 +203,39 @@ impl Stream {
         source_time: Timestamp,
         extents: Vec<StreamExtent>,
     ) -> Result<(), StreamError> {
-        let applied = self.apply_in_turn(position, disk, source_time, extents).await;
+        let applied = self.apply_in_turn(Some(position), disk, source_time, extents).await;
         self.note_failure(applied)
+    }
+
+    /// Applies a batch at whatever position is next: of a source that keeps none.
+    pub(crate) async fn apply_next(
+        &self,
+        disk: DiskId,
+        extents: Vec<StreamExtent>,
+    ) -> Result<(), StreamError> {
+        let now = self.parts.clock.now();
+        let applied = self.apply_in_turn(None, disk, now, extents).await;
+        self.note_failure(applied)
+    }
+
+    /// Makes a point at whatever position is next.
+    pub(crate) async fn mark_next(
+        &self,
+        kind: PointKind,
+        label: Option<Label>,
+    ) -> Result<Point, StreamError> {
+        let now = self.parts.clock.now();
+        let marked = self.mark_in_turn(None, kind, label, now).await;
+        let settled = match marked {
+            Ok(point) => self.note_mark().await.map(|()| point),
+            Err(error) => Err(error),
+        };
+        self.note_failure(settled)
+    }
+
+    /// Whether a call failed: nothing more is taken, and the stream has to be opened anew.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Makes a point of everything so far, and ends the first copy of disks that had none.
@@ -215,7 +246,7 @@ impl Stream {
         label: Option<Label>,
         source_time: Timestamp,
     ) -> Result<Point, StreamError> {
-        let marked = self.mark_in_turn(position, kind, label, source_time).await;
+        let marked = self.mark_in_turn(Some(position), kind, label, source_time).await;
         let settled = match marked {
             Ok(point) => self.note_mark().await.map(|()| point),
             Err(error) => Err(error),
@@ -232,12 +263,13 @@ impl Stream {
 
     async fn apply_in_turn(
         &self,
-        position: Position,
+        position: Option<Position>,
         disk: DiskId,
         source_time: Timestamp,
         extents: Vec<StreamExtent>,
     ) -> Result<(), StreamError> {
         let mut order = self.order.lock().await;
+        let position = position.unwrap_or(order.next);
         self.take_turn(&mut order, position)?;
         let disk = self.disk(disk)?;
         for extent in &extents {
@@ -278,7 +310,7 @@ impl Stream {
 
     async fn mark_in_turn(
         &self,
-        position: Position,
+        position: Option<Position>,
         kind: PointKind,
         label: Option<Label>,
         source_time: Timestamp,
@@ -288,6 +320,7 @@ impl Stream {
             // The source says that it is not sure: what comes after it stands alone no more.
             self.leave_order(&mut order).await?;
         }
+        let position = position.unwrap_or(order.next);
         let mark = Mark { kind, label: label.clone(), source_time };
         let answer = self.enqueue_mark(&mut order, position, mark).await?;
         drop(order);

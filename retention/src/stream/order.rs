@@ -46,7 +46,17 @@ impl Stream {
         write_order: WriteOrder,
     ) -> Result<Point, StreamError> {
         let mark = Mark { kind, label, source_time };
-        self.note_failure(self.begin_order(position, mark, write_order).await)
+        self.note_failure(self.begin_order(Some(position), mark, write_order).await)
+    }
+
+    /// The same at whatever position is next, of writes that are done when the target has them.
+    pub(crate) async fn order_next(
+        &self,
+        kind: PointKind,
+        label: Option<Label>,
+    ) -> Result<Point, StreamError> {
+        let mark = Mark { kind, label, source_time: self.parts.clock.now() };
+        self.note_failure(self.begin_order(None, mark, WriteOrder::Synchronous).await)
     }
 
     /// Ends order, if it stands: batches from here on are parts of a pass. Durable on return.
@@ -65,7 +75,7 @@ impl Stream {
 
     async fn begin_order(
         &self,
-        position: Position,
+        position: Option<Position>,
         mark: Mark,
         write_order: WriteOrder,
     ) -> Result<Point, StreamError> {
@@ -77,6 +87,7 @@ impl Stream {
         let (kind, label, source_time) = (*kind, label.clone(), *source_time);
         // Held until it is on record: a batch that came in between would be no boundary.
         let mut order = self.order.lock().await;
+        let position = position.unwrap_or(order.next);
         let Committed { sequence, commit_time } =
             self.enqueue_mark(&mut order, position, mark).await?.await?;
         self.note_applied_in(&mut order, position);

@@ -121,6 +121,20 @@ pub enum StreamError {
         /// Who has it.
         peer: String,
     },
+    /// The machine is fed through writable disks.
+    #[error(
+        "machine {machine} is fed over NBD; a stream is let in after: landfall ingest set {machine} off"
+    )]
+    FedByWrites {
+        /// The machine.
+        machine: Name,
+    },
+    /// The machine is not fed through writable disks, or no longer.
+    #[error("machine {machine} is not fed over NBD")]
+    NotFedByWrites {
+        /// The machine.
+        machine: Name,
+    },
     /// A newer connection has the stream.
     #[error("the stream was taken over by a newer connection")]
     TakenOver,

@@ -3,6 +3,7 @@
 //! The fixtures are never edited. A change that makes this fail cannot read what is on people's disks.
 
 mod groups;
+mod ingest;
 mod scrubbed;
 mod standby;
 

@@ -142,6 +142,7 @@ impl ManifestState {
         branch.forget_stretches();
         self.lines.insert(line, branch);
         self.machines.entry(machine).and_modify(|machine| machine.trunk = line);
+        self.ingests.remove(&machine);
         self.hang_anew(line, &way);
         self.promote_common_points(line, &way);
         self.name_exports_anew(machine, line, (trunk, &way));

@@ -205,7 +205,8 @@ impl ManifestRecord {
                     || other.encode_lineage(to)
                     || other.encode_keys(to)
                     || other.encode_standby(to)
-                    || other.encode_groups(to);
+                    || other.encode_groups(to)
+                    || other.encode_ingest(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -198,6 +198,7 @@ fn of_lineages() -> Vec<ManifestRecord> {
         ManifestRecord::BranchDiskGrown { line, disk, above: sequence, size_bytes: 1 << 41 },
         ManifestRecord::BranchDiskEnds { line, disk, since: Some(sequence), until: None },
         ManifestRecord::BranchDiskEnds { line, disk, since: None, until: Some(sequence) },
+        ManifestRecord::IngestSet { machine: MachineId::new(1), mode: Some(IngestMode::Ordered) },
     ]
 }
 
