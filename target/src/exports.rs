@@ -4,6 +4,7 @@
 //!   web/os@-15m   web/os@seq:12   web/os        a point, read-only, no set-up
 //!   web~test/os                                 head of a branch: writable if there is a writable export of it
 //!   web@latest                                  allowed where the machine has one disk
+//!   web/os                                      feeds the machine, where somebody said that it is fed over NBD (`fed`)
 //! ```
 //!
 //! **Invariants**
@@ -14,13 +15,18 @@
 //! - Whoever shows a certificate sees nothing but what its owner was granted. Whoever shows none came over a socket or an
 //!   address that is for the owner of the target.
 
-use crate::config::Grant;
+mod fed;
+
+use crate::config::{Grant, NbdConfig};
+use fed::{Fed, Feeder};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
-use landfall_protocols::nbd::{Export, ExportEntry, Exports, NoContexts, OpenError, Visitor};
+use landfall_protocols::nbd::{
+    Export, ExportEntry, Exports, NoContexts, OpenError, Usage, Visitor,
+};
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::point::{PointOrder, PointQuery};
-use landfall_retention::{MachineStatus, Moment, ResolveError, Retention};
+use landfall_retention::{IngestMode, MachineStatus, Moment, ResolveError, Retention};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -33,6 +39,7 @@ const LISTED: usize = 2000;
 pub(crate) struct RetentionExports {
     retention: Arc<Retention>,
     allow: BTreeMap<String, Grant>,
+    feed: BTreeMap<String, Grant>,
 }
 
 /// What nobody was granted.
@@ -44,22 +51,28 @@ struct Opened {
     name: String,
     description: String,
     multi_conn: bool,
+    usage: Option<Arc<dyn Usage>>,
+}
+
+impl From<Fed> for Opened {
+    fn from(Fed { disk, name, description }: Fed) -> Self {
+        let usage = Some(Arc::new(Feeder(Arc::clone(&disk))) as Arc<dyn Usage>);
+        Self { disk, name, description, multi_conn: false, usage }
+    }
 }
 
 impl RetentionExports {
-    /// The exports of `retention`, and what certificates may open of them.
-    pub(crate) fn new(retention: Arc<Retention>, allow: BTreeMap<String, Grant>) -> Self {
-        Self { retention, allow }
+    /// The exports of `retention`, and what certificates may open and feed of them.
+    pub(crate) fn new(retention: Arc<Retention>, config: &NbdConfig) -> Self {
+        Self { retention, allow: config.allow.clone(), feed: config.feed.clone() }
     }
 
     fn grant_of(&self, visitor: &Visitor) -> &Grant {
-        match &visitor.certificate {
-            None => &Grant::Everything,
-            Some(subject) => self.allow.get(&subject.name).unwrap_or(&NOTHING),
-        }
+        granted(&self.allow, visitor)
     }
 
-    async fn open_name(&self, text: &str, grant: &Grant) -> Result<Opened, OpenError> {
+    async fn open_name(&self, text: &str, visitor: &Visitor) -> Result<Opened, OpenError> {
+        let grant = self.grant_of(visitor);
         if text.is_empty() {
             return Err(OpenError::Unknown(format!(
                 "there is no default export; ask for MACHINE/DISK or MACHINE/DISK@WHEN; {}",
@@ -68,6 +81,13 @@ impl RetentionExports {
         }
         let name =
             MomentName::parse(text).map_err(|error| OpenError::Unknown(error.to_string()))?;
+        if let Some(mode) = self.is_fed(text, &name) {
+            let feed = granted(&self.feed, visitor);
+            let disk = self.disk_of(&name, feed)?;
+            let of = (&name.machine, &disk);
+            return fed::open(&self.retention, of, mode, visitor.to_string(), feed)
+                .map(Opened::from);
+        }
         if !grant.covers(name.machine.as_str()) {
             let what = format!("{} is not for the owner of this certificate", name.machine);
             return Err(OpenError::NotAllowed(format!("{what}; {}", self.machines(grant))));
@@ -84,7 +104,14 @@ impl RetentionExports {
             name: moment.absolute_name(Some(&disk)),
             description: describe(&moment),
             multi_conn,
+            usage: None,
         })
+    }
+
+    /// How the machine is fed, if the name is that of a disk which does it.
+    fn is_fed(&self, text: &str, name: &MomentName) -> Option<IngestMode> {
+        let is_disk = name.branch.is_none() && !text.contains('@');
+        is_disk.then(|| self.retention.ingest_mode(&name.machine)).flatten()
     }
 
     /// The head of a branch, which may be written if somebody said so.
@@ -104,6 +131,7 @@ impl RetentionExports {
                 name: moment.absolute_name(Some(disk)),
                 description: format!("branch {line} as it is now, read-only"),
                 multi_conn: false,
+                usage: None,
             });
         }
         let head = self.retention.branch_disk(&name.machine, branch, disk).map_err(refused)?;
@@ -112,6 +140,7 @@ impl RetentionExports {
             name: format!("{line}/{disk}"),
             description: format!("branch {line}, writable"),
             multi_conn: true,
+            usage: None,
         })
     }
 
@@ -166,8 +195,13 @@ impl RetentionExports {
         }
     }
 
-    fn entries(&self, grant: &Grant) -> Vec<ExportEntry> {
+    fn entries(&self, grant: &Grant, feed: &Grant) -> Vec<ExportEntry> {
         let mut entries = Vec::new();
+        for machine in self.retention.machines() {
+            let fed = feed.covers(machine.name.as_str());
+            let status = fed.then(|| self.retention.feed_status(&machine.name)).flatten();
+            entries.extend(status.iter().flat_map(|status| fed::entries(&machine.name, status)));
+        }
         let mut machines = self.retention.machines();
         machines.retain(|machine| grant.covers(machine.name.as_str()));
         for export in self.retention.exports() {
@@ -197,7 +231,9 @@ impl RetentionExports {
         for disk in &machine.disks {
             let span = &disk.span;
             let (machine, disk) = (&machine.name, &disk.name);
-            let name = format!("{machine}/{disk}");
+            // Without a moment it is what feeds the machine.
+            let is_fed = self.retention.ingest_mode(machine).is_some();
+            let name = format!("{machine}/{disk}{}", if is_fed { "@latest" } else { "" });
             let newest = points.first().is_some_and(|newest| span.has(newest.point.sequence));
             if newest {
                 entries.push(ExportEntry { name, description: "the newest point".to_owned() });
@@ -233,6 +269,13 @@ pub(crate) fn machine_of(line: &str) -> &str {
     line.split(['@', '~', '/']).next().unwrap_or_default()
 }
 
+fn granted<'a>(grants: &'a BTreeMap<String, Grant>, visitor: &Visitor) -> &'a Grant {
+    match &visitor.certificate {
+        None => &Grant::Everything,
+        Some(subject) => grants.get(&subject.name).unwrap_or(&NOTHING),
+    }
+}
+
 fn describe(moment: &Moment) -> String {
     let kind = moment.kind.map_or("moment", |kind| match kind {
         landfall_retention::point::PointKind::App => "app point",
@@ -251,7 +294,7 @@ fn refused(error: ResolveError) -> OpenError {
 
 impl Exports for RetentionExports {
     fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
-        Box::pin(async move { self.entries(self.grant_of(visitor)) })
+        Box::pin(async move { self.entries(self.grant_of(visitor), granted(&self.feed, visitor)) })
     }
 
     fn open<'a>(
@@ -260,16 +303,16 @@ impl Exports for RetentionExports {
         visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Export, OpenError>> {
         Box::pin(async move {
-            let opened = self.open_name(name, self.grant_of(visitor)).await;
+            let opened = self.open_name(name, visitor).await;
             match &opened {
                 Ok(opened) => {
                     tracing::debug!(%visitor, asked = name, name = opened.name, "NBD open");
                 }
                 Err(error) => tracing::debug!(%visitor, asked = name, %error, "NBD open refused"),
             }
-            let Opened { disk, name, description, multi_conn } = opened?;
+            let Opened { disk, name, description, multi_conn, usage } = opened?;
             let contexts = Arc::new(NoContexts);
-            Ok(Export { disk, name, description, multi_conn, contexts, usage: None })
+            Ok(Export { disk, name, description, multi_conn, contexts, usage })
         })
     }
 }

@@ -294,6 +294,13 @@ impl Refusals {
                 );
                 Refusal::Forbidden { who, machine: machine.to_string() }
             }
+            StreamError::FedByWrites { machine } => {
+                let who = format!(
+                    "a stream while {machine} is fed over NBD \
+                     (to let it: landfall ingest set {machine} off)"
+                );
+                Refusal::Forbidden { who, machine: machine.to_string() }
+            }
             StreamError::Busy { machine, peer } => {
                 Refusal::StreamBusy { machine: machine.to_string(), peer }
             }

@@ -332,7 +332,7 @@ fn assemble(
     let Found { retention, images, report, checkpointer } = found;
     let security = nbd_security(&config, &credentials)?;
     let listeners = Listeners::open(&config.listen, security)?;
-    let exports = RetentionExports::new(Arc::clone(&retention), config.nbd.allow.clone());
+    let exports = RetentionExports::new(Arc::clone(&retention), &config.nbd);
     let exports = Arc::new(exports);
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;

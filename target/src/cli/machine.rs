@@ -1,5 +1,6 @@
 //! `landfall machine`: which machines are protected.
 
+use super::ingest::IngestGiven;
 use super::table::Table;
 use super::{Format, Place, say};
 use crate::http::client::escaped;
@@ -36,6 +37,9 @@ Examples:
         /// A group it joins: machines that have points in common
         #[arg(long, value_name = "GROUP")]
         group: Option<String>,
+        /// Feed it over NBD, without an agent: nbd, or nbd=ordered (see landfall ingest set --help)
+        #[arg(long, value_name = "HOW")]
+        ingest: Option<IngestGiven>,
         /// Free text for people
         #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         display_name: String,
@@ -123,9 +127,10 @@ impl MachineVerb {
     pub(super) fn run(self, place: &Place) -> anyhow::Result<()> {
         let control = place.control()?;
         match self {
-            Self::Add { name, disks, display_name, group, format } => {
+            Self::Add { name, disks, display_name, group, ingest, format } => {
                 let disks = disks.into_iter().map(DiskGiven::complete).collect::<Result<_, _>>()?;
-                let wanted = MachineAdd { name, display_name, disks, group };
+                let ingest = ingest.and_then(IngestGiven::word);
+                let wanted = MachineAdd { name, display_name, disks, group, ingest };
                 let machine: Machine = control.post("/v1/machines", &wanted)?;
                 format.print(&machine, added);
             }
@@ -149,6 +154,10 @@ impl MachineVerb {
 fn added(machine: &Machine) -> String {
     let total = ByteSize::new(machine.disks.iter().map(|disk| disk.size_bytes).sum());
     let disks = counted(machine.disks.len() as u64, "disk");
+    if let Some(ingest) = &machine.ingest {
+        let next = super::ingest::next_steps(&machine.name, ingest);
+        return format!("machine {} added: {disks}, {total}\n{next}", machine.name);
+    }
     let sources: Vec<String> =
         machine.disks.iter().map(|disk| format!("--disk {}=FILE", disk.name)).collect();
     format!(
@@ -213,6 +222,7 @@ fn show(machine: &Machine) -> String {
             format!("\nstream    {} since {}, {state}", stream.peer, stream.since)
         }
     });
+    text.push_str(&machine.ingest.as_ref().map_or_else(String::new, super::ingest::shown));
     text.push_str(&match (&machine.oldest, &machine.newest) {
         (Some(oldest), Some(newest)) => format!(
             "\npoints    {}, from {} to {} ({})",

@@ -10,6 +10,7 @@ mod disk;
 mod export;
 mod group;
 mod image;
+mod ingest;
 mod key;
 mod machine;
 mod pki;
@@ -89,6 +90,8 @@ enum Verb {
     Disk(disk::DiskVerb),
     Replicate(replicate_verb::ReplicateVerb),
     #[command(subcommand)]
+    Ingest(ingest::IngestVerb),
+    #[command(subcommand)]
     Stream(stream::StreamVerb),
     #[command(subcommand)]
     Point(point::PointVerb),
@@ -127,6 +130,7 @@ impl Cli {
             Verb::Machine(verb) => verb.run(place),
             Verb::Disk(verb) => verb.run(place),
             Verb::Replicate(verb) => verb.run(place),
+            Verb::Ingest(verb) => verb.run(place),
             Verb::Stream(verb) => verb.run(place),
             Verb::Point(verb) => verb.run(place),
             Verb::Group(verb) => verb.run(place),
@@ -237,6 +241,10 @@ mod tests {
             "serve --config landfall.toml",
             "machine add web --disk name=os,size=40GiB,format=raw,path=/x --disk name=b,size=1MiB",
             "machine add web --disk name=os,size=40GiB --group shop",
+            "machine add web --disk name=os,size=40GiB --ingest nbd=ordered",
+            "ingest set web nbd",
+            "ingest set web off --json",
+            "ingest list --json",
             "machine list --json",
             "machine show web",
             "machine remove web",

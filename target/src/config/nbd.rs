@@ -1,7 +1,7 @@
 //! What the configuration says of NBD: TLS of the TCP listener, and which certificate may open what.
 //!
 //! **Invariant:** a certificate that is not named opens nothing. The same authority signs those of replication sources, and
-//! feeding one machine is no reason to read another.
+//! feeding one machine is no reason to read another. Reading one is no reason to feed it.
 
 use super::ConfigError;
 use landfall_retention::name::Name;
@@ -49,6 +49,7 @@ impl Grant {
 pub(super) struct NbdSection {
     tls: NbdTls,
     allow: BTreeMap<String, Vec<String>>,
+    feed: BTreeMap<String, Vec<String>>,
 }
 
 /// NBD as it applies.
@@ -56,12 +57,25 @@ pub(super) struct NbdSection {
 pub(crate) struct NbdConfig {
     /// TLS of `listen.nbd`.
     pub(crate) tls: NbdTls,
-    /// By the name a certificate gives its owner.
+    /// What may be read, and branches that may be written, by the name a certificate gives its owner.
     pub(crate) allow: BTreeMap<String, Grant>,
+    /// Which machines may be fed, likewise.
+    pub(crate) feed: BTreeMap<String, Grant>,
 }
 
 /// The section, checked.
 pub(super) fn complete(section: NbdSection) -> Result<NbdConfig, ConfigError> {
+    Ok(NbdConfig {
+        tls: section.tls,
+        allow: grants("nbd.allow", section.allow)?,
+        feed: grants("nbd.feed", section.feed)?,
+    })
+}
+
+fn grants(
+    key: &'static str,
+    written: BTreeMap<String, Vec<String>>,
+) -> Result<BTreeMap<String, Grant>, ConfigError> {
     let grant = |(owner, machines): (String, Vec<String>)| {
         let grant = if machines.iter().any(|machine| machine == EVERYTHING) {
             Grant::Everything
@@ -69,12 +83,11 @@ pub(super) fn complete(section: NbdSection) -> Result<NbdConfig, ConfigError> {
             let names: Result<Vec<Name>, _> =
                 machines.iter().map(|machine| Name::parse(machine)).collect();
             Grant::Machines(names.map_err(|error| ConfigError::Value {
-                key: "nbd.allow",
+                key,
                 what: format!("{owner}: {error}; write names of machines, or \"{EVERYTHING}\""),
             })?)
         };
         Ok((owner, grant))
     };
-    let allow: Result<BTreeMap<_, _>, ConfigError> = section.allow.into_iter().map(grant).collect();
-    Ok(NbdConfig { tls: section.tls, allow: allow? })
+    written.into_iter().map(grant).collect()
 }

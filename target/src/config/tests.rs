@@ -70,6 +70,11 @@ fn a_certificate_opens_what_it_is_granted() {
     assert!(!opens("backup", "web2"), "a name is not a prefix");
     assert!(opens("admin", "mail") && !opens("nobody", "web"));
     assert!(refused("[nbd.allow]\nx = ['a/b']").contains("nbd.allow"));
+    let nbd =
+        load("[nbd.allow]\na = ['*']\n[nbd.feed]\nb = ['web']", Some("/d")).expect("complete").nbd;
+    assert_eq!((nbd.allow.get("b"), nbd.feed.get("a")), (None, None));
+    assert!(nbd.feed["b"].covers("web") && !nbd.feed["b"].covers("db"));
+    assert!(refused("[nbd.feed]\nx = ['a/b']").contains("nbd.feed"));
 }
 
 #[test]

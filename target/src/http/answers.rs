@@ -44,6 +44,7 @@ impl Target {
                 position: stream.position.number(),
                 state: status.stream_state.map(|change| change.state.to_string()),
             }),
+            ingest: self.ingest(&status.name),
             points: status.points as u64,
             oldest: status.oldest.as_ref().map(point),
             newest: status.newest.as_ref().map(point),

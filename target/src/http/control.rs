@@ -17,7 +17,8 @@ use landfall_disks::image::Format;
 use landfall_retention::ids::ExportId;
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::{
-    ChangeError, ExportStatus, ImageSpec, MachineStatus, NewDisk, NewExport, NewMachine, Retention,
+    ChangeError, ExportStatus, ImageSpec, IngestError, IngestMode, MachineStatus, NewDisk,
+    NewExport, NewMachine, Retention,
 };
 use serde::de::DeserializeOwned;
 use std::path::{Component, Path as FilePath};
@@ -69,6 +70,7 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
         .merge(super::policy::router())
         .merge(super::integrity::router())
         .merge(super::streams::router())
+        .merge(super::ingest::router())
         .merge(super::keys::router())
         .merge(super::standby::router())
         .merge(super::groups::router())
@@ -148,13 +150,20 @@ async fn add_machine(
         disks.push(new_disk(&target, &name, disk).await?);
     }
     let group = wanted.group.as_deref().map(Name::parse).transpose()?;
+    let ingest = super::ingest::read_mode(wanted.ingest.as_deref())?;
     // Before anything is made.
+    if ingest == Some(IngestMode::Ordered) && disks.len() > 1 {
+        return Err(IngestError::OrderOfSeveral { machine: name, disks: disks.len() }.into());
+    }
     group.as_ref().map(|group| target.retention.group(group)).transpose()?;
     let new = NewMachine { name: name.clone(), display_name: wanted.display_name, disks };
     let joining = name.clone();
     target
         .on_core(move |retention| async move {
             retention.add_machine(new).await?;
+            if ingest.is_some() {
+                retention.set_ingest(&joining, ingest).await?;
+            }
             match group {
                 Some(group) => retention.join_group(&group, &joining).await,
                 None => Ok(()),

@@ -13,6 +13,7 @@ pub(crate) mod client;
 pub(crate) mod control;
 mod disks;
 mod groups;
+mod ingest;
 pub(crate) mod integrity;
 mod keys;
 pub(crate) mod messages;

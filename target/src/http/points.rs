@@ -104,11 +104,18 @@ async fn mark(State(target): State<Arc<Target>>, Body(wanted): Body<PointMark>) 
     let label = wanted.label.as_deref().map(Label::parse).transpose()?;
     let disks = target.machine_named(&machine)?.disks;
     let (on, of) = (machine.clone(), branch.clone());
-    let point = target
-        .on_core(
-            move |retention| async move { retention.mark(&on, of.as_ref(), kind, label).await },
-        )
-        .await?;
+    // Nobody but whoever asks can say what the disks of such a machine are.
+    let point = if branch.is_none() && target.retention.ingest_mode(&machine).is_some() {
+        target
+            .on_core(move |retention| async move { retention.mark_fed(&on, kind, label).await })
+            .await?
+    } else {
+        target
+            .on_core(
+                move |retention| async move { retention.mark(&on, of.as_ref(), kind, label).await },
+            )
+            .await?
+    };
     let line = line_name(&machine, branch.as_ref());
     tracing::info!(line, sequence = %point.sequence, kind = %point.kind, "point marked");
     let status = PointStatus { point, pinned: false, locked_until: None };

@@ -94,6 +94,7 @@ impl From<ChangeError> for Problem {
             }
             ChangeError::Image { source, .. } => of_image(&text, &source),
             ChangeError::Append(error) => of_append(&error),
+            ChangeError::Ingest(error) => (*error).into(),
             _ => Self::failed(text),
         }
     }
@@ -125,7 +126,7 @@ pub(super) fn of_image(text: &str, source: &ImageError) -> Problem {
     }
 }
 
-fn of_append(error: &AppendError) -> Problem {
+pub(super) fn of_append(error: &AppendError) -> Problem {
     let status = match error {
         AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
             StatusCode::INSUFFICIENT_STORAGE

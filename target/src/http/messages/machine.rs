@@ -1,6 +1,6 @@
 //! Machines, and what is asked to protect one.
 
-use super::{Branch, Disk, History, Point};
+use super::{Branch, Disk, History, Ingest, Point};
 use serde::{Deserialize, Serialize};
 
 /// A machine to be protected.
@@ -17,6 +17,9 @@ pub(crate) struct MachineAdd {
     /// The group it joins.
     #[serde(default)]
     pub(crate) group: Option<String>,
+    /// How it is fed over NBD, if it is: `sync` or `ordered`.
+    #[serde(default)]
+    pub(crate) ingest: Option<String>,
 }
 
 /// A disk of a machine to be protected.
@@ -62,6 +65,9 @@ pub(crate) struct Machine {
     pub(crate) generation: u64,
     /// The stream that feeds it now.
     pub(crate) stream: Option<Stream>,
+    /// How it is fed over NBD, if it is.
+    #[serde(default)]
+    pub(crate) ingest: Option<Ingest>,
     /// How many points the trunk has.
     pub(crate) points: u64,
     /// The oldest of them.

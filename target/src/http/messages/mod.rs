@@ -32,6 +32,7 @@
 //!   GET    /v1/standbys/NAME                        Standby
 //!   DELETE /v1/standbys?machine=&delete_files=      StandbyRemoved
 //!   POST   /v1/standbys/sync                        StandbyBegun             (body: StandbySync)
+//!   POST   /v1/ingest                     Machine                            (body: IngestSet)
 //!   POST   /v1/standbys/pause  /v1/standbys/resume  Standby                  (body: Named)
 //! ```
 //!
@@ -43,6 +44,7 @@ mod disk;
 mod export;
 mod group;
 mod history;
+mod ingest;
 mod key;
 mod machine;
 mod point;
@@ -60,6 +62,7 @@ pub(crate) use group::{
     GroupMachine, GroupMark, GroupMarked, GroupMember, GroupSet, Groups,
 };
 pub(crate) use history::{FoldUnderWay, History, HistoryMoment, HistorySpace};
+pub(crate) use ingest::{Ingest, IngestDisk, IngestSet};
 pub(crate) use key::{DataKey, DataKeys};
 pub(crate) use machine::{DiskAdd, Machine, MachineAdd, Machines, Stream};
 pub(crate) use point::{Moment, MomentDisk, Point, PointLock, PointMark, Points, PointsAsked};
