@@ -5,6 +5,7 @@
 //!   Log       what it says; a warning or an error that nobody expected fails the test
 //!   Said      how a command ended and what it printed
 //!   Mount     a file system of a test's own
+//!   Qmp       QEMU's block layer, by its monitor
 //!   Stretches how a file lies in its file system
 //!   Source    an image file that changes, with independent copies of how it was
 //!   legacy    an NBD client that is not ours
@@ -19,6 +20,7 @@ pub mod legacy;
 mod log;
 mod metrics;
 mod mount;
+mod qmp;
 mod source;
 mod stretches;
 mod target;
@@ -27,6 +29,7 @@ pub use command::{Said, attempt, run};
 pub use log::Log;
 pub use metrics::Metrics;
 pub use mount::Mount;
+pub use qmp::{Qmp, nbd_node};
 pub use source::Source;
 pub use stretches::Stretches;
 pub use target::{Settings, Target, binary};

@@ -4,6 +4,9 @@
 //! our own client, say whether a point equals its copy. A peer that is not installed is a failure.
 
 mod branches;
+mod ingest;
+mod jobs;
+mod live;
 mod machine;
 mod names;
 mod peers;

@@ -5,7 +5,7 @@ use landfall_tests::harness::{MIB, Settings, Target, attempt, run};
 use std::path::PathBuf;
 
 /// A certificate for `name`, in a folder as libnbd and QEMU want it.
-fn certificate(target: &Target, name: &str) -> PathBuf {
+pub(crate) fn certificate(target: &Target, name: &str) -> PathBuf {
     let folder = target.folder().join(name);
     target.landfall(&["pki", "issue", name, "--output", text(&folder)]).ok();
     for (ours, theirs) in [
