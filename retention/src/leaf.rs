@@ -118,9 +118,7 @@ pub(crate) struct Layer {
     pub(crate) folded: bool,
 }
 
-/// Resolves a leaf: newest layer first; in each, the highest sequence over all size classes. Versions of the trunk at or below
-/// the floor are in the image. The floor is asked for after the cursor was
-/// opened: a cursor that misses entries was opened after the floor had passed them. Blocks, so it runs off the I/O core.
+/// Resolves a leaf. Blocks, so it runs off the I/O core.
 pub(crate) fn resolve(
     index: &dyn IndexStore,
     layers: &[Layer],
@@ -128,12 +126,41 @@ pub(crate) fn resolve(
     disk: DiskId,
     leaf: LeafIndex,
 ) -> Result<Leaf, IndexError> {
-    let range = leaf.range();
     let mut resolved = Leaf { places: Box::new([BlockPlace::Image; LEAF_BLOCKS]), seals: None };
+    seen_versions(index, layers, floor, disk, leaf, |slot, seen| match seen.version {
+        Some((place, seal)) => resolved.set(slot, place, seal),
+        None => resolved.set(slot, BlockPlace::Lost, None),
+    })?;
+    Ok(resolved)
+}
+
+/// The version that a look sees of a block.
+pub(crate) struct Seen {
+    /// Which of the layers it is of.
+    pub(crate) layer: usize,
+    /// What wrote it, or the lost record that may have.
+    pub(crate) sequence: Sequence,
+    /// Where it lies and how it is sealed, unless it is lost.
+    pub(crate) version: Option<(BlockPlace, Option<BlockSeal>)>,
+}
+
+/// Hands over what is seen of each block of a leaf that is not in the image: newest layer first; in each, the highest sequence
+/// over all size classes. Versions of the trunk at or below
+/// the floor are in the image. The floor is asked for after the cursor was
+/// opened: a cursor that misses entries was opened after the floor had passed them. Blocks, so it runs off the I/O core.
+pub(crate) fn seen_versions(
+    index: &dyn IndexStore,
+    layers: &[Layer],
+    floor: impl FnOnce() -> Sequence,
+    disk: DiskId,
+    leaf: LeafIndex,
+    mut hand_over: impl FnMut(usize, Seen),
+) -> Result<(), IndexError> {
+    let range = leaf.range();
     let mut open = [true; LEAF_BLOCKS];
     let mut cursor = index.cursor();
     let trunk_floor = floor();
-    for layer in layers {
+    for (number, layer) in layers.iter().enumerate() {
         let floor = if layer.folded { trunk_floor.max(layer.above) } else { layer.above };
         if layer.newest <= floor {
             continue;
@@ -152,21 +179,22 @@ pub(crate) fn resolve(
             let lost = layer.gap.filter(|gap| *gap > floor);
             let found =
                 newest[slot].filter(|found: &Found| lost.is_none_or(|gap| found.sequence > gap));
-            match (found, lost) {
+            let (sequence, version) = match (found, lost) {
                 (Some(found), _) => {
                     let seal = found.seal.map(|(nth, within)| {
                         let (of, sequence): (&VersionSeal, _) = (&sealed[nth], found.sequence);
                         of.block(within, layer.line, sequence)
                     });
-                    resolved.set(slot, found.place, seal);
+                    (found.sequence, Some((found.place, seal)))
                 }
-                (None, Some(_)) => resolved.set(slot, BlockPlace::Lost, None),
+                (None, Some(gap)) => (gap, None),
                 (None, None) => continue,
-            }
+            };
+            hand_over(slot, Seen { layer: number, sequence, version });
             open[slot] = false;
         }
     }
-    Ok(resolved)
+    Ok(())
 }
 
 /// The newest version of a block that was found so far.

@@ -40,6 +40,7 @@ pub mod ordered;
 pub mod point;
 pub mod policy;
 mod promote;
+mod provenance;
 mod rebuild;
 mod replica;
 mod retention;
@@ -58,7 +59,7 @@ mod turn;
 mod view;
 
 pub use change::{ChangeError, MAX_DISKS, NewDisk, NewExport, NewMachine};
-pub use changes::{ChangedRange, Changes, ChangesError, ChangesPage};
+pub use changes::{Change, ChangedRange, Changes, ChangesError, ChangesPage, ChangesSince};
 pub use compact::{CompactError, Compacted};
 pub use fold::{
     FoldError, FoldPace, FoldProgress, FoldReport, HistoryStatus, HistoryWanted, Pace, StartMoment,
@@ -76,6 +77,7 @@ pub use keys::{KeyError, KeyState, KeyStatus};
 pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
 pub use promote::Promoted;
+pub use provenance::{Provenance, Shown};
 pub use rebuild::{IndexStatus, NotIndexed};
 pub use replica::span::{BranchSpan, DiskSpan, Place};
 pub use replica::{DiskState, ImageSpec, ImageStore};

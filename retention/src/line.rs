@@ -540,25 +540,35 @@ impl Line {
 
     /// What a look from `newest` sees: this line, then the ones it branched from.
     pub(crate) fn layers(&self, newest: Sequence) -> Vec<Layer> {
-        let mut layers = Vec::new();
-        let ancestry = {
+        joined(self.depths(newest).into_iter().flat_map(|depth| depth.layers).collect())
+    }
+
+    /// The same, a line at a time; lines that the look passes over are not among them.
+    pub(crate) fn depths(&self, newest: Sequence) -> Vec<Depth> {
+        let mut depths = Vec::new();
+        let (layers, ancestry): (Vec<_>, _) = {
             // What was lost moves together with where it hangs.
             let state = self.state.lock();
             let ancestry = self.ancestry();
-            for stretch in ancestry.stretches.iter().rev().filter(|one| one.above < newest) {
+            let stretches = ancestry.stretches.iter().rev().filter(|one| one.above < newest);
+            let layer = |stretch: &Stretch| {
                 let newest = newest.min(stretch.up_to);
                 let gap = state.gaps.iter().rev().find(|gap| **gap <= newest).copied();
                 let gap = gap.filter(|gap| *gap > stretch.above);
                 let Stretch { line, above, .. } = *stretch;
                 let folded = ancestry.origin.is_none();
-                layers.push(Layer { line, above, newest, gap, folded });
-            }
-            ancestry
+                Layer { line, above, newest, gap, folded }
+            };
+            (stretches.map(layer).collect(), ancestry)
         };
-        if let Some((parent, left)) = ancestry.above(newest) {
-            layers.extend(parent.layers(left));
+        let above = ancestry.above(newest);
+        if newest >= ancestry.base || above.is_none() || !layers.is_empty() {
+            depths.push(Depth { layers, born: ancestry.born });
         }
-        joined(layers)
+        if let Some((parent, left)) = above {
+            depths.extend(parent.depths(left));
+        }
+        depths
     }
 
     /// Takes durable, indexed records into account: after this, reads of the head see them.
@@ -572,8 +582,16 @@ impl Line {
     }
 }
 
+/// What of one line a look sees.
+pub(crate) struct Depth {
+    /// Its stretches, the newest first.
+    pub(crate) layers: Vec<Layer>,
+    /// When the moment it starts from was committed; zero for a trunk.
+    pub(crate) born: Timestamp,
+}
+
 /// Layers of one line that follow each other are one.
-fn joined(layers: Vec<Layer>) -> Vec<Layer> {
+pub(crate) fn joined(layers: Vec<Layer>) -> Vec<Layer> {
     let mut joined: Vec<Layer> = Vec::with_capacity(layers.len());
     for below in layers {
         match joined.last_mut() {

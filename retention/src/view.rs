@@ -150,6 +150,16 @@ pub(crate) enum Showing {
     Head,
 }
 
+impl Showing {
+    /// The newest moment that counts.
+    pub(crate) fn newest(self) -> Sequence {
+        match self {
+            Self::Fixed(sequence) => sequence,
+            Self::Head => Sequence::MAX,
+        }
+    }
+}
+
 /// A disk at a moment, read-only.
 pub(crate) struct View {
     reading: Arc<Reading>,
@@ -169,11 +179,7 @@ impl View {
         line: Arc<Line>,
         showing: Showing,
     ) -> Self {
-        let moment = match showing {
-            Showing::Fixed(sequence) => sequence,
-            Showing::Head => Sequence::MAX,
-        };
-        let size_bytes = disk.size_in(&line.place(moment));
+        let size_bytes = disk.size_in(&line.place(showing.newest()));
         Self { reading, disk, line, showing, size_bytes, _lease: None }
     }
 
@@ -195,11 +201,13 @@ impl View {
         &self.disk
     }
 
+    /// What is read through, and the newest moment of the line that counts.
+    pub(crate) fn looks(&self) -> (&Arc<Reading>, Sequence) {
+        (&self.reading, self.showing.newest())
+    }
+
     fn layers(&self) -> Vec<Layer> {
-        match self.showing {
-            Showing::Fixed(sequence) => self.line.layers(sequence),
-            Showing::Head => self.line.layers(Sequence::new(u64::MAX)),
-        }
+        self.line.layers(self.showing.newest())
     }
 
     async fn leaf(&self, index: LeafIndex) -> Result<Arc<Leaf>, DiskError> {
@@ -236,7 +244,7 @@ impl View {
     }
 
     /// Nobody is given a view of a line that the index lacks something of: this is should it happen all the same.
-    fn check_indexed(&self, range: ByteRange) -> Result<(), DiskError> {
+    pub(crate) fn check_indexed(&self, range: ByteRange) -> Result<(), DiskError> {
         let what = |lacks: NotIndexed| DiskError::Unknown { range, what: lacks.to_string() };
         self.line.check_indexed().map_err(what)
     }
@@ -314,7 +322,7 @@ impl View {
         }
     }
 
-    fn check_open(&self) -> Result<(), DiskError> {
+    pub(crate) fn check_open(&self) -> Result<(), DiskError> {
         let gone = match self.showing {
             Showing::Fixed(sequence) => self.line.is_gone(sequence),
             Showing::Head => self.line.is_closed(),
@@ -480,7 +488,8 @@ impl View {
         Ok(mapped)
     }
 
-    async fn map_image(&self, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {
+    /// What the image has of `range`, or of a prefix of it.
+    pub(crate) async fn map_image(&self, range: ByteRange) -> Result<Vec<MappedRange>, DiskError> {
         match self.disk.image() {
             Image::Present(image) => map_with_end(&*image, range).await,
             // Reading it will say what is wrong; it must not pass for a hole.
@@ -538,7 +547,7 @@ fn length(bytes: u64) -> usize {
     usize::try_from(bytes).expect("requests are limited far below")
 }
 
-fn index_failed(range: ByteRange, error: &IndexError) -> DiskError {
+pub(crate) fn index_failed(range: ByteRange, error: &IndexError) -> DiskError {
     DiskError::Damaged { range, what: error.to_string() }
 }
 

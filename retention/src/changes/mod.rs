@@ -14,8 +14,11 @@
 //! of the disk is given as such.
 
 mod page;
+mod since;
 mod windows;
 
+#[cfg(test)]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +34,8 @@ use landfall_disks::{ByteOffset, ByteRange};
 use page::{Page, PageLimits, page};
 use std::sync::Arc;
 use windows::Between;
+
+pub use since::{Change, ChangesSince};
 
 /// Entries of the index that a page looks at, about: some tenths of a second at worst.
 const PAGE_EFFORT: u64 = 200_000;
@@ -49,6 +54,14 @@ pub enum ChangesError {
         from: String,
         /// The other.
         to: String,
+    },
+    /// It is not in the past of what is looked at.
+    #[error("{from} is not in the past of {shown}")]
+    NotBefore {
+        /// The moment.
+        from: String,
+        /// What is looked at.
+        shown: String,
     },
     /// A branch of one of them was discarded, or the machine removed, meanwhile.
     #[error("{0} is gone: its branch was discarded or its machine removed")]
@@ -134,19 +147,19 @@ impl Changes {
     pub async fn page(&self, from: ByteOffset, most: usize) -> Result<ChangesPage, ChangesError> {
         self.check_there()?;
         let from = from.min(ByteOffset::new(self.size_bytes));
-        let limits = PageLimits { from, ranges: most.max(1), effort: PAGE_EFFORT };
+        let whole = ByteRange::up_to(self.size_bytes).split_at(from).1;
+        let limits = PageLimits { ranges: most.max(1), effort: PAGE_EFFORT };
         let (index, between) = (Arc::clone(&self.index), Arc::clone(&self.between));
-        let of = (self.disk, self.size_bytes);
+        let of = (self.disk, whole);
         let found = offload(move || page(&*index, &between.windows, of, limits)).await?;
         // The index forgets a discarded line after it was closed: what was found since must not be believed.
         self.check_there()?;
-        let whole = ByteRange::up_to(self.size_bytes).split_at(from).1;
         Ok(with_lost(found, whole, self.between.lost))
     }
 
     fn check_there(&self) -> Result<(), ChangesError> {
         for (line, moment) in self.lines.iter().zip([&self.from, &self.to]) {
-            if line.is_closed() {
+            if line.is_gone(moment.sequence) {
                 return Err(ChangesError::Gone(moment.absolute_name(None)));
             }
         }

@@ -7,20 +7,19 @@
 //! ```
 //!
 //! **Invariant:** nothing below where the next page starts is missing from this one, whatever ended it: its length, the
-//! effort it may take, or the end of the disk. It gets past at least one block.
+//! effort it may take, or the end of the part. It gets past at least one block.
 
 use crate::ids::DiskId;
 use crate::index::block_key::SizeClass;
 use crate::index::written::{Effort, Found, SequenceWindow, Written};
 use crate::index::{IndexError, IndexStore};
-use landfall_disks::{Block, ByteOffset, ByteRange};
+use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Where and how far a page is to go.
+/// How far a page is to go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageLimits {
-    pub(super) from: ByteOffset,
     /// Most ranges of it.
     pub(super) ranges: usize,
     /// Entries of the index that it may look at, about.
@@ -31,22 +30,21 @@ pub(super) struct PageLimits {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Page {
     pub(super) ranges: Vec<ByteRange>,
-    /// Where to go on; `None` at the end of the disk.
+    /// Where to go on; `None` at the end of what was asked for.
     pub(super) next: Option<ByteOffset>,
 }
 
-/// Reads a page of what was written in `windows` to a disk of `size_bytes`. Blocks, so it runs off the I/O core.
+/// Reads a page of what was written in `windows` to a part of a disk. Blocks, so it runs off the I/O core.
 pub(super) fn page(
     index: &dyn IndexStore,
     windows: &[SequenceWindow],
-    (disk, size_bytes): (DiskId, u64),
+    (disk, part): (DiskId, ByteRange),
     limits: PageLimits,
 ) -> Result<Page, IndexError> {
-    let part = ByteRange::up_to(size_bytes).split_at(limits.from).1;
     if part.is_empty() {
         return Ok(Page::default());
     }
-    let ends = (part.start().block(), Block::new(size_bytes.div_ceil(landfall_disks::BLOCK_SIZE)));
+    let ends = (part.start().block(), Block::new(part.end().bytes().div_ceil(BLOCK_SIZE)));
     let walks = windows.iter().flat_map(|window| {
         SizeClass::ALL.map(|class| Written::new(index.cursor(), (disk, class), *window, ends))
     });

@@ -1,135 +1,35 @@
 //! Changes against a model of lines as lists of writes, and against what views would read.
 
+use super::model::{BLOCKS, DISK, Model, SIZE_BYTES};
 use super::page::{Page, PageLimits, page};
 use super::windows::Between;
 use super::{ChangedRange, with_lost};
-use crate::ids::{DiskId, LineId, SegmentId, Sequence};
-use crate::index::block_key::{put_data, put_zeroes};
-use crate::index::memory::MemoryIndex;
-use crate::index::{IndexBatch, IndexStore};
-use crate::leaf::{Layer, LeafIndex, resolve};
+use crate::ids::Sequence;
+use crate::leaf::{LeafIndex, resolve};
 use landfall_disks::faults::Seed;
 use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
 use std::collections::BTreeSet;
 
-const DISK: DiskId = DiskId::new(2);
-/// Two leaves and a piece; the disk ends within a block.
-const BLOCKS: u64 = 520;
-const SIZE_BYTES: u64 = BLOCKS * BLOCK_SIZE - 1024;
-
-/// A line as the model has it.
-struct ModelLine {
-    parent: Option<(usize, u64)>,
-    /// Blocks of each sequence, from 1 on.
-    writes: Vec<ByteRange>,
-}
-
-struct Model {
-    store: MemoryIndex,
-    lines: Vec<ModelLine>,
-}
-
-fn id(line: usize) -> LineId {
-    LineId::new(u32::try_from(line).expect("few") + 1)
-}
-
-impl Model {
-    /// A trunk, and branches of anything there is, with writes of all sizes.
-    fn grown(seed: &mut Seed) -> Self {
-        let trunk = ModelLine { parent: None, writes: Vec::new() };
-        let mut model = Self { store: MemoryIndex::default(), lines: vec![trunk] };
-        for _ in 0..60 {
-            let line = seed.index(model.lines.len());
-            if seed.chance(1, 10) {
-                let origin = seed.below(model.lines[line].writes.len() as u64 + 1);
-                let parent = Some((line, origin));
-                model.lines.push(ModelLine { parent, writes: Vec::new() });
-            } else {
-                model.write(line, seed);
-            }
-        }
-        model
-    }
-
-    fn write(&mut self, line: usize, seed: &mut Seed) {
-        let most = *seed.pick(&[1, 3, 40, BLOCKS]);
-        let blocks = 1 + seed.below(most);
-        let first = seed.below(BLOCKS - blocks + 1);
-        let range = ByteRange::at(Block::new(first).offset(), blocks * BLOCK_SIZE).expect("small");
-        self.lines[line].writes.push(range);
-        let sequence = Sequence::new(self.lines[line].writes.len() as u64);
-        let mut batch = IndexBatch::default();
-        let version = (id(line), DISK, sequence);
-        if seed.chance(1, 3) {
-            put_zeroes(&mut batch, version, range);
-        } else {
-            // Every version has a place of its own, so places tell versions apart.
-            let segment = SegmentId::new(
-                id(line).number() * 1000 + u32::try_from(sequence.number()).expect("few"),
-            );
-            let sums: Vec<u32> = (0..blocks).map(|_| 7).collect();
-            put_data(&mut batch, version, range, (segment, 1), &sums);
-        }
-        self.store.write(batch).expect("in memory");
-    }
-
-    fn layers(&self, line: usize, newest: u64) -> Vec<Layer> {
-        let mut layers = vec![Layer {
-            line: id(line),
-            above: Sequence::default(),
-            newest: Sequence::new(newest),
-            gap: None,
-            folded: self.lines[line].parent.is_none(),
-        }];
-        if let Some((parent, origin)) = self.lines[line].parent {
-            layers.extend(self.layers(parent, origin));
-        }
-        layers
-    }
-
-    /// The version of each block: line and sequence of the last write.
-    fn versions(&self, line: usize, newest: u64) -> Vec<(usize, u64)> {
-        let mut versions = match self.lines[line].parent {
-            Some((parent, origin)) => self.versions(parent, origin),
-            None => vec![(usize::MAX, 0); usize::try_from(BLOCKS).expect("few")],
-        };
-        for (number, range) in self.lines[line].writes.iter().enumerate() {
-            let sequence = number as u64 + 1;
-            if sequence <= newest {
-                for block in range.start().block().index()..range.end().block().index() {
-                    versions[usize::try_from(block).expect("few")] = (line, sequence);
+fn changes(model: &Model, between: &Between, ranges: usize, effort: u64) -> Vec<ByteRange> {
+    let (mut all, mut from): (Vec<ByteRange>, _) = (Vec::new(), ByteOffset::new(0));
+    loop {
+        let limits = PageLimits { ranges, effort };
+        let of = (DISK, ByteRange::up_to(SIZE_BYTES).split_at(from).1);
+        let found = page(&model.store, &between.windows, of, limits).expect("in memory");
+        assert!(found.ranges.len() <= ranges);
+        for range in found.ranges {
+            assert!(range.start() >= from && !range.is_empty());
+            match all.last_mut() {
+                Some(last) if last.end() == range.start() => {
+                    *last = ByteRange::new(last.start(), range.end()).expect("in order");
                 }
+                _ => all.push(range),
             }
         }
-        versions
-    }
-
-    fn moment(&self, seed: &mut Seed) -> (usize, u64) {
-        let line = seed.index(self.lines.len());
-        (line, seed.below(self.lines[line].writes.len() as u64 + 1))
-    }
-
-    fn changes(&self, between: &Between, ranges: usize, effort: u64) -> Vec<ByteRange> {
-        let (mut all, mut from): (Vec<ByteRange>, _) = (Vec::new(), ByteOffset::new(0));
-        loop {
-            let limits = PageLimits { from, ranges, effort };
-            let of = (DISK, SIZE_BYTES);
-            let found = page(&self.store, &between.windows, of, limits).expect("in memory");
-            assert!(found.ranges.len() <= ranges);
-            for range in found.ranges {
-                assert!(range.start() >= from && !range.is_empty());
-                match all.last_mut() {
-                    Some(last) if last.end() == range.start() => {
-                        *last = ByteRange::new(last.start(), range.end()).expect("in order");
-                    }
-                    _ => all.push(range),
-                }
-            }
-            let Some(next) = found.next else { return all };
-            assert!(next > from, "a page that gets nowhere");
-            assert!(all.last().is_none_or(|last| last.end() <= next));
-            from = next;
-        }
+        let Some(next) = found.next else { return all };
+        assert!(next > from, "a page that gets nowhere");
+        assert!(all.last().is_none_or(|last| last.end() <= next));
+        from = next;
     }
 }
 
@@ -155,15 +55,27 @@ fn exactly_the_blocks_whose_version_differs() {
         let differ: BTreeSet<u64> = differ.collect();
         let layers = [model.layers(from.0, from.1), model.layers(to.0, to.1)];
         let between = Between::of(&layers[0], &layers[1]).expect("one trunk");
-        let whole = model.changes(&between, usize::MAX, u64::MAX);
+        let whole = changes(&model, &between, usize::MAX, u64::MAX);
         assert_eq!(blocks(&whole), differ, "seed {number}");
         assert!(whole.iter().all(|range| range.end().bytes() <= SIZE_BYTES));
         let cut = *seed.pick(&[1, 2, 7]);
-        assert_eq!(model.changes(&between, cut, u64::MAX), whole, "seed {number}, {cut} a page");
+        assert_eq!(changes(&model, &between, cut, u64::MAX), whole, "seed {number}, {cut} a page");
         let effort = seed.below(100);
-        assert_eq!(model.changes(&between, 1000, effort), whole, "seed {number}, effort {effort}");
+        assert_eq!(
+            changes(&model, &between, 1000, effort),
+            whole,
+            "seed {number}, effort {effort}"
+        );
+        let start = seed.below(SIZE_BYTES);
+        let part = ByteRange::at(ByteOffset::new(start), 1 + seed.below(SIZE_BYTES - start));
+        let part = part.expect("small");
+        let limits = PageLimits { ranges: usize::MAX, effort: u64::MAX };
+        let found = page(&model.store, &between.windows, (DISK, part), limits).expect("in memory");
+        let cut = whole.iter().map(|range| range.intersection(part));
+        let cut: Vec<_> = cut.filter(|range| !range.is_empty()).collect();
+        assert_eq!((found.ranges, found.next), (cut, None), "seed {number}, {part}");
         let back = Between::of(&layers[1], &layers[0]).expect("one trunk");
-        assert_eq!(model.changes(&back, usize::MAX, u64::MAX), whole, "seed {number}, back");
+        assert_eq!(changes(&model, &back, usize::MAX, u64::MAX), whole, "seed {number}, back");
     }
 }
 
@@ -179,7 +91,7 @@ fn what_did_not_change_is_read_from_the_same_place() {
         let lowest = layers.iter().filter_map(|layers| layers.last()).map(|l| l.newest).min();
         let floor = Sequence::new(seed.below(lowest.unwrap_or_default().number() + 1));
         let between = Between::of(&layers[0], &layers[1]).expect("one trunk");
-        let changed = blocks(&model.changes(&between, usize::MAX, u64::MAX));
+        let changed = blocks(&changes(&model, &between, usize::MAX, u64::MAX));
         for leaf in (0..3).map(|leaf| LeafIndex::of(ByteOffset::new(leaf << 20))) {
             let [old, new] = layers
                 .each_ref()

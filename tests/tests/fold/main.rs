@@ -8,6 +8,7 @@ mod forget;
 mod past;
 mod promote;
 mod promoted_scrub;
+mod provenance;
 mod scrub;
 mod shapes;
 
