@@ -15,18 +15,20 @@
 //! - Whoever shows a certificate sees nothing but what its owner was granted. Whoever shows none came over a socket or an
 //!   address that is for the owner of the target.
 
+mod contexts;
 mod fed;
 
 use crate::config::{Grant, NbdConfig};
+use contexts::RetentionContexts;
 use fed::{Fed, Feeder};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::Disk;
 use landfall_protocols::nbd::{
-    Export, ExportEntry, Exports, NoContexts, OpenError, Usage, Visitor,
+    Contexts, Export, ExportEntry, Exports, NoContexts, OpenError, Usage, Visitor,
 };
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::point::{PointOrder, PointQuery};
-use landfall_retention::{IngestMode, MachineStatus, Moment, ResolveError, Retention};
+use landfall_retention::{IngestMode, MachineStatus, Moment, ResolveError, Retention, Shown};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -51,13 +53,16 @@ struct Opened {
     name: String,
     description: String,
     multi_conn: bool,
+    contexts: Arc<dyn Contexts>,
     usage: Option<Arc<dyn Usage>>,
 }
 
 impl From<Fed> for Opened {
     fn from(Fed { disk, name, description }: Fed) -> Self {
         let usage = Some(Arc::new(Feeder(Arc::clone(&disk))) as Arc<dyn Usage>);
-        Self { disk, name, description, multi_conn: false, usage }
+        // What is being written has no moment yet.
+        let contexts = Arc::new(NoContexts);
+        Self { disk, name, description, multi_conn: false, contexts, usage }
     }
 }
 
@@ -104,6 +109,7 @@ impl RetentionExports {
             name: moment.absolute_name(Some(&disk)),
             description: describe(&moment),
             multi_conn,
+            contexts: self.contexts(Shown::Moment(moment), &disk),
             usage: None,
         })
     }
@@ -131,6 +137,7 @@ impl RetentionExports {
                 name: moment.absolute_name(Some(disk)),
                 description: format!("branch {line} as it is now, read-only"),
                 multi_conn: false,
+                contexts: self.contexts(Shown::Moment(moment), disk),
                 usage: None,
             });
         }
@@ -140,8 +147,16 @@ impl RetentionExports {
             name: format!("{line}/{disk}"),
             description: format!("branch {line}, writable"),
             multi_conn: true,
+            contexts: self.contexts(
+                Shown::Head { machine: name.machine.clone(), branch: branch.clone() },
+                disk,
+            ),
             usage: None,
         })
+    }
+
+    fn contexts(&self, shown: Shown, disk: &Name) -> Arc<dyn Contexts> {
+        Arc::new(RetentionContexts::new(&self.retention, shown, disk))
     }
 
     /// The disk that is meant: the one named, or the only one.
@@ -310,8 +325,7 @@ impl Exports for RetentionExports {
                 }
                 Err(error) => tracing::debug!(%visitor, asked = name, %error, "NBD open refused"),
             }
-            let Opened { disk, name, description, multi_conn, usage } = opened?;
-            let contexts = Arc::new(NoContexts);
+            let Opened { disk, name, description, multi_conn, contexts, usage } = opened?;
             Ok(Export { disk, name, description, multi_conn, contexts, usage })
         })
     }

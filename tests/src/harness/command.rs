@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// How a command ended and what it printed.
@@ -71,6 +72,19 @@ pub fn attempt(program: &str, arguments: &[&str]) -> Said {
 #[track_caller]
 pub fn run(program: &str, arguments: &[&str]) -> String {
     attempt(program, arguments).ok()
+}
+
+/// The program of the newer generation of peers, which `scripts/newer-peers` brings.
+#[track_caller]
+pub fn newer(program: &str) -> String {
+    let cache = std::env::var_os("LANDFALL_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+        let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache");
+        folder.unwrap_or_else(home).join("landfall")
+    });
+    let path = cache.join("trixie").join("peers").join(program);
+    assert!(path.exists(), "no {}: run scripts/newer-peers", path.display());
+    path.to_str().expect("a path of the tests is text").to_owned()
 }
 
 pub(super) fn spelled<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> String {

@@ -25,7 +25,7 @@ mod source;
 mod stretches;
 mod target;
 
-pub use command::{Said, attempt, run};
+pub use command::{Said, attempt, newer, run};
 pub use log::Log;
 pub use metrics::Metrics;
 pub use mount::Mount;

@@ -66,6 +66,12 @@ impl Source {
         self.write(offset, &bytes);
     }
 
+    /// Makes it larger: a hole at its end.
+    pub fn grow(&mut self, size: u64) {
+        self.file.set_len(size).expect("as long as asked for");
+        self.content.resize(length(size), 0);
+    }
+
     /// Makes a hole.
     pub fn punch(&mut self, offset: u64, count: u64) {
         use rustix::fs::FallocateFlags;

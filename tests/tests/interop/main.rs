@@ -4,6 +4,7 @@
 //! our own client, say whether a point equals its copy. A peer that is not installed is a failure.
 
 mod branches;
+mod contexts;
 mod ingest;
 mod jobs;
 mod live;
