@@ -5,13 +5,15 @@ use landfall_disks::faults::Seed;
 use landfall_retention::point::PointKind;
 use landfall_tests::web::with_store;
 use landfall_tests::world::World;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the disk has to hold, now and at each moment that can be chosen.
 #[derive(Default)]
 struct Model {
     content: Vec<u8>,
     moments: BTreeMap<u64, Vec<u8>>,
+    /// Moments within one change, which nobody looked at.
+    between: BTreeSet<u64>,
 }
 
 /// One write of a kind and place that the seed chooses, on the disk and in the model.
@@ -59,14 +61,25 @@ async fn check(store: &Retention, model: &Model) {
         let found = at(store, &format!("@seq:{sequence}"), "os").await;
         assert!(found == *content, "seq:{sequence} differs");
     }
+    for sequence in 1..=head(store) {
+        let known = model.moments.contains_key(&sequence) || model.between.contains(&sequence);
+        let found = store.resolve(&moment(&format!("web@seq:{sequence}"))).await;
+        assert!(known || found.is_err(), "seq:{sequence} is a moment");
+    }
 }
 
-/// One life of a store; `true` if its client was there at the end.
-async fn live(store: &Arc<Retention>, model: &mut Model, seed: &mut Seed, ordered: bool) {
+/// One life of a store. In one of a `first_copy` nobody makes a point.
+async fn live(
+    store: &Arc<Retention>,
+    model: &mut Model,
+    seed: &mut Seed,
+    (ordered, first_copy): (bool, bool),
+) {
     let mut disk: Option<Arc<FedDisk>> = None;
     let mut in_order = false;
     for _ in 0..30 {
-        match (&disk, seed.below(12)) {
+        let step = if first_copy { 1 + 2 * seed.below(6) } else { seed.below(12) };
+        match (&disk, step) {
             (None, _) => {
                 disk = Some(enter(store, "os").await);
                 assert!(
@@ -95,6 +108,7 @@ async fn live(store: &Arc<Retention>, model: &mut Model, seed: &mut Seed, ordere
                 change(there, &mut model.content, seed).await;
                 // A change of one record is a moment; of several, the last of them is.
                 if in_order && head(store) > before {
+                    model.between.extend(before + 1..head(store));
                     model.moments.insert(head(store), model.content.clone());
                 }
             }
@@ -122,7 +136,8 @@ fn what_was_answered_is_there_and_moments_stay_what_they_were() {
                     if life == 0 {
                         add_web(&store, &["os"], mode).await;
                     }
-                    live(&store, &mut model, &mut inner, ordered).await;
+                    let first_copy = life == 0 && number % 3 == 0;
+                    live(&store, &mut model, &mut inner, (ordered, first_copy)).await;
                     model
                 })
             });
