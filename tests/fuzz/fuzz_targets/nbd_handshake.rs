@@ -25,16 +25,8 @@ const SIZE: u64 = 1 << 30;
 const EXPORTS: [&str; 4] = ["disk", "disk@7", "locked", "nothing"];
 /// What exports can tell, beside any `many:N`.
 const CONTEXTS: [&str; 3] = ["base:allocation", "qemu:x", "qemu:x:y"];
-const QUERIES: [&str; 8] = [
-    "base:allocation",
-    "base:",
-    "qemu:x",
-    "base:all",
-    "qemu:",
-    "qemu:x:",
-    "qemu:x:y",
-    "no:such",
-];
+const QUERIES: [&str; 8] =
+    ["base:allocation", "base:", "qemu:x", "base:all", "qemu:", "qemu:x:", "qemu:x:y", "no:such"];
 /// More are not selected at a time.
 const MAX_SELECTED: usize = 16;
 

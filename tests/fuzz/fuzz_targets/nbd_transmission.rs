@@ -257,9 +257,8 @@ fn read_reply(
                     }
                     [0, 5] => {
                         assert!(!extended);
-                        let entry = |entry: &[u8]| {
-                            (u32_of(&entry[..4]).into(), u32_of(&entry[4..]).into())
-                        };
+                        let entry =
+                            |entry: &[u8]| (u32_of(&entry[..4]).into(), u32_of(&entry[4..]).into());
                         let entries = payload[4..].chunks(8).map(entry).collect();
                         reply.status.push((u32_of(&payload[..4]), entries));
                     }
@@ -385,9 +384,8 @@ fn check_reply(
             let asked: Vec<u32> = match filter {
                 None => rules.contexts.iter().map(|(id, _)| id.number()).collect(),
                 Some(payload) => {
-                    let named = |id: &u32| {
-                        payload[8..].chunks(4).any(|number| number == id.to_be_bytes())
-                    };
+                    let named =
+                        |id: &u32| payload[8..].chunks(4).any(|number| number == id.to_be_bytes());
                     rules.contexts.iter().map(|(id, _)| id.number()).filter(named).collect()
                 }
             };
