@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 const MACHINES: [&str; 3] = ["web", "db", "queue"];
@@ -76,6 +77,12 @@ impl Source {
         let disk = self.stream.disks()[0].id;
         let extents = vec![StreamExtent { range, content }];
         self.stream.apply(self.position(), disk, Timestamp::default(), extents).await
+    }
+
+    /// Makes a point; the sequence it has.
+    async fn mark(&self, kind: PointKind) -> u64 {
+        let marked = self.stream.mark(self.position(), kind, None, Timestamp::default());
+        marked.await.expect("a point").sequence.number()
     }
 
     async fn order(&self, order: WriteOrder) {
@@ -298,6 +305,96 @@ fn who_is_late_fails_the_barrier_by_name_and_holds_nobody_back() {
     });
 }
 
+/// Patience that has ended when it was asked for `polls` times.
+fn ends_after(polls: usize) -> impl Future<Output = ()> {
+    let mut left = polls;
+    std::future::poll_fn(move |_| match left.checked_sub(1) {
+        None => Poll::Ready(()),
+        Some(fewer) => {
+            left = fewer;
+            Poll::Pending
+        }
+    })
+}
+
+fn points_of(store: &Retention, machine: &str) -> usize {
+    store.points(&name(machine), None, &PointQuery::all(usize::MAX)).expect("it is there").len()
+}
+
+/// Whoever's mark is durable when patience ends is not called slow for the sake of those whose marks are not.
+#[test]
+fn slow_is_who_was_slow() {
+    let world = World::new(&mut Seed::new(8));
+    run(&mut Seed::new(9), |spawner| {
+        let surroundings = world.surroundings();
+        async move {
+            let opened = Retention::open(surroundings, World::settings()).await;
+            let Opened { retention: store, lanes, .. } = opened.expect("the store opens");
+            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
+            let sources = shop(&store).await;
+            let stop = Rc::new(Cell::new(false));
+            // Its lane has more to write than the others.
+            spawner.spawn(crowd(Rc::clone(&sources[1]), Rc::clone(&stop)));
+            let mut slow = BTreeSet::new();
+            for polls in 0.. {
+                assert!(polls < 10_000, "no patience is enough");
+                sources[0].write(0, polls as u64).await.expect("taken");
+                let before = MACHINES.map(|machine| points_of(&store, machine));
+                let patience = pin!(ends_after(polls));
+                let made =
+                    store.make_barrier(&name("shop"), PointKind::Crash, None, patience).await;
+                let after = MACHINES.map(|machine| points_of(&store, machine));
+                let late = match made {
+                    Ok(_) => break,
+                    Err(GroupError::BarrierUnderWay { .. }) => continue,
+                    Err(error) => late(Err(error)),
+                };
+                if late.iter().any(|(_, why)| *why != Lateness::Slow) {
+                    continue;
+                }
+                let durable = |place: &usize| after[*place] > before[*place];
+                let there: BTreeSet<_> = (0..3).filter(durable).map(|at| MACHINES[at]).collect();
+                let named: BTreeSet<_> = late.iter().map(|(machine, _)| machine.as_str()).collect();
+                let all: BTreeSet<_> = MACHINES.into_iter().collect();
+                assert_eq!(all.difference(&named).copied().collect::<BTreeSet<_>>(), there);
+                slow.insert(named.len());
+            }
+            stop.set(true);
+            assert!(slow.iter().any(|count| *count < 3), "{slow:?} were slow at a time");
+        }
+    });
+}
+
+/// Whoever feeds a machine by a new connection was not held back by a barrier that waits for another one.
+#[test]
+fn who_comes_anew_while_a_barrier_is_made_fails_it() {
+    let world = World::new(&mut Seed::new(9));
+    run(&mut Seed::new(10), |spawner| {
+        let surroundings = world.surroundings();
+        async move {
+            let opened = Retention::open(surroundings, World::settings()).await;
+            let Opened { retention, lanes, .. } = opened.expect("the store opens");
+            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
+            let sources = shop(&retention).await;
+            let stop = Rc::new(Cell::new(false));
+            // The last one that a barrier comes to.
+            spawner.spawn(crowd(Rc::clone(&sources[2]), Rc::clone(&stop)));
+            for _ in 0..30 {
+                yield_now().await;
+            }
+            let mut barrier = pin!(barrier(&retention));
+            let first = futures_util::poll!(barrier.as_mut());
+            assert!(first.is_pending(), "it waits for queue");
+            let anew = Source::new(open(&retention, "web").await);
+            let made = barrier.await;
+            assert_eq!(late(made), [("web".to_owned(), Lateness::Reconnected)]);
+            stop.set(true);
+            anew.write(1, 1).await.expect("nobody is held back");
+            assert_eq!(common(&retention).len(), 0);
+        }
+    });
+}
+
 #[test]
 fn where_nothing_was_written_the_newest_common_point_holds_on() {
     let world = World::new(&mut Seed::new(2));
@@ -390,6 +487,77 @@ fn what_somebody_declares_names_each_machine_once() {
             assert!(matches!(refused, Err(GroupError::Resolve(_))), "{refused:?}");
             let made = declare(&["web", "db@seq:1", "queue"]).await.expect("one moment, they say");
             assert_eq!((made.number, made.kind, made.members.len()), (1, PointKind::App, 3));
+        })
+    });
+}
+
+#[test]
+fn what_somebody_declares_is_moments_of_machines_that_are_whole() {
+    let world = World::new(&mut Seed::new(11));
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            store.add_group(&name("shop"), DEFAULT_BARRIERS).await.expect("a new group");
+            let mut sources = Vec::new();
+            for machine in ["web", "db"] {
+                add_machine(&store, machine).await;
+                store.join_group(&name("shop"), &name(machine)).await.expect("it is alone");
+                sources.push(Source::new(open(&store, machine).await));
+            }
+            let mut whole = Vec::new();
+            for source in &sources {
+                whole.push(source.mark(PointKind::Crash).await);
+            }
+            let fuzzy = sources[1].mark(PointKind::Fuzzy).await;
+            let taken = store.resolve(&moment("db")).await.expect("a point");
+            store.add_branch(&taken, name("test")).await.expect("a branch");
+            let declare = async |db: &str| {
+                let moments = [moment(&format!("web@seq:{}", whole[0])), moment(db)];
+                store.declare_common(&name("shop"), PointKind::Crash, None, &moments).await
+            };
+            let refused = declare(&format!("db@seq:{fuzzy}")).await;
+            assert!(matches!(refused, Err(GroupError::FuzzyMoment { .. })), "{refused:?}");
+            for part in ["db/os", "db~test", "db~test/os@latest"] {
+                let refused = declare(part).await;
+                assert!(matches!(refused, Err(GroupError::NotAMachine { .. })), "{refused:?}");
+            }
+            declare(&format!("db@seq:{}", whole[1])).await.expect("one moment, they say");
+        })
+    });
+}
+
+/// Somebody may find out late that machines stood at one moment.
+#[test]
+fn what_is_declared_late_is_no_newer_for_that() {
+    let world = World::new(&mut Seed::new(12));
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let sources = shop(&store).await;
+            let then: Vec<_> = MACHINES
+                .iter()
+                .map(|machine| async {
+                    let found = store.resolve(&moment(machine)).await.expect("a point");
+                    moment(&found.absolute_name(None))
+                })
+                .collect();
+            let then = futures_util::future::join_all(then).await;
+            sources[0].write(0, 1).await.expect("taken");
+            let newest = barrier(&store).await.expect("all are there");
+            let declared = store.declare_common(&name("shop"), PointKind::Crash, None, &then).await;
+            let declared = declared.expect("one moment, they say");
+            assert_eq!((newest.point.number, declared.number), (1, 2));
+            assert!(declared.time < newest.point.time);
+            let numbers = || common(&store).iter().map(|one| one.point.number).collect::<Vec<_>>();
+            assert_eq!(numbers(), [1, 2], "the newest first");
+            let of =
+                |when: When| store.common_point(&name("shop"), &when).expect("there").point.number;
+            assert_eq!(of(When::Latest), 1);
+            assert_eq!(of(When::At(newest.point.time)), 1);
+            assert_eq!(of(When::At(declared.time)), 2);
+            let status = group(&store);
+            let number = |one: &Option<CommonMoment>| one.as_ref().map(|one| one.point.number);
+            assert_eq!((number(&status.oldest), number(&status.newest)), (Some(2), Some(1)));
+            let again = barrier(&store).await.expect("all are there");
+            assert!(again.unchanged && again.point.number == 1, "nothing was written since");
         })
     });
 }

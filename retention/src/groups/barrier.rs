@@ -30,7 +30,7 @@ use crate::point::PointKind;
 use crate::retention::Retention;
 use crate::stream::{Order, StreamSlot, WriteOrder};
 use crate::time::Timestamp;
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, FutureExt, select};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::Pin;
@@ -181,28 +181,8 @@ impl Retention {
             marks.push((member.name, member.line, answer));
         }
         let held = self.surroundings.clock.uptime().saturating_sub(begun);
-        let decided = join_all(marks.into_iter().map(async |(name, line, answer)| {
-            let answer = answer.await;
-            (name, line, answer)
-        }));
-        let Either::Left((decided, _)) = select(Box::pin(decided), patience).await else {
-            let status = self.group(group)?;
-            let late = status.members.into_iter();
-            let late = late.map(|(machine, _)| LateMember { machine, why: Lateness::Slow });
-            return Err(GroupError::Late { group: group.clone(), late: late.collect() });
-        };
-        let (mut moments, mut refused) = (Vec::new(), Vec::new());
-        for (machine, line, answer) in decided {
-            match answer {
-                Ok(committed) => moments.push((line, committed.sequence)),
-                Err(why) => refused.push(LateMember { machine, why: Lateness::Refused(why) }),
-            }
-        }
-        if !refused.is_empty() {
-            return Err(GroupError::Late { group: group.clone(), late: refused });
-        }
-        let moments = moments.iter().map(|(line, at)| (line.id(), *at));
-        let point = self.record_common(id, group, (kind, label, time), moments.collect()).await?;
+        let moments = decided(group, marks, patience).await?;
+        let point = self.record_common(id, group, (kind, label, time), moments).await?;
         *of_group.holds_until.lock() = Some(time);
         Ok(BarrierMade { point, unchanged: false, held })
     }
@@ -231,8 +211,14 @@ impl Retention {
             return Err(GroupError::NotEachOnce { group, members });
         }
         let (mut found, mut time) = (Vec::new(), None);
-        for moment in moments {
-            let moment = self.resolve(moment).await?;
+        for name in moments {
+            if name.disk.is_some() || name.branch.is_some() {
+                return Err(GroupError::NotAMachine { name: name.clone() });
+            }
+            let moment = self.resolve(name).await?;
+            if moment.kind.is_some_and(|kind| !kind.is_consistent()) {
+                return Err(GroupError::FuzzyMoment { name: moment.absolute_name(None) });
+            }
             time = time.max(Some(moment.commit_time));
             found.push((moment.line, moment.sequence));
         }
@@ -319,7 +305,7 @@ impl Retention {
     /// The newest common point, if no member has taken anything since.
     fn unchanged(&self, group: GroupId, held: &[Held]) -> Option<Arc<CommonPoint>> {
         let state = self.manifest.state();
-        let newest = state.groups.get(&group)?.points.values().next_back()?;
+        let newest = state.groups.get(&group)?.newest()?;
         let still = |member: &Held| {
             let (line, sequence) = (member.line.id(), member.line.tail().sequence);
             !member.order.since_barrier && newest.members.contains(&CommonMember { line, sequence })
@@ -367,6 +353,41 @@ async fn hold(
         held.push(Held { name, line, order });
     }
     Ok(held)
+}
+
+/// Where the marks are, once they are durable; who is late if patience ends before.
+async fn decided<F>(
+    group: &Name,
+    marks: Vec<(Name, Arc<Line>, F)>,
+    mut patience: Patience<'_>,
+) -> Result<Vec<(LineId, Sequence)>, GroupError>
+where
+    F: Future<Output = Result<Committed, AppendError>>,
+{
+    let (mut moments, mut late, mut over) = (Vec::new(), Vec::new(), false);
+    for (machine, line, answer) in marks {
+        let mut answer = Box::pin(answer);
+        let decided = match over {
+            // Those that are there are not late, whoever they had to wait for.
+            true => answer.now_or_never(),
+            false => match select(answer.as_mut(), patience.as_mut()).await {
+                Either::Left((decided, _)) => Some(decided),
+                Either::Right(_) => {
+                    over = true;
+                    None
+                }
+            },
+        };
+        match decided {
+            Some(Ok(committed)) => moments.push((line.id(), committed.sequence)),
+            Some(Err(why)) => late.push(LateMember { machine, why: Lateness::Refused(why) }),
+            None => late.push(LateMember { machine, why: Lateness::Slow }),
+        }
+    }
+    match late.is_empty() {
+        true => Ok(moments),
+        false => Err(GroupError::Late { group: group.clone(), late }),
+    }
 }
 
 fn not_synchronous(order: &Order) -> Option<Lateness> {

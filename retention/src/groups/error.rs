@@ -7,7 +7,7 @@ use crate::index::IndexError;
 use crate::manifest::ManifestError;
 use crate::manifest::groups::MAX_MEMBERS;
 use crate::moment::{ResolveError, existing};
-use crate::name::{Name, When};
+use crate::name::{MomentName, Name, When};
 use crate::time::Timestamp;
 
 /// Why something was not done with a group.
@@ -90,6 +90,20 @@ pub enum GroupError {
         group: Name,
         /// Its machines.
         members: Vec<Name>,
+    },
+    /// A moment of a disk alone, or of a branch.
+    #[error("{name} is not a moment of a machine as a whole; name it MACHINE@WHEN")]
+    NotAMachine {
+        /// What was asked for.
+        name: MomentName,
+    },
+    /// Its disks are not even one moment of that machine.
+    #[error(
+        "{name} is fuzzy: its source changed while it was copied, so it is one moment of nothing"
+    )]
+    FuzzyMoment {
+        /// Which.
+        name: String,
     },
     /// No common point yet, or none any more.
     #[error(

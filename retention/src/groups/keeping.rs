@@ -38,7 +38,7 @@ fn kept<'a>(
 ) -> Vec<&'a CommonPoint> {
     // Declared ones may be of earlier moments than those before them: what they are called here is their place in time.
     let mut points: Vec<&CommonPoint> = group.points.values().map(|point| &**point).collect();
-    points.sort_by_key(|point| (point.time, point.number));
+    points.sort_by_key(|point| point.age());
     let place = |index: usize| Sequence::new(index as u64 + 1);
     let mut holds = Holds::default();
     for (index, point) in points.iter().enumerate() {

@@ -17,17 +17,17 @@ pub(crate) use barrier::OfGroup;
 pub use barrier::{BarrierMade, LateMember, Lateness};
 pub use error::GroupError;
 pub(crate) use keeping::hold_common;
+use points::moment;
 pub use points::{CommonMoment, GroupBranch};
 
 use crate::change::ChangeError;
 use crate::ids::{GroupId, MachineId};
-use crate::manifest::groups::{Barriers, CommonPoint, GroupEntry, MAX_MEMBERS};
+use crate::manifest::groups::{Barriers, GroupEntry, MAX_MEMBERS};
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::{Machine, ManifestState};
 use crate::name::Name;
 use crate::retention::Retention;
 use crate::time::Timestamp;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How barriers are made for groups of which nobody said it.
@@ -52,9 +52,9 @@ pub struct GroupStatus {
     /// How many common points there are.
     pub points: usize,
     /// The oldest of them.
-    pub oldest: Option<Arc<CommonPoint>>,
+    pub oldest: Option<CommonMoment>,
     /// The newest of them.
-    pub newest: Option<Arc<CommonPoint>>,
+    pub newest: Option<CommonMoment>,
     /// Until when the newest is known to be the state of all members: nothing was written since.
     pub holds_until: Option<Timestamp>,
 }
@@ -169,6 +169,17 @@ impl Retention {
         groups
     }
 
+    /// Those of which barriers are to be made by themselves: how often, and how long each waits.
+    pub fn groups_with_barriers(&self) -> Vec<(Name, Duration, Duration)> {
+        let state = self.manifest.state();
+        let due = |group: &GroupEntry| {
+            let Barriers { every, patience } = group.barriers;
+            let several = members_of(&state, group.id).len() > 1;
+            Some((group.name.clone(), every.filter(|_| several)?, patience))
+        };
+        state.groups.values().filter_map(due).collect()
+    }
+
     /// One of them.
     pub fn group(&self, name: &Name) -> Result<GroupStatus, GroupError> {
         let state = self.manifest.state();
@@ -193,8 +204,8 @@ impl Retention {
             barriers: group.barriers,
             members,
             points: group.points.len(),
-            oldest: group.points.values().next().cloned(),
-            newest: group.points.values().next_back().cloned(),
+            oldest: group.oldest().map(|point| moment(state, point)),
+            newest: group.newest().map(|point| moment(state, point)),
             holds_until: self.barriers.lock().get(&group.id).and_then(|of| of.holds_until()),
         }
     }

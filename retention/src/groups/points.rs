@@ -41,8 +41,14 @@ impl Retention {
         limit: usize,
     ) -> Result<Vec<CommonMoment>, GroupError> {
         let state = self.manifest.state();
-        let points = &group_of(&state, group)?.points;
-        Ok(points.values().rev().take(limit).map(|point| moment(&state, point)).collect())
+        let mut points: Vec<_> = group_of(&state, group)?.points.values().collect();
+        points.sort_by_key(|point| std::cmp::Reverse(point.age()));
+        Ok(points.into_iter().take(limit).map(|point| moment(&state, point)).collect())
+    }
+
+    /// What a common point is called on each machine.
+    pub fn common_moment(&self, point: &Arc<CommonPoint>) -> CommonMoment {
+        moment(&self.manifest.state(), point)
     }
 
     /// The common point of a group that `when` names; a sequence is its number.
@@ -119,7 +125,7 @@ impl Retention {
 }
 
 /// What the members of a point are called.
-fn moment(state: &ManifestState, point: &Arc<CommonPoint>) -> CommonMoment {
+pub(super) fn moment(state: &ManifestState, point: &Arc<CommonPoint>) -> CommonMoment {
     let name = |member: &crate::manifest::groups::CommonMember| {
         let line = state.lines.get(&member.line)?;
         let machine = state.machines.get(&line.machine)?.name.clone();
@@ -137,18 +143,18 @@ fn choose<'a>(
     when: &When,
     now: Timestamp,
 ) -> Result<&'a Arc<CommonPoint>, GroupError> {
-    let mut newest_first = group.points.values().rev();
-    let (Some(newest), Some(oldest)) = (newest_first.clone().next(), group.points.values().next())
-    else {
+    let (Some(newest), Some(oldest)) = (group.newest(), group.oldest()) else {
         return Err(GroupError::NoPoints { group: group.name.clone() });
     };
-    let at = |time: Timestamp| move |point: &&Arc<CommonPoint>| point.time <= time;
+    let newest_of = |is: &dyn Fn(&CommonPoint) -> bool| {
+        group.points.values().filter(|point| is(point)).max_by_key(|point| point.age())
+    };
     let found = match when {
         When::Latest => Some(newest),
-        When::App => newest_first.find(|point| point.kind == PointKind::App),
-        When::Tag(label) => newest_first.find(|point| point.label.as_ref() == Some(label)),
-        When::At(time) => newest_first.find(at(*time)),
-        When::Ago(ago) => newest_first.find(at(now.earlier(*ago))),
+        When::App => newest_of(&|point| point.kind == PointKind::App),
+        When::Tag(label) => newest_of(&|point| point.label.as_ref() == Some(label)),
+        When::At(time) => newest_of(&|point| point.time <= *time),
+        When::Ago(ago) => newest_of(&|point| point.time <= now.earlier(*ago)),
         When::Sequence(number) => group.points.get(&number.number()),
     };
     found.ok_or_else(|| GroupError::NoSuchPoint {

@@ -11,7 +11,7 @@
 
 use super::format::{FrameError, Reader, Writer};
 use super::record::ManifestRecord;
-use super::state::{LineEntry, ManifestState, Misfit};
+use super::state::{ManifestState, Misfit};
 use crate::ids::{GroupId, LineId, MachineId, Sequence};
 use crate::name::{Label, Name};
 use crate::point::PointKind;
@@ -378,10 +378,22 @@ impl ManifestState {
     }
 }
 
-impl LineEntry {
-    /// The member of common points that it is at `sequence`.
-    pub fn at(&self, sequence: Sequence) -> CommonMember {
-        CommonMember { line: self.id, sequence }
+impl GroupEntry {
+    /// The newest common point in time: one that was declared may be of an earlier moment than those numbered before it.
+    pub fn newest(&self) -> Option<&Arc<CommonPoint>> {
+        self.points.values().max_by_key(|point| point.age())
+    }
+
+    /// The oldest in time.
+    pub fn oldest(&self) -> Option<&Arc<CommonPoint>> {
+        self.points.values().min_by_key(|point| point.age())
+    }
+}
+
+impl CommonPoint {
+    /// By what common points follow each other.
+    pub fn age(&self) -> (Timestamp, u64) {
+        (self.time, self.number)
     }
 }
 

@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use landfall_disks::uring::sleep;
 use landfall_retention::groups::{
-    BarrierMade, CommonMoment, DEFAULT_BARRIERS, GroupError, GroupStatus,
+    BarrierMade, CommonMoment, DEFAULT_BARRIERS, GroupError, GroupStatus, Lateness,
 };
 use landfall_retention::manifest::groups::Barriers;
 use landfall_retention::name::{Label, MomentName, Name};
@@ -43,11 +43,7 @@ pub(super) fn router() -> Router<Arc<Target>> {
 async fn list(State(target): State<Arc<Target>>) -> Answer<Groups> {
     let groups = target.retention.groups();
     let groups = groups.iter().map(|status| target.group_answer(status)).collect();
-    Ok(Json(Groups { groups: collected(groups)? }))
-}
-
-fn collected(groups: Vec<Result<Group, Problem>>) -> Result<Vec<Group>, Problem> {
-    groups.into_iter().collect()
+    Ok(Json(Groups { groups }))
 }
 
 async fn show(State(target): State<Arc<Target>>, Path(name): Path<String>) -> Answer<Group> {
@@ -166,7 +162,7 @@ async fn mark(
             Ok(BarrierMade { point, unchanged: false, held: Duration::ZERO })
         })
         .await?;
-    let point = target.common_point(&name, made.point.number)?;
+    let point = common_point(&name, &target.retention.common_moment(&made.point));
     tracing::info!(group = %name, number = point.number, moments = point.moments.join(" "),
         "common point");
     let held_us = u64::try_from(made.held.as_micros()).unwrap_or(u64::MAX);
@@ -193,7 +189,7 @@ async fn branch(
         made.branches.iter().map(|(machine, status)| branch_of(machine, status)).collect();
     let names: Vec<&str> = branches.iter().map(|branch| branch.name.as_str()).collect();
     tracing::info!(group = %group, branches = names.join(" "), "branches of a group added");
-    let point = target.common_point(&group, made.point.number)?;
+    let point = common_point(&group, &target.retention.common_moment(&made.point));
     Ok(Json(GroupBranched { point, branches }))
 }
 
@@ -209,37 +205,31 @@ fn given(given: BarriersGiven, before: Barriers) -> Barriers {
 
 impl Target {
     fn group_named(&self, name: &Name) -> Result<Group, Problem> {
-        self.group_answer(&self.retention.group(name)?)
+        Ok(self.group_answer(&self.retention.group(name)?))
     }
 
-    fn group_answer(&self, status: &GroupStatus) -> Result<Group, Problem> {
+    fn group_answer(&self, status: &GroupStatus) -> Group {
         let name = &status.name;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let point = |point: &Option<Arc<landfall_retention::manifest::groups::CommonPoint>>| {
-            point.as_ref().map(|point| self.common_point(name, point.number)).transpose()
+        let point = |moment: &Option<CommonMoment>| {
+            moment.as_ref().map(|moment| common_point(name, moment))
         };
-        let machine = |(machine, late): &(Name, Option<landfall_retention::groups::Lateness>)| {
+        let machine = |(machine, late): &(Name, Option<Lateness>)| {
             let late = late.as_ref().map(ToString::to_string);
             GroupMachine { machine: machine.to_string(), late }
         };
-        Ok(Group {
+        Group {
             name: name.to_string(),
             machines: status.members.iter().map(machine).collect(),
             every_ms: status.barriers.every.map_or(0, milliseconds),
             patience_ms: milliseconds(status.barriers.patience),
             points: status.points as u64,
-            oldest: point(&status.oldest)?,
-            newest: point(&status.newest)?,
+            oldest: point(&status.oldest),
+            newest: point(&status.newest),
             holds_until: status.holds_until.map(|until| until.to_string()),
             age_seconds: self.barriers.age(status).map(|age| age.as_secs()),
             error: self.barriers.failure(name),
-        })
-    }
-
-    fn common_point(&self, group: &Name, number: u64) -> Result<CommonPoint, Problem> {
-        let sequence = landfall_retention::ids::Sequence::new(number);
-        let when = landfall_retention::name::When::Sequence(sequence);
-        Ok(common_point(group, &self.retention.common_point(group, &when)?))
+        }
     }
 }
 

@@ -149,9 +149,11 @@ impl From<GroupError> for Problem {
             GroupError::Unknown { .. }
             | GroupError::NoPoints { .. }
             | GroupError::NoSuchPoint { .. } => Self::unknown(text),
-            GroupError::Barriers | GroupError::Fuzzy | GroupError::NotEachOnce { .. } => {
-                Self::bad(text)
-            }
+            GroupError::Barriers
+            | GroupError::Fuzzy
+            | GroupError::FuzzyMoment { .. }
+            | GroupError::NotAMachine { .. }
+            | GroupError::NotEachOnce { .. } => Self::bad(text),
             GroupError::Manifest(ManifestError::Overtaken(_))
             | GroupError::HasMachines { .. }
             | GroupError::InGroup { .. }

@@ -74,19 +74,17 @@ impl Barriers {
     /// Makes a barrier of each group whose time has come.
     async fn look(&self) {
         let Some(retention) = self.retention.upgrade() else { return };
-        let groups = retention.groups();
-        self.groups.lock().retain(|name, _| groups.iter().any(|group| group.name == *name));
-        let due: Vec<_> = groups.iter().filter(|group| self.is_due(group)).collect();
-        join_all(due.into_iter().map(|group| self.make(&retention, group))).await;
+        let groups = retention.groups_with_barriers();
+        self.groups.lock().retain(|name, _| groups.iter().any(|(group, ..)| group == name));
+        let due = groups.iter().filter(|(group, every, _)| self.is_due(group, *every));
+        let made = due.map(|(group, _, patience)| self.make(&retention, group, *patience));
+        join_all(made.collect::<Vec<_>>()).await;
     }
 
     /// Whether its time has come; then it begins now.
-    fn is_due(&self, group: &GroupStatus) -> bool {
-        let Some(every) = group.barriers.every.filter(|_| group.members.len() > 1) else {
-            return false;
-        };
+    fn is_due(&self, group: &Name, every: Duration) -> bool {
         let mut groups = self.groups.lock();
-        let of = groups.entry(group.name.clone()).or_default();
+        let of = groups.entry(group.clone()).or_default();
         let due = of.begun.is_none_or(|begun| begun.elapsed() >= every);
         if due {
             of.begun = Some(Instant::now());
@@ -94,11 +92,10 @@ impl Barriers {
         due
     }
 
-    async fn make(&self, retention: &Retention, group: &GroupStatus) {
-        let mut patience = pin!(sleep(group.barriers.patience));
+    async fn make(&self, retention: &Retention, group: &Name, patience: Duration) {
+        let mut patience = pin!(sleep(patience));
         let kind = PointKind::Crash;
-        let made = retention.make_barrier(&group.name, kind, None, patience.as_mut()).await;
-        self.note(&group.name, made);
+        self.note(group, retention.make_barrier(group, kind, None, patience.as_mut()).await);
     }
 
     fn note(&self, group: &Name, made: Result<BarrierMade, GroupError>) {
@@ -133,9 +130,14 @@ impl Barriers {
         self.groups.lock().get(group)?.failure.clone()
     }
 
+    /// The same of all groups of which barriers are made by themselves.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.groups.lock().values().filter_map(|of| of.failure.clone()).collect()
+    }
+
     /// How old the newest moment is that all machines of a group have in common.
     pub(crate) fn age(&self, group: &GroupStatus) -> Option<Duration> {
-        let newest = group.newest.as_ref()?.time;
+        let newest = group.newest.as_ref()?.point.time;
         let until = group.holds_until.map_or(newest, |until| until.max(newest));
         Some(SystemClock.now().since(until))
     }
