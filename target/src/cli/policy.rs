@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Show, set and try out how long and how densely points are kept
 #[derive(clap::Subcommand)]
 pub(super) enum PolicyVerb {
-    /// Show the policy of a machine
+    /// Show the policy of a machine, or of the group that it is in
     Show {
         /// The machine
         name: String,
@@ -18,6 +18,8 @@ pub(super) enum PolicyVerb {
         format: Format,
     },
     /// Set the policy of a machine and its branches; what it does not keep goes at once
+    ///
+    /// Machines of a group have one policy: it is set for all of them.
     ///
     /// Everything is kept for a while, then one point per slot: the app point of a slot before others, the first one of those. Pinned
     /// and locked points, those that branches start from or exports show, and the newest always stay.
@@ -91,11 +93,19 @@ fn show(policy: &Policy) -> String {
     let whose = if policy.own { "" } else { "   (the default; it has none of its own)" };
     format!(
         "{}: {}{whose}\na point is due every {}, an app point every {}",
-        policy.machine,
+        concerned(policy),
         policy.policy,
         span(policy.rpo_seconds),
         span(policy.app_every_seconds)
     )
+}
+
+/// Whose policy it is.
+fn concerned(policy: &Policy) -> String {
+    match &policy.group {
+        None => policy.machine.clone(),
+        Some(group) => format!("group {} ({})", group.name, group.machines.join(", ")),
+    }
 }
 
 fn set(done: &Thinned) -> String {
@@ -107,7 +117,7 @@ fn set(done: &Thinned) -> String {
         (false, 0) => "nothing had to go".to_owned(),
         (false, dropped) => format!("{} dropped", counted(*dropped, "point")),
     };
-    format!("{}: {}\n{what}", policy.machine, policy.policy)
+    format!("{}: {}\n{what}", concerned(policy), policy.policy)
 }
 
 fn simulated(simulation: &Simulation) -> String {

@@ -285,6 +285,7 @@ impl Target {
         self.not_given_back(machines, &mut warnings);
         warnings.extend(self.retention.clock_alarm().map(|alarm| alarm_in_words(&alarm)));
         self.overdue(&mut warnings);
+        warnings.extend(self.barriers.failures());
         warnings.extend(self.damaged());
         warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
         for (number, lane) in journal.lanes.iter().enumerate() {

@@ -2,7 +2,8 @@
 
 use super::control::{Answer, Asked, Body, read_line};
 use super::messages::{
-    Kept, KeptBy, Nothing, Policy, PolicyAsked, PolicySet, Simulation, SimulationSpace, Thinned,
+    GroupConcerned, Kept, KeptBy, Nothing, Policy, PolicyAsked, PolicySet, Simulation,
+    SimulationSpace, Thinned,
 };
 use super::problem::Problem;
 use crate::service::Target;
@@ -46,13 +47,22 @@ async fn show(State(target): State<Arc<Target>>, Asked(name): Asked) -> Answer<P
 impl Target {
     fn policy(&self, machine: &Name) -> Result<Policy, Problem> {
         let retention::PolicyStatus { policy, own } = self.retention.policy(machine)?;
+        let group = self.retention.group_of_machine(machine);
         Ok(Policy {
             machine: machine.to_string(),
             policy: policy.to_string(),
             own,
+            group: group.and_then(|group| self.group_concerned(&group)),
             rpo_seconds: self.config.policy.rpo.as_secs(),
             app_every_seconds: self.config.policy.app_every.as_secs(),
         })
+    }
+
+    /// Nothing if it was removed meanwhile.
+    fn group_concerned(&self, group: &Name) -> Option<GroupConcerned> {
+        let members = self.retention.group(group).ok()?.members;
+        let machines = members.iter().map(|(machine, _)| machine.to_string()).collect();
+        Some(GroupConcerned { name: group.to_string(), machines })
     }
 }
 

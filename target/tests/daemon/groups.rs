@@ -45,6 +45,14 @@ fn machines_of_a_group_have_points_in_common_and_branch_there_together() {
     let late = until(&target, "late", |group| !group["error"].is_null());
     let why = late["machines"][0]["late"].as_str().expect("nobody feeds it");
     assert!(why.contains("no source"), "{why}");
+    let status = target.run(&["status"]);
+    let failing = status.contains("no common point of group shop:")
+        && status.contains("db is fed by no source");
+    assert!(failing, "{status}");
+    let set = target.run(&["policy", "set", "db", "keep all for 3h"]);
+    assert!(set.starts_with("group shop (db, web): keep all for 3h"), "{set}");
+    let shown = target.run(&["policy", "show", "web"]);
+    assert!(shown.starts_with("group shop (db, web): keep all for 3h\n"), "{shown}");
     as_sources(&target, &["web", "db"], async |clients| {
         let mut passes = Vec::new();
         for client in clients {

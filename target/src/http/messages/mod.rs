@@ -67,7 +67,8 @@ pub(crate) use key::{DataKey, DataKeys};
 pub(crate) use machine::{DiskAdd, Machine, MachineAdd, Machines, Stream};
 pub(crate) use point::{Moment, MomentDisk, Point, PointLock, PointMark, Points, PointsAsked};
 pub(crate) use policy::{
-    Kept, KeptBy, Policy, PolicyAsked, PolicySet, Simulation, SimulationSpace, Thinned,
+    GroupConcerned, Kept, KeptBy, Policy, PolicyAsked, PolicySet, Simulation, SimulationSpace,
+    Thinned,
 };
 use serde::{Deserialize, Serialize};
 pub(crate) use standby::{

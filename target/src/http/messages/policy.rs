@@ -11,10 +11,21 @@ pub(crate) struct Policy {
     pub(crate) policy: String,
     /// Whether it was set for this machine; otherwise it is the default.
     pub(crate) own: bool,
+    /// The group that the machine is in: the policy is that of all its machines.
+    pub(crate) group: Option<GroupConcerned>,
     /// How old the newest point may be.
     pub(crate) rpo_seconds: u64,
     /// How old the newest app point may be.
     pub(crate) app_every_seconds: u64,
+}
+
+/// A group of several machines, and who is in it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct GroupConcerned {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its machines.
+    pub(crate) machines: Vec<String>,
 }
 
 /// A policy to be set.
