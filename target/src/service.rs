@@ -27,7 +27,7 @@ pub(crate) use folding::{
     volume_in_words,
 };
 pub(crate) use scrubber::{
-    Busy, Ended as ScrubEnded, Running as ScrubRunning, ScrubSettings, Work,
+    Busy, Ended as ScrubEnded, Running as ScrubRunning, ScrubSettings, StandbyScrubbed, Work,
 };
 pub(crate) use standby::{Ended as StandbyEnded, Look as StandbyLook, Standbys};
 pub(crate) use thinner::in_words as alarm_in_words;

@@ -13,6 +13,7 @@
 //! **Invariants:** a sidecar that names a point stands beside a file that durably is that point. A file that somebody else wrote
 //! is not written to unless somebody says so. Where anything is not sure, all of the file is looked at.
 
+mod checking;
 mod copying;
 mod keeping;
 mod known;
@@ -21,6 +22,7 @@ mod place;
 pub mod sidecar;
 mod status;
 
+pub use checking::{NotChecked, StandbyChecked, StandbyFound};
 pub use known::NotOurs;
 pub use moving::{StandbyOrder, StandbyProgress, StandbyReport};
 pub use place::StandbyPlaces;

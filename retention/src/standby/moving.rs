@@ -37,6 +37,8 @@ pub struct StandbyOrder {
     pub to: Moment,
     /// Also where somebody else has written to a file: what that was is lost.
     pub overwrite: bool,
+    /// All of each file is compared, whatever is known of it.
+    pub compare: bool,
 }
 
 /// How far it is.
@@ -101,6 +103,18 @@ struct SetFile {
 }
 
 impl Retention {
+    /// The line whose moment that is now: a branch may have become the trunk since, and taken it over.
+    pub(super) fn line_of_held(&self, id: MachineId, held: &HeldMoment) -> Option<Arc<Line>> {
+        let mut line = self.line(held.line)?;
+        if line.machine() != id || held.sequence > line.tail().sequence {
+            return None;
+        }
+        while let Some(other) = line.whose(held.sequence) {
+            line = other;
+        }
+        Some(line)
+    }
+
     /// Brings the standby files of a machine to a moment of it. Dropped before its end it leaves them between two moments, and
     /// the next call goes on from there.
     pub async fn bring_standby(
@@ -194,7 +208,10 @@ impl Move<'_> {
             let name = file_name(self.machine, &disk, self.place.format);
             let sidecar = self.place.sidecar(&name).await?;
             let marked = sidecar.is_some();
-            let (known, image) = self.look_at(&name, &owner, sidecar).await?;
+            let (mut known, image) = self.look_at(&name, &owner, sidecar).await?;
+            if self.order.compare && image.is_some() {
+                known = Known::Anything;
+            }
             let (wanted, has) =
                 (view.geometry(), image.as_ref().map(|image| image.disk.geometry()));
             if let Some(has) = has.filter(|has| has.size_bytes > wanted.size_bytes) {
@@ -412,16 +429,8 @@ impl Move<'_> {
         }
     }
 
-    /// The line whose moment that is now: a branch may have become the trunk since, and taken it over.
     fn line_now(&self, held: &HeldMoment) -> Option<Arc<Line>> {
-        let mut line = self.retention.line(held.line)?;
-        if line.machine() != self.id || held.sequence > line.tail().sequence {
-            return None;
-        }
-        while let Some(other) = line.whose(held.sequence) {
-            line = other;
-        }
-        Some(line)
+        self.retention.line_of_held(self.id, held)
     }
 
     /// The moment of another line that a file holds, all of it: what was the trunk until a branch took its place.

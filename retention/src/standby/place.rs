@@ -165,10 +165,14 @@ impl<'a> Place<'a> {
 
     /// What an image calls its content at present.
     async fn content(&self, name: &str) -> Result<Option<String>, ImageError> {
-        let mut opener = Opener::new(&BesideTheImage);
-        let location = self.location(name);
-        let image = opener.open(&location, Some(self.format), Access::ReadShared).await?;
+        let image = self.open_to_read(name).await?;
         Ok(image.identity.map(|identity| identity.to_string()))
+    }
+
+    /// Opens an image beside whoever has it open, changing nothing.
+    pub(super) async fn open_to_read(&self, name: &str) -> Result<Image, ImageError> {
+        let mut opener = Opener::new(&BesideTheImage);
+        opener.open(&self.location(name), Some(self.format), Access::ReadShared).await
     }
 
     /// The files of an image, as the file system has them.

@@ -132,7 +132,10 @@ impl Retention {
 }
 
 /// How much of what was left is as it was.
-async fn change(place: &Place<'_>, files: &[FileStamp]) -> Result<Option<StampChange>, FileError> {
+pub(super) async fn change(
+    place: &Place<'_>,
+    files: &[FileStamp],
+) -> Result<Option<StampChange>, FileError> {
     let mut worst = StampChange::None;
     for left in files {
         match place.places.stamp(place.path, &left.name).await {

@@ -4,7 +4,9 @@ use super::progress::Progress;
 use super::table::Table;
 use super::{Format, Place};
 use crate::http::client::Control;
-use crate::http::integrity::messages::{Damage, Ended, Running, Scrub as Answer, ScrubStart};
+use crate::http::integrity::messages::{
+    Damage, Ended, Running, Scrub as Answer, ScrubStart, StandbyFileLooked,
+};
 use crate::units::{ByteSize, counted};
 use anyhow::bail;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 /// How often it asks how far a round is.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// Read journal, index and images and hold them against what they should be; heal what can be healed
+/// Read journal, index, images and standby files and hold them against what they should be; heal what can be healed
 ///
 /// Streams, readers and folds go on meanwhile. What is damaged and cannot be healed is listed with the points it touches, and
 /// reads of it fail until it is. A scrub of everything that is stopped goes on where it was. The exit code is 0 only if nothing
@@ -59,6 +61,14 @@ impl Scrub {
         }
         if !ended.complete {
             bail!("the scrub was stopped; the next one goes on where it was");
+        }
+        if let Some(file) = ended.standbys.iter().find(|file| file.bytes > 0 && !file.written_anew)
+        {
+            let why = file.error.as_deref().unwrap_or("nobody knows why");
+            bail!(
+                "the standby of {} is damaged and could not be written anew: {why}",
+                file.machine
+            );
         }
         if ended.damaged > 0 {
             bail!("{} damaged; see docs/operations.md", counted(ended.damaged, "place"));
@@ -161,8 +171,35 @@ fn found(ended: &Ended) -> String {
     for healed in &ended.healed {
         text.push_str(&format!("  healed: {healed}\n"));
     }
+    text.push_str(&standbys(&ended.standbys));
     if let Some(error) = &ended.error {
         text.push_str(&format!("  it could not go on: {error}\n"));
+    }
+    text
+}
+
+/// Those that are what they should be are counted, the others named.
+fn standbys(files: &[StandbyFileLooked]) -> String {
+    let mut text = String::new();
+    let same = files.iter().filter(|file| file.found == "same").count();
+    if same > 0 {
+        let what = if same == 1 { "holds what it should" } else { "hold what they should" };
+        text = format!("  {} {what}\n", counted(same as u64, "standby file"));
+    }
+    for file in files.iter().filter(|file| file.found != "same") {
+        let StandbyFileLooked { machine, what, .. } = file;
+        let name = file.path.clone().unwrap_or_else(|| format!("the standby of {machine}"));
+        text.push_str(&match (file.found.as_str(), &file.error) {
+            ("differs", error) => {
+                let bytes = ByteSize::new(file.bytes);
+                let end = match error {
+                    None => "written anew".to_owned(),
+                    Some(error) => format!("not written anew: {error}"),
+                };
+                format!("  {name}: {bytes} were not those of {what}: {end}\n")
+            }
+            _ => format!("  {name}: not looked at: {what}\n"),
+        });
     }
     text
 }

@@ -1,6 +1,7 @@
 //! Standby files of a running target: what a person finds in their folder, and what hypervisors make of them.
 
 use crate::harness::{Target, metric, metrics, noise, qemu_img};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -157,6 +158,34 @@ fn whoever_boots_from_it_is_noticed_and_not_overwritten() {
     let said = target.run(&["standby", "sync", "web", "--overwrite"]);
     assert!(said.contains("compared as a whole: os"), "{said}");
     assert!(std::fs::read(&file).expect("readable") == content);
+}
+
+#[test]
+fn scrub_finds_what_nobody_wrote_to_it_and_writes_it_anew() {
+    let content = noise(6, 2 * MIB);
+    let (mut target, file) = with_standby(&content, "raw");
+    let sound = target.run(&["scrub"]);
+    assert!(sound.contains("1 standby file holds what it should"), "{sound}");
+    target.expect_log("bytes differ");
+    target.expect_log("was written anew where it differed");
+    let modified = std::fs::metadata(&file).and_then(|found| found.modified()).expect("a time");
+    let opened = std::fs::OpenOptions::new().write(true).open(&file).expect("it is there");
+    // As a medium does: nothing says that it was written to.
+    opened.write_all_at(&[!content[MIB]], MIB as u64).expect("written");
+    opened.set_modified(modified).expect("its owner may");
+    let said = target.run(&["scrub"]);
+    let differs = "web-os.raw: 4 KiB were not those of 20";
+    assert!(said.contains(differs) && said.contains("): written anew"), "{said}");
+    assert!(std::fs::read(&file).expect("readable") == content);
+    let last = &target.json(&["scrub", "--status"])["last"]["standbys"][0];
+    assert_eq!((&last["found"], &last["written_anew"]), (&"differs".into(), &true.into()));
+    let sound = target.run(&["scrub"]);
+    assert!(sound.contains("1 standby file holds what it should"), "{sound}");
+    // What somebody wrote is theirs.
+    opened.write_all_at(b"guest", 0).expect("written");
+    let said = target.run(&["scrub"]);
+    assert!(said.contains("not looked at: it is not as it was left"), "{said}");
+    assert_eq!(std::fs::read(&file).expect("readable")[..5], *b"guest");
 }
 
 #[test]

@@ -150,7 +150,7 @@ impl Life<'_> {
 
     async fn standby_order(&self, sequence: u64, overwrite: bool) -> Alive<StandbyOrder> {
         let to = self.retention.resolve(&moment(&format!("m@seq:{sequence}"))).await;
-        Ok(StandbyOrder { to: self.alive(to, "resolve")?, overwrite })
+        Ok(StandbyOrder { to: self.alive(to, "resolve")?, overwrite, compare: false })
     }
 
     async fn bring(

@@ -36,7 +36,7 @@ pub(crate) async fn bring(
 ) -> Result<StandbyReport, StandbyError> {
     let to = store.resolve(&moment(at)).await?;
     let pace = FoldPace { bytes_per_second: None, sleep: &at_once };
-    let order = StandbyOrder { to, overwrite };
+    let order = StandbyOrder { to, overwrite, compare: false };
     store.bring_standby(&name("web"), &order, &Places::of(world), &pace, &|_| {}).await
 }
 

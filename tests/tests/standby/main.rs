@@ -1,6 +1,7 @@
 //! Standby files against a model of every point: brought forward and back, after power cuts at every flush, where history no
 //! longer has what they hold, and where somebody else wrote to them.
 
+mod checks;
 mod crashes;
 mod keeping;
 #[path = "../fold/past.rs"]
@@ -255,6 +256,7 @@ fn one_at_a_time_writes_to_a_standby() {
         let order = landfall_retention::standby::StandbyOrder {
             to: to.expect("a point"),
             overwrite: false,
+            compare: false,
         };
         let (web, places) = (name("web"), Places::of(&world));
         let sleep = |_| -> LocalBoxFuture<'static, ()> { Box::pin(std::future::pending()) };

@@ -148,6 +148,30 @@ pub(crate) struct Ended {
     pub(crate) damaged: u64,
     /// The chains of lines, if all of the journal was read.
     pub(crate) chains: Vec<Chain>,
+    /// Standby files, if it got that far.
+    #[serde(default)]
+    pub(crate) standbys: Vec<StandbyFileLooked>,
+}
+
+/// What was found of a standby file, or of all those of a machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct StandbyFileLooked {
+    /// The machine.
+    pub(crate) machine: String,
+    /// The disk; nothing if no file could be looked at.
+    pub(crate) disk: Option<String>,
+    /// The file.
+    pub(crate) path: Option<String>,
+    /// `same`, `differs` or `not-checked`.
+    pub(crate) found: String,
+    /// The point that it holds, for people, or why it was not looked at.
+    pub(crate) what: String,
+    /// Bytes that differed.
+    pub(crate) bytes: u64,
+    /// Whether they were written anew.
+    pub(crate) written_anew: bool,
+    /// Why they were not.
+    pub(crate) error: Option<String>,
 }
 
 /// The chain of a line.

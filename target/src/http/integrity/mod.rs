@@ -1,6 +1,7 @@
 //! The part of the control API that is about integrity: scrub, verification, heads of lines.
 
 pub(crate) mod messages;
+mod standby;
 
 use super::answers::line_name;
 use super::control::{Answer, Body};
@@ -274,6 +275,7 @@ fn ended_in_words(ended: &crate::service::ScrubEnded) -> Ended {
         healed: report.healed.iter().take(1024).map(healed).collect(),
         damaged: report.damage.len() as u64 + report.more_damage,
         chains: report.chains.iter().map(chain).collect(),
+        standbys: ended.standbys.iter().flat_map(standby::files).collect(),
     }
 }
 

@@ -235,7 +235,8 @@ impl Standbys {
             return Ok(None);
         }
         let overwrite = asked.as_ref().is_some_and(|asked| asked.overwrite);
-        let brought = self.bring_to(retention, machine, StandbyOrder { to, overwrite }).await;
+        let brought =
+            self.bring_to(retention, machine, StandbyOrder { to, overwrite, compare: false }).await;
         if let (Err(StandbyError::Read { .. }), Some(held)) = (&brought, held) {
             self.bring_back(retention, machine, held).await;
         }
@@ -250,7 +251,7 @@ impl Standbys {
         if to.line != held.line {
             return;
         }
-        let order = StandbyOrder { to, overwrite: false };
+        let order = StandbyOrder { to, overwrite: false, compare: false };
         match self.bring_to(retention, machine, order).await {
             Ok(report) => {
                 if let Some(one) = self.state.lock().get_mut(machine) {

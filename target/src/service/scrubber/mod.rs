@@ -6,6 +6,10 @@
 //!                                                          stop, or a failure ─▶ nothing begins by itself for an hour
 //! ```
 
+mod standby;
+
+pub(crate) use standby::StandbyScrubbed;
+
 use crate::units::{ByteSize, counted};
 use landfall_disks::uring::{Core, sleep};
 use landfall_retention::manifest::integrity::ScrubPosition;
@@ -67,6 +71,8 @@ pub(crate) struct Ended {
     pub(crate) ended: Timestamp,
     /// What it found, or why it could not go on.
     pub(crate) outcome: Result<Arc<ScrubReport>, String>,
+    /// What it found of standby files, if it got that far.
+    pub(crate) standbys: Vec<StandbyScrubbed>,
 }
 
 /// Somebody was quicker.
@@ -148,8 +154,15 @@ impl Scrubber {
             let pace = FoldPace { bytes_per_second: Some(rate), sleep: &sleep };
             let watch = |progress: &ScrubProgress| scrubber.goes_on(progress);
             let ended = retention.scrub(&order, &pace, &watch).await;
+            let whole = ended.as_ref().is_ok_and(|report| report.complete);
+            let standbys = match work {
+                Work::Scrub if whole => {
+                    scrubber.standbys(&retention, order.machine.as_ref(), &pace).await
+                }
+                Work::Scrub | Work::Verify => None,
+            };
             drop(retention);
-            scrubber.end(ended.map_err(|error| error.to_string()));
+            scrubber.end(ended.map_err(|error| error.to_string()), standbys);
         });
         Ok(id)
     }
@@ -161,7 +174,7 @@ impl Scrubber {
         !running.stop
     }
 
-    fn end(&self, outcome: Result<ScrubReport, String>) {
+    fn end(&self, outcome: Result<ScrubReport, String>, standbys: Option<Vec<StandbyScrubbed>>) {
         let mut state = self.state.lock();
         let Some(was) = state.running.take() else { return };
         match &outcome {
@@ -181,7 +194,8 @@ impl Scrubber {
             }
         }
         let outcome = outcome.map(Arc::new);
-        state.last = Some(Ended { was, ended: SystemClock.now(), outcome });
+        let standbys = standbys.unwrap_or_default();
+        state.last = Some(Ended { was, ended: SystemClock.now(), outcome, standbys });
     }
 
     /// Stops what is under way, if anything is; it goes on there the next time.
