@@ -4,12 +4,12 @@ use crate::world::{World, moment, name};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError};
-use landfall_retention::ids::Position;
+use landfall_retention::ids::{Generation, Position, StreamId};
 use landfall_retention::point::{Point, PointKind};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
     ChangeError, ImageSpec, NewDisk, NewMachine, OpenReport, Opened, Retention, Settings, Stream,
-    StreamContent, StreamError, StreamExtent,
+    StreamContent, StreamError, StreamExtent, StreamRequest,
 };
 use std::sync::Arc;
 
@@ -52,6 +52,17 @@ pub async fn add_web(store: &Retention, size_bytes: u64) -> Result<(), ChangeErr
     let disks = vec![NewDisk { name: name("os"), image, adopt: false }];
     let machine = NewMachine { name: name("web"), display_name: String::new(), disks };
     store.add_machine(machine).await
+}
+
+/// What a source says of itself that feeds the machine, its disk of `size_bytes`.
+pub fn request(stream: u8, generation: u64, size_bytes: u64) -> StreamRequest {
+    StreamRequest {
+        machine: name("web"),
+        stream: StreamId::new([stream; 16]),
+        generation: Generation::new(generation),
+        disks: vec![(name("os"), size_bytes)],
+        peer: format!("source {stream}"),
+    }
 }
 
 /// Writes `data` at byte `offset`, at the stream's position `at`.

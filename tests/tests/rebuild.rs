@@ -3,14 +3,14 @@
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::ByteRange;
 use landfall_disks::faults::Seed;
-use landfall_retention::ids::{Generation, Position, Sequence, StreamId};
+use landfall_retention::ids::{Position, Sequence};
 use landfall_retention::name::Name;
 use landfall_retention::point::PointKind;
 use landfall_retention::{
     ChangeError, FoldError, FoldPace, HistoryWanted, NewExport, ResolveError, Retention,
-    ScrubError, ScrubOrder, Settings, Stream, StreamError, StreamRequest,
+    ScrubError, ScrubOrder, Settings, Stream, StreamError,
 };
-use landfall_tests::web::{add_web, mark, put, read, with_settings, with_store};
+use landfall_tests::web::{add_web, mark, put, read, request, with_settings, with_store};
 use landfall_tests::world::{World, moment, name};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,23 +31,13 @@ fn one_segment() -> Settings {
     Settings { index_at_once: 1, ..World::settings() }
 }
 
-fn request(stream: u8, generation: u64) -> StreamRequest {
-    StreamRequest {
-        machine: name("web"),
-        stream: StreamId::new([stream; 16]),
-        generation: Generation::new(generation),
-        disks: vec![(name("os"), SIZE)],
-        peer: format!("source {stream}"),
-    }
-}
-
 /// A point of each round, in several segments, a branch of the first, and an index that is gone. Gives the sequences.
 fn history(folded: bool) -> (World, Vec<u64>) {
     let world = World::new(&mut Seed::new(5));
     let points = with_store(&world, move |store, _| {
         Box::pin(async move {
             add_web(&store, SIZE).await.expect("a new machine");
-            let stream = store.open_stream(request(1, 0)).await.expect("nobody streams");
+            let stream = store.open_stream(request(1, 0, SIZE)).await.expect("nobody streams");
             put(&stream, 1, 0, vec![1; 256 << 10]).await.expect("a seed");
             let mut points = vec![mark(&stream, 2).await.sequence.number()];
             let first = store.resolve(&moment("web@latest")).await.expect("a point");
@@ -148,9 +138,10 @@ fn what_needs_the_rest_of_the_index_waits_and_the_source_goes_on() {
             assert_eq!(waits.why.files, report.index_left);
             everything_that_needs_it_waits(&store).await;
             // Another source would have to compare; the one that was there goes on, and may not compare either.
-            let other = store.open_stream(request(2, 0)).await.err();
+            let other = store.open_stream(request(2, 0, SIZE)).await.err();
             assert!(matches!(other, Some(StreamError::NotIndexed { .. })), "{other:?}");
-            let stream = store.open_stream(request(1, 1)).await.expect("it is known where it was");
+            let stream =
+                store.open_stream(request(1, 1, SIZE)).await.expect("it is known where it was");
             assert_eq!(stream.position(), Position::new(2 + 2 * u64::from(ROUNDS)));
             let disk = stream.disks()[0].id;
             let hashes = stream.hashes(disk, ByteRange::up_to(SIZE)).await;
@@ -201,7 +192,7 @@ fn a_machine_whose_images_hold_the_rest_waits_for_nothing() {
             assert!(matches!(before, Err(ResolveError::BeforeHistory { .. })), "{before:?}");
             let latest = store.resolve(&moment("web@latest")).await.expect("a point");
             store.add_branch(&latest, name("new")).await.expect("it can be branched from");
-            let stream = store.open_stream(request(2, 0)).await.expect("it can compare");
+            let stream = store.open_stream(request(2, 0, SIZE)).await.expect("it can compare");
             let hashes = stream.hashes(stream.disks()[0].id, ByteRange::up_to(SIZE)).await;
             assert_eq!(hashes.expect("all is known").len(), 4);
             // What the index lacks may still be asked of the journal.
@@ -220,7 +211,7 @@ fn every_crash_in_the_middle_leaves_an_index_that_is_begun_again() {
         let steps = seed % 5;
         let came = with_settings(&world, one_segment(), move |store, _| {
             Box::pin(async move {
-                let stream = store.open_stream(request(1, 1)).await.expect("it goes on");
+                let stream = store.open_stream(request(1, 1, SIZE)).await.expect("it goes on");
                 let first = more(&stream, ROUNDS).await;
                 for _ in 0..steps {
                     store.index_more(&pace()).await.expect("it can be read");
@@ -235,7 +226,7 @@ fn every_crash_in_the_middle_leaves_an_index_that_is_begun_again() {
             Box::pin(async move {
                 waits_until_whole(&store).await;
                 check(&store, &points).await;
-                let stream = store.open_stream(request(1, 1)).await.expect("it goes on");
+                let stream = store.open_stream(request(1, 1, SIZE)).await.expect("it goes on");
                 let position = Position::new(2 + 2 * u64::from(ROUNDS + 2));
                 assert_eq!(stream.position(), position, "after {steps} steps");
             })

@@ -3,7 +3,7 @@
 use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::Folder as _;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
-use landfall_retention::ids::{ContentId, Generation, Position, Sequence, StreamId};
+use landfall_retention::ids::{ContentId, Position, Sequence};
 use landfall_retention::name::Label;
 use landfall_retention::point::PointKind;
 use landfall_retention::time::Timestamp;
@@ -11,7 +11,7 @@ use landfall_retention::{
     AppendError, BlockHash, ChangeError, DiskState, NewExport, ResolveError, Retention, Stream,
     StreamError, StreamRequest,
 };
-use landfall_tests::web::{IMAGE, add_web, mark, put, read, with_store};
+use landfall_tests::web::{IMAGE, add_web, mark, put, read, request, with_store};
 use landfall_tests::world::{World, moment, name};
 use std::path::{Path, PathBuf};
 
@@ -31,18 +31,8 @@ fn seeded() -> World {
     world
 }
 
-fn request(stream: u8, generation: u64) -> StreamRequest {
-    StreamRequest {
-        machine: name("web"),
-        stream: StreamId::new([stream; 16]),
-        generation: Generation::new(generation),
-        disks: vec![(name("os"), SIZE)],
-        peer: format!("source {stream}"),
-    }
-}
-
 async fn open(store: &Retention, stream: u8, generation: u64) -> Result<Stream, StreamError> {
-    store.open_stream(request(stream, generation)).await
+    store.open_stream(request(stream, generation, SIZE)).await
 }
 
 fn block(index: u64) -> ByteRange {
@@ -54,17 +44,19 @@ fn streams_are_refused_for_what_is_wrong_with_them() {
     let world = seeded();
     with_store(&world, |store, _| {
         Box::pin(async move {
-            let unknown = StreamRequest { machine: name("db"), ..request(1, 0) };
+            let unknown = StreamRequest { machine: name("db"), ..request(1, 0, SIZE) };
             let error = store.open_stream(unknown).await.err().expect("no such machine");
             assert!(
                 matches!(error, StreamError::UnknownMachine { known, .. } if known == [name("web")])
             );
-            let unknown = StreamRequest { disks: vec![(name("data"), SIZE)], ..request(1, 0) };
+            let unknown =
+                StreamRequest { disks: vec![(name("data"), SIZE)], ..request(1, 0, SIZE) };
             let error = store.open_stream(unknown).await.err().expect("no such disk");
             assert!(
                 matches!(error, StreamError::UnknownDisk { known, .. } if known == [name("os")])
             );
-            let larger = StreamRequest { disks: vec![(name("os"), SIZE * 2)], ..request(1, 0) };
+            let larger =
+                StreamRequest { disks: vec![(name("os"), SIZE * 2)], ..request(1, 0, SIZE) };
             let error = store.open_stream(larger).await.err().expect("another size");
             assert!(matches!(error, StreamError::SizeMismatch { ours: SIZE, .. }));
             let error = open(&store, 9, 1).await.err().expect("never had that generation");

@@ -98,6 +98,22 @@ async fn fold(
     hashes.update().await.finish(Sequence::new(floor), SIZE).await
 }
 
+/// A folder without a file, a disk full of data, and the order of what is done.
+fn of_all(number: u64) -> (FaultFolder, Model, Seed) {
+    let mut seed = Seed::new(number);
+    let folder = FaultFolder::new(seed.fork());
+    let mut model = Model::new(true);
+    model.content = bytes(SIZE, &mut seed);
+    (folder, model, seed.fork())
+}
+
+/// Notes the hash of every block.
+async fn note_all(folder: &FaultFolder, model: &Model) {
+    let hashes = ImageHashes::create(folder, OF, true, &cache()).await;
+    let sums = Sums::of(ByteOffset::new(0), &model.content, SIZE);
+    fold(&hashes, &[sums], 1).await.expect("fine");
+}
+
 #[test]
 fn what_was_noted_is_checked_and_nothing_else() {
     for number in 0..40 {
@@ -172,17 +188,13 @@ fn every_power_cut_leaves_the_old_or_the_new_of_what_a_fold_writes_and_all_else(
 
 #[test]
 fn a_page_that_is_damaged_says_nothing_and_the_others_what_they_said() {
-    let mut seed = Seed::new(1);
-    let folder = FaultFolder::new(seed.fork());
-    let mut model = Model::new(true);
-    let content = bytes(SIZE, &mut seed);
-    model.content.copy_from_slice(&content);
-    run(&mut seed.fork(), |_| async move {
-        let hashes = ImageHashes::create(&folder, OF, true, &cache()).await;
-        fold(&hashes, &[Sums::of(ByteOffset::new(0), &content, SIZE)], 1).await.expect("fine");
+    let (folder, model, mut order) = of_all(1);
+    run(&mut order, |_| async move {
+        note_all(&folder, &model).await;
         folder.corrupt(PATH, PAGES_OFFSET + PAGE_BYTES as u64 + 700, 1);
         let hashes = ImageHashes::open(&folder, OF, Sequence::new(1), &cache()).await;
         let second = usize::try_from(PAGE_SPAN / BLOCK_SIZE).expect("small");
+        let mut model = model;
         model.known[second..2 * second].fill(false);
         model.verify(&hashes).await;
         assert!(hashes.lost_some());
@@ -197,14 +209,9 @@ fn a_page_that_is_damaged_says_nothing_and_the_others_what_they_said() {
 /// The medium gives a page wrongly once, and well from then on: whoever reads it later must see what it says.
 #[test]
 fn a_page_that_was_read_damaged_once_is_read_again() {
-    let mut seed = Seed::new(6);
-    let folder = FaultFolder::new(seed.fork());
-    let mut model = Model::new(true);
-    let content = bytes(SIZE, &mut seed);
-    model.content.copy_from_slice(&content);
-    run(&mut seed.fork(), |_| async move {
-        let hashes = ImageHashes::create(&folder, OF, true, &cache()).await;
-        fold(&hashes, &[Sums::of(ByteOffset::new(0), &content, SIZE)], 1).await.expect("fine");
+    let (folder, model, mut order) = of_all(6);
+    run(&mut order, |_| async move {
+        note_all(&folder, &model).await;
         let hashes = ImageHashes::open(&folder, OF, Sequence::new(1), &cache()).await;
         let file = folder.open(Path::new(PATH), OpenMode::ReadWrite, Caching::Direct).await;
         let file = file.expect("it is there");
@@ -212,7 +219,7 @@ fn a_page_that_was_read_damaged_once_is_read_again() {
         let whole = file.read_at(at, Buffer::for_overwriting(PAGE_BYTES)).await.expect("fine");
         folder.corrupt(PATH, at + 700, 1);
         let block = range(PAGE_SPAN, PAGE_SPAN + BLOCK_SIZE);
-        let other = [content[usize::try_from(PAGE_SPAN).expect("small")] ^ 1; BLOCK_BYTES];
+        let other = [model.content[usize::try_from(PAGE_SPAN).expect("small")] ^ 1; BLOCK_BYTES];
         assert_eq!(hashes.mismatch(block, &other).await, None, "the page says nothing");
         file.write_at(at, whole).await.expect("fine");
         assert_eq!(hashes.mismatch(block, &other).await, Some(block));

@@ -23,11 +23,12 @@ const FOLDER_ID: [u8; 16] = [7; 16];
 const SOON: u64 = 256;
 const LATE: u64 = 1 << 20;
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::parse(text).expect("a name")
 }
 
-fn machine(number: u32) -> ManifestRecord {
+/// A machine that is its own group, and has a trunk of its number.
+pub(super) fn machine(number: u32) -> ManifestRecord {
     ManifestRecord::MachineAdded {
         machine: MachineId::new(number),
         name: name(&format!("m{number}")),

@@ -2,28 +2,14 @@
 
 use super::super::format::{encode_frame, parse_frame};
 use super::*;
-use crate::ids::{Generation, LaneId};
+use crate::ids::Generation;
 use crate::manifest::history::HistoryStart;
+use crate::manifest::tests::{machine, name};
 use crate::policy::Policy;
 
 const SHOP: GroupId = GroupId::new(9);
 const BARRIERS: Barriers =
     Barriers { every: Some(Duration::from_secs(10)), patience: Duration::from_millis(1500) };
-
-fn name(text: &str) -> Name {
-    Name::parse(text).expect("a name")
-}
-
-fn machine(number: u32) -> ManifestRecord {
-    ManifestRecord::MachineAdded {
-        machine: MachineId::new(number),
-        name: name(&format!("m{number}")),
-        display_name: String::new(),
-        group: GroupId::new(number),
-        trunk: LineId::new(number),
-        lane: LaneId::new(0),
-    }
-}
 
 fn joins(number: u32, group: GroupId) -> ManifestRecord {
     ManifestRecord::MachineGrouped { machine: MachineId::new(number), group }
