@@ -1,4 +1,4 @@
-//! Certificates of the delta stream: a small authority of one's own, and what both ends load from disk.
+//! Certificates of both ends of a connection: a small authority of one's own, and what both ends load from disk.
 //!
 //! ```text
 //!   <folder>/ca.pem  ca.key             the authority: made once, signs everything else
@@ -32,6 +32,9 @@ pub const CLIENT_URI: &str = "landfall:client/";
 
 /// Names every certificate of a target is good for.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Longest name of the owner of a certificate, in bytes.
+const MAX_NAME: usize = 128;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -275,7 +278,7 @@ impl Credentials {
 /// Whom a certificate names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subject {
-    /// Name of the source: from the URI of its certificate, else its common name.
+    /// Name of the source or client: from the URI of its certificate, else its common name.
     pub name: String,
     /// BLAKE3 of the certificate.
     pub fingerprint: [u8; 32],
@@ -292,8 +295,10 @@ impl Subject {
         let common =
             || parsed.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned);
         let name = uri.or_else(common).ok_or_else(|| malformed(path, "names nobody"))?;
-        // The name goes into log lines and messages.
-        let name = name.chars().filter(|c| !c.is_control()).take(128).collect();
+        // It decides what may be opened, and goes into log lines: two that differ must not look the same.
+        if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            return Err(malformed(path, "its name is too long, or has control characters"));
+        }
         Ok(Self { name, fingerprint: *blake3::hash(certificate).as_bytes() })
     }
 }
@@ -370,8 +375,8 @@ fn set_validity(params: &mut CertificateParams, length: Duration) {
     params.not_after = (now + length).into();
 }
 
-/// A client name becomes the name of a folder, so it must not be able to leave it.
-fn check_client_name(name: &str) -> Result<(), PkiError> {
+/// Whether a certificate can be issued for that name. It becomes the name of a folder, so it must not be able to leave it.
+pub fn check_client_name(name: &str) -> Result<(), PkiError> {
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest =
         name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));

@@ -97,7 +97,7 @@ fn ten_thousand_who_go_without_a_word_leave_nothing() {
 #[test]
 fn a_crowd_that_sends_a_byte_at_a_time_is_cut_off_and_holds_nobody_up() {
     let handshake_time = Duration::from_millis(500);
-    let server = server(Settings { handshake_time, ..Settings::default() });
+    let server = server(Settings { handshake_time, negotiating: 200, ..Settings::default() });
     server.disk.put(0, &[9; 4096]);
     let mut good = Raw::entered(&server, "disk");
     let mut crowd: Vec<Raw> = (0..100).map(|_| Raw::connect(&server)).collect();
@@ -128,5 +128,27 @@ fn a_crowd_that_sends_a_byte_at_a_time_is_cut_off_and_holds_nobody_up() {
     assert!(slowest < handshake_time, "a request took {slowest:?}");
     assert!(served > 10);
     drop(good);
+    server.stop();
+}
+
+/// Whoever has nothing to show holds no place that somebody else needs, however many they are and however long they wait.
+#[test]
+fn a_crowd_that_says_nothing_makes_way_for_whoever_comes() {
+    let server = server(Settings { negotiating: 8, connections: 8, ..Settings::default() });
+    server.disk.put(0, &[9; 4096]);
+    let mut crowd = Vec::new();
+    for round in 0..10 {
+        crowd.extend((0..20).map(|_| Raw::connect(&server)));
+        let mut good = Raw::entered(&server, "disk");
+        good.request(0, 0, round, 0, 4096);
+        assert_eq!(good.error_of(round), 0);
+        assert_eq!(good.receive(4096), [9; 4096]);
+    }
+    let counters = server.service.counters();
+    assert_eq!(counters.connections_refused.load(SeqCst), 0);
+    wait_until(|| counters.connections_open.load(SeqCst) <= 8);
+    let cut_off = counters.handshakes_failed.load(SeqCst);
+    assert!(cut_off >= 192, "{cut_off} of 200 were cut off");
+    drop(crowd);
     server.stop();
 }

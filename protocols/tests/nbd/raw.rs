@@ -27,6 +27,11 @@ impl Raw {
         raw
     }
 
+    /// For whoever goes on in another way.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.0
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).expect("sent");
     }
@@ -81,14 +86,6 @@ impl Raw {
         assert_eq!(reply[..4], [0x67, 0x44, 0x66, 0x98]);
         assert_eq!(reply[8..], cookie.to_be_bytes());
         u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]])
-    }
-
-    /// What comes until the server closes the connection.
-    pub(crate) fn drain(&mut self, into: &mut Vec<u8>) {
-        match self.0.read_to_end(into) {
-            Ok(_) => {}
-            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
-        }
     }
 
     /// Whether the server has closed the connection.

@@ -12,11 +12,11 @@ use rustls::{
 };
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An authority and a server that trusts it.
 struct Site {
@@ -150,13 +150,14 @@ fn a_certificate_has_to_be_trusted_and_to_be_allowed() {
     site.server.stop();
 }
 
-/// A client of its own making: options in the clear, then TLS of one version.
+/// The client that `name` is, on a connection whose server waits for TLS.
 fn upgraded(
     site: &Site,
+    name: &str,
     version: &'static SupportedProtocolVersion,
-) -> StreamOwned<ClientConnection, TcpStream> {
-    let folder = site.client("friend");
-    let credentials = Credentials::load_client(&folder).expect("complete");
+    raw: Raw,
+) -> StreamOwned<ClientConnection, UnixStream> {
+    let credentials = Credentials::load_client(&site.client(name)).expect("complete");
     let mut roots = RootCertStore::empty();
     for authority in credentials.authorities {
         roots.add(authority).expect("an authority");
@@ -168,17 +169,17 @@ fn upgraded(
         .with_root_certificates(roots)
         .with_client_auth_cert(credentials.chain, credentials.key)
         .expect("a certificate");
-    let mut tcp = TcpStream::connect(site.server.address).expect("connected");
-    tcp.set_read_timeout(Some(crate::memory::PATIENCE)).expect("a time-out");
-    let mut greeting = [0; 18];
-    tcp.read_exact(&mut greeting).expect("a greeting");
-    tcp.write_all(&3u32.to_be_bytes()).expect("sent");
-    tcp.write_all(b"IHAVEOPT\0\0\0\x05\0\0\0\0").expect("sent");
-    let mut reply = [0; 20];
-    tcp.read_exact(&mut reply).expect("a reply");
-    assert_eq!(reply[12..16], 1u32.to_be_bytes());
     let host = "localhost".try_into().expect("a name");
-    StreamOwned::new(ClientConnection::new(Arc::new(config), host).expect("usable"), tcp)
+    let client = ClientConnection::new(Arc::new(config), host).expect("usable");
+    StreamOwned::new(client, raw.into_stream())
+}
+
+/// A connection that has been greeted.
+fn greeted(site: &Site) -> Raw {
+    let mut raw = Raw::connect(&site.server);
+    raw.receive(18);
+    raw.send(&3u32.to_be_bytes());
+    raw
 }
 
 #[test]
@@ -186,7 +187,10 @@ fn both_versions_of_tls_carry_requests_and_end_in_good_order() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let site = Site::start(Security::Required);
         site.server.disk.put(0, b"sealed");
-        let mut tls = upgraded(&site, version);
+        let mut raw = greeted(&site);
+        raw.option(5, b"");
+        assert_eq!(raw.option_reply(5).0, 1);
+        let mut tls = upgraded(&site, "friend", version, raw);
         tls.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\x04disk").expect("sent");
         let mut entered = [0; 10];
         tls.read_exact(&mut entered).expect("entered");
@@ -208,23 +212,86 @@ fn both_versions_of_tls_carry_requests_and_end_in_good_order() {
     }
 }
 
+/// Somebody on the way could have put it there: it is neither done now nor once TLS has begun.
 #[test]
 fn what_comes_in_the_clear_behind_starttls_is_not_listened_to() {
     let site = Site::start(Security::Offered);
-    let mut raw = Raw::connect(&site.server);
-    raw.receive(18);
-    raw.send(&3u32.to_be_bytes());
+    let mut raw = greeted(&site);
     let mut both = b"IHAVEOPT\0\0\0\x05\0\0\0\0".to_vec();
     both.extend(b"IHAVEOPT\0\0\0\x01\0\0\0\x04disk");
     raw.send(&both);
     assert_eq!(raw.option_reply(5).0, 1);
-    // Perhaps an alert, and then nothing: no export was opened.
-    let mut rest = Vec::new();
-    raw.drain(&mut rest);
-    assert!(rest.len() < 32, "{rest:?}");
+    let begun = Instant::now();
+    let mut tls = upgraded(&site, "friend", &rustls::version::TLS13, raw);
+    let secured = tls.conn.complete_io(&mut tls.sock);
+    assert!(secured.is_err(), "TLS began behind what was slipped in: {secured:?}");
     let counters = site.server.service.counters();
     wait_until(|| counters.handshakes_failed.load(SeqCst) == 1);
+    assert!(begun.elapsed() < Settings::default().handshake_time, "it was waited for");
     assert!(site.server.shelf.opened.lock().is_empty());
+    site.server.stop();
+}
+
+/// Nothing that was opened for whoever asked in the clear is there for the one that TLS has shown.
+#[test]
+fn a_name_is_opened_anew_for_whoever_tls_has_shown() {
+    let site = Site::start(Security::Offered);
+    let mut raw = greeted(&site);
+    raw.option(6, b"\0\0\0\x04disk\0\0");
+    while raw.option_reply(6).0 != 1 {}
+    assert_eq!(site.server.shelf.opened.lock().len(), 1, "it may be asked for in the clear");
+    raw.option(5, b"");
+    assert_eq!(raw.option_reply(5).0, 1);
+    let mut tls = upgraded(&site, "stranger", &rustls::version::TLS13, raw);
+    tls.write_all(b"IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\x04disk\0\0").expect("sent");
+    let mut reply = [0; 20];
+    tls.read_exact(&mut reply).expect("a reply");
+    assert_eq!(reply[12..16], 0x8000_0002u32.to_be_bytes(), "{reply:?}");
+    let mut why = vec![0; usize::from(reply[19])];
+    tls.read_exact(&mut why).expect("the text of the reply");
+    // Asked for in a way that no error answers, the connection ends, and TLS before it.
+    tls.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\x04disk").expect("sent");
+    assert_eq!(tls.read(&mut [0]).expect("a close_notify"), 0);
+    site.server.stop();
+}
+
+#[test]
+fn whoever_goes_over_tls_without_a_word_leaves_nothing() {
+    let site = Site::start(Security::Required);
+    site.server.disk.put(0, &vec![1; MIB as usize]);
+    let open = || fs::read_dir("/proc/self/fd").expect("a list of descriptors").count();
+    let counters = site.server.service.counters();
+    let all_gone = || counters.connections_open.load(SeqCst) == 0;
+    let mut before = 0;
+    for round in 0..200 {
+        let mut raw = greeted(&site);
+        raw.option(5, b"");
+        assert_eq!(raw.option_reply(5).0, 1);
+        let mut tls = upgraded(&site, "friend", &rustls::version::TLS13, raw);
+        tls.conn.complete_io(&mut tls.sock).expect("TLS");
+        if round % 3 > 0 {
+            tls.write_all(b"IHAVEOPT\0\0\0\x01\0\0\0\x04disk").expect("sent");
+            tls.read_exact(&mut [0; 10]).expect("entered");
+            for cookie in 0..20 {
+                // Reads of a MiB, of which nobody takes anything; or a write whose payload does not come.
+                let mut header = vec![0x25, 0x60, 0x95, 0x13, 0, 0, 0, round % 3 - 1];
+                header.extend([0, 0, 0, 0, 0, 0, 0, cookie, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0]);
+                tls.write_all(&header).expect("sent");
+                if round % 3 == 2 {
+                    break;
+                }
+            }
+        }
+        drop(tls);
+        if round == 2 {
+            // Whatever is made once is made.
+            wait_until(all_gone);
+            before = open();
+        }
+    }
+    wait_until(all_gone);
+    wait_until(|| open() <= before);
+    wait_until(|| Arc::strong_count(&site.server.disk) == 2);
     site.server.stop();
 }
 

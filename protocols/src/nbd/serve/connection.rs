@@ -8,6 +8,7 @@
 //! ```
 
 use super::Service;
+use super::admission::Place;
 use super::execute::{HoleSense, Served, Source, execute, failure};
 use super::link::{Incoming, Link};
 use super::negotiate::{Entered, NegotiationError, negotiate};
@@ -43,21 +44,37 @@ const LONGEST_DESCRIPTION: u64 =
 const SKIP_AT_A_TIME: u64 = 1 << 20;
 
 /// Serves the connection until it ends.
-pub(super) async fn run(stream: Stream, peer: Peer, security: &Security, service: &Service) {
+pub(super) async fn run(
+    stream: Stream,
+    peer: Peer,
+    security: &Security,
+    mut place: Place,
+    service: &Service,
+) {
     let (receiver, sender) = stream.split();
     let visitor = Visitor { peer: peer.clone(), certificate: None };
     let negotiation = {
         let work = negotiate(Link::plain(receiver, sender), security, service, visitor);
         let limited = pin!(timeout(service.settings.handshake_time, work));
-        match select(limited, pin!(service.parted())).await {
+        let (parted, cut_off) = (pin!(service.parted()), pin!(place.cut_off()));
+        match select(limited, select(parted, cut_off)).await {
             Either::Left((Ok(outcome), _)) => outcome,
             Either::Left((Err(_elapsed), _)) => {
                 Err(NegotiationError::Socket(io::ErrorKind::TimedOut.into()))
             }
-            Either::Right(_) => return,
+            Either::Right((Either::Left(_), _)) => return,
+            Either::Right((Either::Right(_), _)) => Err(NegotiationError::CutOff),
         }
     };
-    let Entered { link, visitor, negotiated, export, sources } = match negotiation {
+    let negotiation = match negotiation {
+        Ok(Some(entered)) => match place.serve() {
+            Some(served) => Ok(Some((entered, served))),
+            None => Err(NegotiationError::CutOff),
+        },
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (Entered { link, visitor, negotiated, export, sources }, _served) = match negotiation {
         Ok(Some(entered)) => entered,
         Ok(None) => return,
         Err(error) => {

@@ -28,7 +28,7 @@ const RECEIVE_BYTES: usize = 256 << 10;
 const SEAL_BYTES: usize = 256 << 10;
 
 /// How long a client has to take the end of TLS off the socket.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 type Tls = Rc<RefCell<ServerConnection>>;
 

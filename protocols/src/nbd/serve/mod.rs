@@ -14,12 +14,15 @@
 //! - A connection ends only after the replies to everything it has accepted were sent, unless the socket failed or the
 //!   time for draining is over.
 
+mod admission;
 mod connection;
 mod execute;
 mod link;
 mod negotiate;
 mod outbox;
 
+use self::admission::{Admission, Place};
+use self::link::FAREWELL;
 use super::counters::{Counters, count};
 use super::export::Exports;
 use super::tls::Security;
@@ -38,11 +41,14 @@ use tokio::sync::{mpsc, watch};
 /// How long accepting pauses after an error: a shortage of descriptors ends when a connection does.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Limits of a server. What it may hold in memory for its clients is at most `connections` times `bytes_in_flight`.
+/// Limits of a server. What it may hold in memory for the clients of a listener is at most `connections` times
+/// `bytes_in_flight`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Connections at a time, over all listeners. One more is closed at once.
+    /// Connections of a listener that are served at a time. One more is closed at once.
     pub connections: u64,
+    /// Connections of a listener that negotiate at a time. With one more, the oldest of them is closed.
+    pub negotiating: usize,
     /// Requests of a connection that are worked on, or answered and not sent yet.
     pub requests_in_flight: u32,
     /// Bytes of payload those requests may hold in either direction; at least [`MAX_REQUEST`].
@@ -60,6 +66,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connections: 128,
+            negotiating: 64,
             requests_in_flight: 256,
             bytes_in_flight: MAX_REQUEST,
             handshake_time: Duration::from_secs(10),
@@ -131,12 +138,10 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(service: &Service, open: &mpsc::Sender<()>) -> Option<Self> {
-        let counters = &service.counters;
-        // Counted before it is compared: connections arrive on several listeners at once.
-        let before = counters.connections_open.fetch_add(1, Relaxed);
-        let slot = Self { counters: Arc::clone(counters), _open: open.clone() };
-        (before < service.settings.connections).then_some(slot)
+    fn new(service: &Service, open: &mpsc::Sender<()>) -> Self {
+        let counters = Arc::clone(&service.counters);
+        counters.connections_open.fetch_add(1, Relaxed);
+        Self { counters, _open: open.clone() }
     }
 }
 
@@ -150,14 +155,17 @@ impl Drop for Slot {
 /// Each has to do what `security` says. Runs on an I/O core. Returns after [`Service::stop`], when the connections it
 /// accepted have ended.
 pub async fn serve(listener: Listener, security: Security, service: Arc<Service>, cores: &[Core]) {
+    let Settings { connections, negotiating, parting_time, drain_time, .. } = service.settings;
+    let admission = Admission::new(connections, negotiating);
     let (open, mut all_closed) = mpsc::channel(1);
     let mut turn = cores.iter().cycle();
     let mut stopped = pin!(service.stopped());
     loop {
         match select(pin!(listener.accept()), stopped.as_mut()).await {
-            Either::Left((Ok((stream, peer)), _)) => match Slot::take(&service, &open) {
-                Some(slot) => {
-                    let arrival = Arrival { stream, peer, security: security.clone(), slot };
+            Either::Left((Ok((stream, peer)), _)) => match admission.admit() {
+                Some(place) => {
+                    let (security, slot) = (security.clone(), Slot::new(&service, &open));
+                    let arrival = Arrival { stream, peer, security, place, slot };
                     start(arrival, Arc::clone(&service), turn.next());
                 }
                 None => {
@@ -172,8 +180,7 @@ pub async fn serve(listener: Listener, security: Security, service: Arc<Service>
     // Nobody is to connect while the last requests are answered.
     drop((listener, open));
     let closed = all_closed.recv();
-    let Settings { parting_time, drain_time, .. } = service.settings;
-    if timeout(parting_time + drain_time + ACCEPT_PAUSE, closed).await.is_err() {
+    if timeout(parting_time + drain_time + FAREWELL + ACCEPT_PAUSE, closed).await.is_err() {
         tracing::warn!("NBD connections were still open when the time for draining was over");
     }
 }
@@ -188,14 +195,15 @@ struct Arrival {
     stream: Stream,
     peer: Peer,
     security: Security,
+    place: Place,
     slot: Slot,
 }
 
 fn start(arrival: Arrival, service: Arc<Service>, core: Option<&Core>) {
     count(&service.counters.connections);
     let connection = move || async move {
-        let Arrival { stream, peer, security, slot } = arrival;
-        connection::run(stream, peer, &security, &service).await;
+        let Arrival { stream, peer, security, place, slot } = arrival;
+        connection::run(stream, peer, &security, place, &service).await;
         drop(slot);
     };
     match core {

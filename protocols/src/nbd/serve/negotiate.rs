@@ -32,6 +32,8 @@ pub(super) enum NegotiationError {
     Secure(#[from] SecureError),
     #[error(transparent)]
     Session(#[from] HandshakeError),
+    #[error("too many others came meanwhile")]
+    CutOff,
 }
 
 /// A connection on which requests follow.
@@ -105,7 +107,10 @@ pub(super) async fn negotiate(
                 link.outgoing.shutdown().await;
                 return Ok(None);
             }
-            Step::End(End::Broken(error)) => return Err(error.into()),
+            Step::End(End::Broken(error)) => {
+                link.outgoing.shutdown().await;
+                return Err(error.into());
+            }
             Step::End(End::Transmission(negotiated)) => {
                 let (export, sources) = held.take(&negotiated);
                 return Ok(Some(Entered { link, visitor, negotiated, export, sources }));
