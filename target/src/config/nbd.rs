@@ -4,6 +4,7 @@
 //! feeding one machine is no reason to read another. Reading one is no reason to feed it.
 
 use super::ConfigError;
+use landfall_protocols::pki::check_client_name;
 use landfall_retention::name::Name;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -65,18 +66,27 @@ pub(crate) struct NbdConfig {
 
 /// The section, checked.
 pub(super) fn complete(section: NbdSection) -> Result<NbdConfig, ConfigError> {
+    let (tls, allow, feed) = (section.tls, section.allow, section.feed);
     Ok(NbdConfig {
-        tls: section.tls,
-        allow: grants("nbd.allow", section.allow)?,
-        feed: grants("nbd.feed", section.feed)?,
+        tls,
+        allow: grants("nbd.allow", tls, allow)?,
+        feed: grants("nbd.feed", tls, feed)?,
     })
 }
 
 fn grants(
     key: &'static str,
+    tls: NbdTls,
     written: BTreeMap<String, Vec<String>>,
 ) -> Result<BTreeMap<String, Grant>, ConfigError> {
+    if tls != NbdTls::Required && !written.is_empty() {
+        let what = "nobody has to show a certificate, so this would keep nobody out; set nbd.tls \
+                    to \"required\", or leave it out";
+        return Err(ConfigError::Value { key, what: what.to_owned() });
+    }
     let grant = |(owner, machines): (String, Vec<String>)| {
+        let named = check_client_name(&owner);
+        named.map_err(|error| ConfigError::Value { key, what: error.to_string() })?;
         let grant = if machines.iter().any(|machine| machine == EVERYTHING) {
             Grant::Everything
         } else {

@@ -63,18 +63,25 @@ fn nbd_goes_beyond_loopback_where_tls_is_required() {
 
 #[test]
 fn a_certificate_opens_what_it_is_granted() {
-    let text = "[nbd.allow]\nbackup = ['web', 'db']\nadmin = ['*']\nnobody = []";
-    let allow = load(text, Some("/d")).expect("complete").nbd.allow;
+    let with = |grants: &str| format!("[nbd]\ntls = 'required'\n[nbd.allow]\n{grants}");
+    let text = with("backup = ['web', 'db']\nadmin = ['*']\nnobody = []");
+    let allow = load(&text, Some("/d")).expect("complete").nbd.allow;
     let opens = |owner: &str, machine: &str| allow[owner].covers(machine);
     assert!(opens("backup", "web") && opens("backup", "db") && !opens("backup", "mail"));
     assert!(!opens("backup", "web2"), "a name is not a prefix");
     assert!(opens("admin", "mail") && !opens("nobody", "web"));
-    assert!(refused("[nbd.allow]\nx = ['a/b']").contains("nbd.allow"));
-    let nbd =
-        load("[nbd.allow]\na = ['*']\n[nbd.feed]\nb = ['web']", Some("/d")).expect("complete").nbd;
+    assert!(refused(&with("x = ['a/b']")).contains("nbd.allow"));
+    assert!(refused(&with("'back up' = ['web']")).contains("\"back up\""), "no certificate is");
+    for tls in ["off", "offered"] {
+        for section in ["allow", "feed"] {
+            let open = format!("[nbd]\ntls = '{tls}'\n[nbd.{section}]\nbackup = ['web']");
+            assert!(refused(&open).contains("keep nobody out"), "{tls}");
+        }
+    }
+    let nbd = load(&with("a = ['*']\n[nbd.feed]\nb = ['web']"), Some("/d")).expect("complete").nbd;
     assert_eq!((nbd.allow.get("b"), nbd.feed.get("a")), (None, None));
     assert!(nbd.feed["b"].covers("web") && !nbd.feed["b"].covers("db"));
-    assert!(refused("[nbd.feed]\nx = ['a/b']").contains("nbd.feed"));
+    assert!(refused(&with("a = ['*']\n[nbd.feed]\nx = ['a/b']")).contains("nbd.feed"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Server {
             (Some(path), _) => Ok(Self::Socket(path.into())),
             (None, Some(address)) => Ok(Self::Tcp(address.clone())),
             (None, None) => {
-                bail!("the target does not listen for NBD; set listen.nbd_socket in landfall.toml")
+                bail!("this needs the target's NBD socket; set listen.nbd_socket in landfall.toml")
             }
         }
     }
