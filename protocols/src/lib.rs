@@ -3,6 +3,7 @@
 //! Each protocol is a folder of `wire` (bytes to meaning and back), `session` (a state machine without I/O) and `serve`
 //! (sockets). Only `serve` and the clients wait for anything.
 
+mod admission;
 pub mod delta;
 pub mod nbd;
 pub mod pki;

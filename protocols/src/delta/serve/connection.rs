@@ -10,6 +10,7 @@ use super::pipeline::{Done, Pipeline};
 use super::registry::Claim;
 use super::transport::{Transport, TransportError};
 use super::{OpenConnection, Server};
+use crate::admission::Place;
 use crate::delta::counters::{Counters, OpenCount};
 use crate::delta::refusal::Refusal;
 use crate::delta::replicas::{
@@ -26,7 +27,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Serves a connection that was just accepted.
-pub(super) async fn serve(server: Arc<Server>, stream: Stream, peer: Peer, open: OpenConnection) {
+pub(super) async fn serve(
+    server: Arc<Server>,
+    stream: Stream,
+    peer: Peer,
+    (open, mut place): (OpenConnection, Place),
+) {
     let mut transport = match Transport::new(stream, Arc::clone(&server.tls)) {
         Ok(transport) => transport,
         Err(error) => return not_admitted(&server, &peer, &error.to_string()),
@@ -34,6 +40,9 @@ pub(super) async fn serve(server: Arc<Server>, stream: Stream, peer: Peer, open:
     let mut stopping = server.stopping.subscribe();
     let subject = futures_util::select_biased! {
         _ = pin!(stopping.wait_for(|stopping| *stopping).fuse()) => return,
+        () = pin!(place.cut_off().fuse()) => {
+            return not_admitted(&server, &peer, "too many others came before it said who it is");
+        }
         subject = pin!(handshake(&mut transport, server.settings.handshake).fuse()) => subject,
     };
     let identity = match subject {
@@ -46,9 +55,9 @@ pub(super) async fn serve(server: Arc<Server>, stream: Stream, peer: Peer, open:
         }
     };
     let session = ServerSession::new(server.settings.limits, Instant::now());
-    let crowded = open.crowded;
+    let served = place.serve();
     let mut connection = Connection { server, transport, session, identity };
-    let end = connection.run(crowded).await;
+    let end = connection.run(served.is_none()).await;
     connection.report(&end);
     connection.transport.close().await;
     drop(open);

@@ -24,6 +24,7 @@ mod transport;
 use super::counters::{CounterValues, Counters};
 use super::replicas::Replicas;
 use super::session::SessionLimits;
+use crate::admission::Admission;
 use futures_util::future::{Either, select};
 use landfall_disks::uring::net::Listener;
 use landfall_disks::uring::{self, Core};
@@ -42,8 +43,10 @@ pub struct ServerSettings {
     pub limits: SessionLimits,
     /// Time for TLS until the peer's certificate is accepted.
     pub handshake: Duration,
-    /// Connections served at once. As many again are told so; more are dropped.
+    /// Connections served at once. Whoever comes then, with a certificate, is told so.
     pub max_connections: usize,
+    /// Connections at once of which it is not known who they are. With one more, the oldest of them is closed.
+    pub strangers: usize,
 }
 
 impl Default for ServerSettings {
@@ -52,6 +55,7 @@ impl Default for ServerSettings {
             limits: SessionLimits::default(),
             handshake: Duration::from_secs(10),
             max_connections: 256,
+            strangers: 64,
         }
     }
 }
@@ -63,6 +67,7 @@ pub struct Server {
     replicas: Arc<dyn Replicas>,
     counters: Counters,
     registry: Registry,
+    admission: Arc<Admission>,
     log: LogBudget,
     stopping: watch::Sender<bool>,
     open: watch::Sender<usize>,
@@ -87,6 +92,7 @@ impl Server {
             replicas,
             counters: Counters::default(),
             registry: Registry::default(),
+            admission: Admission::new(settings.max_connections as u64, settings.strangers),
             log: LogBudget::default(),
             stopping: watch::Sender::new(false),
             open: watch::Sender::new(0),
@@ -114,10 +120,10 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let Some(open) = self.admit() else { continue };
+                    let (open, place) = (self.open(), self.admission.admit());
                     let server = Arc::clone(&self);
                     let core = turn.next().expect("a cycle over at least one core");
-                    core.spawn(move || connection::serve(server, stream, peer, open));
+                    core.spawn(move || connection::serve(server, stream, peer, (open, place)));
                 }
                 Err(error) => {
                     self.log.spend(|| tracing::warn!(%error, "cannot accept a connection"));
@@ -136,32 +142,18 @@ impl Server {
         let _ = open.wait_for(|open| *open == 0).await;
     }
 
-    /// Counts a connection in, unless there are far too many.
-    fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
+    /// Counts a connection in.
+    fn open(self: &Arc<Self>) -> OpenConnection {
         Counters::add(&self.counters.connections_accepted, 1);
-        let limit = self.settings.max_connections;
-        let mut admitted = None;
-        self.open.send_modify(|open| {
-            if *open < limit.saturating_mul(2) {
-                *open += 1;
-                admitted = Some(*open > limit);
-            }
-        });
-        let Some(crowded) = admitted else {
-            self.counters.refused(super::RefusalCode::TooManyConnections);
-            self.log.spend(|| tracing::warn!(limit, "too many connections, one was dropped"));
-            return None;
-        };
         Counters::add(&self.counters.connections_open, 1);
-        Some(OpenConnection { server: Arc::clone(self), crowded })
+        self.open.send_modify(|open| *open += 1);
+        OpenConnection { server: Arc::clone(self) }
     }
 }
 
-/// A place among the connections, given back when dropped.
+/// A connection that is counted in while it lives.
 struct OpenConnection {
     server: Arc<Server>,
-    /// Past the limit: to be told so.
-    crowded: bool,
 }
 
 impl Drop for OpenConnection {

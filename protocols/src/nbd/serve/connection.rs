@@ -8,11 +8,11 @@
 //! ```
 
 use super::Service;
-use super::admission::Place;
 use super::execute::{HoleSense, Served, Source, execute, failure};
 use super::link::{Incoming, Link};
 use super::negotiate::{Entered, NegotiationError, negotiate};
 use super::outbox::{Outbox, Permits};
+use crate::admission::Place;
 use crate::nbd::counters::{Counters, add, count};
 use crate::nbd::export::{Export, Leaving, Visitor};
 use crate::nbd::session::{

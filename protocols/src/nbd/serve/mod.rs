@@ -14,19 +14,18 @@
 //! - A connection ends only after the replies to everything it has accepted were sent, unless the socket failed or the
 //!   time for draining is over.
 
-mod admission;
 mod connection;
 mod execute;
 mod link;
 mod negotiate;
 mod outbox;
 
-use self::admission::{Admission, Place};
 use self::link::FAREWELL;
 use super::counters::{Counters, count};
 use super::export::Exports;
 use super::tls::Security;
 use super::wire::MAX_REQUEST;
+use crate::admission::{Admission, Place};
 use futures_util::future::{Either, select};
 use landfall_disks::uring::net::{Listener, Peer, Stream};
 use landfall_disks::uring::{Core, sleep, spawn, timeout};
@@ -162,13 +161,14 @@ pub async fn serve(listener: Listener, security: Security, service: Arc<Service>
     let mut stopped = pin!(service.stopped());
     loop {
         match select(pin!(listener.accept()), stopped.as_mut()).await {
-            Either::Left((Ok((stream, peer)), _)) => match admission.admit() {
-                Some(place) => {
+            Either::Left((Ok((stream, peer)), _)) => match admission.is_full() {
+                false => {
+                    let place = admission.admit();
                     let (security, slot) = (security.clone(), Slot::new(&service, &open));
                     let arrival = Arrival { stream, peer, security, place, slot };
                     start(arrival, Arc::clone(&service), turn.next());
                 }
-                None => {
+                true => {
                     count(&service.counters.connections_refused);
                     tracing::debug!(%peer, "NBD connection refused: too many are open");
                 }

@@ -223,7 +223,7 @@ fn credit_is_enforced_over_the_wire() {
 
 #[test]
 fn silent_crowded_and_stopping() {
-    let mut settings = ServerSettings { max_connections: 2, ..ServerSettings::default() };
+    let mut settings = ServerSettings { max_connections: 1, ..ServerSettings::default() };
     settings.limits.idle = Duration::from_secs(1);
     settings.limits.greeting = Duration::from_millis(200);
     let site = Site::start(settings);
@@ -251,6 +251,23 @@ fn silent_crowded_and_stopping() {
     drop(first);
     let site = stopped.join().expect("stops");
     assert_eq!(site.server.counters().connections_open, 0);
+}
+
+/// Who has no certificate keeps nobody out who has one, however many they are.
+#[test]
+fn strangers_make_way_for_sources() {
+    let settings = ServerSettings { strangers: 4, max_connections: 4, ..ServerSettings::default() };
+    let site = Site::start(settings);
+    let connect = || TcpStream::connect(site.address).expect("the server listens");
+    let mut strangers: Vec<_> = (0..20).map(|_| connect()).collect();
+    site.until(|values| values.connections_open == 4);
+    let mut source = RawPeer::open(&site, "one", 1);
+    source.welcome();
+    strangers.extend((0..20).map(|_| connect()));
+    site.until(|values| values.connections_open == 5 && values.tls_failures >= 36);
+    assert!(site.server.counters().refused.iter().all(|(_, count)| *count == 0));
+    drop((strangers, source));
+    site.stop();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// The places of a listener.
-pub(super) struct Admission {
+pub(crate) struct Admission {
     /// Served at a time.
     served: u64,
     /// Negotiating at a time.
@@ -33,29 +33,31 @@ struct Places {
 }
 
 /// That of a connection that negotiates.
-pub(super) struct Place {
+pub(crate) struct Place {
     admission: Arc<Admission>,
     number: u64,
     cut_off: oneshot::Receiver<()>,
 }
 
 /// That of a connection that is served.
-pub(super) struct Served {
+pub(crate) struct Served {
     admission: Arc<Admission>,
 }
 
 impl Admission {
-    pub(super) fn new(served: u64, negotiating: usize) -> Arc<Self> {
+    pub(crate) fn new(served: u64, negotiating: usize) -> Arc<Self> {
         let negotiating = negotiating.max(1);
         Arc::new(Self { served, negotiating, places: Mutex::default() })
     }
 
-    /// A place for one more, unless too many are served.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Place> {
+    /// Whether as many are served as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.places.lock().served >= self.served
+    }
+
+    /// A place for one more that negotiates.
+    pub(crate) fn admit(self: &Arc<Self>) -> Place {
         let mut places = self.places.lock();
-        if places.served >= self.served {
-            return None;
-        }
         if places.negotiating.len() >= self.negotiating {
             places.negotiating.pop_front();
         }
@@ -63,19 +65,19 @@ impl Admission {
         let number = places.next;
         places.next += 1;
         places.negotiating.push_back((number, hold));
-        Some(Place { admission: Arc::clone(self), number, cut_off })
+        Place { admission: Arc::clone(self), number, cut_off }
     }
 }
 
 impl Place {
     /// Returns when it is cut off.
-    pub(super) async fn cut_off(&mut self) {
+    pub(crate) async fn cut_off(&mut self) {
         // Nothing is ever sent: the other end is let go.
         let _ = (&mut self.cut_off).await;
     }
 
     /// Negotiation led somewhere. Nothing, if it was cut off or others were quicker.
-    pub(super) fn serve(self) -> Option<Served> {
+    pub(crate) fn serve(self) -> Option<Served> {
         let mut places = self.admission.places.lock();
         let here = places.negotiating.iter().any(|(number, _)| *number == self.number);
         if !here || places.served >= self.admission.served {
@@ -112,15 +114,14 @@ mod tests {
     #[test]
     fn the_oldest_of_those_who_negotiate_makes_way() {
         let admission = Admission::new(9, 2);
-        let mut first = admission.admit().expect("nobody is served");
-        let mut second = admission.admit().expect("nobody is served");
+        let (mut first, mut second) = (admission.admit(), admission.admit());
         assert!(!is_cut_off(&mut first) && !is_cut_off(&mut second));
-        let mut third = admission.admit().expect("nobody is served");
+        let mut third = admission.admit();
         assert!(is_cut_off(&mut first) && !is_cut_off(&mut second) && !is_cut_off(&mut third));
         assert!(first.serve().is_none(), "it was cut off");
         let served = second.serve().expect("it is here");
         // Its place is free: nobody has to go for the next one.
-        let _fourth = admission.admit().expect("one is served");
+        let _fourth = admission.admit();
         assert!(!is_cut_off(&mut third));
         drop(served);
     }
@@ -129,12 +130,10 @@ mod tests {
     fn no_more_are_served_than_may_be() {
         let admission = Admission::new(1, 8);
         let (one, other) = (admission.admit(), admission.admit());
-        let (one, other) = (one.expect("nobody is served"), other.expect("nobody is served"));
         let served = one.serve().expect("nobody is served");
-        assert!(admission.admit().is_none());
+        assert!(admission.is_full());
         assert!(other.serve().is_none(), "another one was quicker");
         drop(served);
-        let next = admission.admit().expect("nobody is served any more");
-        assert!(next.serve().is_some());
+        assert!(!admission.is_full() && admission.admit().serve().is_some());
     }
 }
