@@ -20,12 +20,17 @@ const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// How long a start takes, more or less.
 const STARTING: Duration = Duration::from_millis(120);
 
-/// As many checkpoints of the index as there can be, and all of it is there when a start is over; and the same with everything
-/// sealed.
+/// How long an index that is built while the target runs may take.
+const INDEXED: Duration = Duration::from_secs(60);
+
+/// As many checkpoints of the index as there can be, and all of it is there when a start is over; the same with everything
+/// sealed; and with as little of it as can be.
 const CHECKPOINTS: &str = "[index]\ncheckpoint_every = '1s'\nsegments_at_start = 1000";
 const SEALED: &str = "[index]\ncheckpoint_every = '1s'\nsegments_at_start = 1000\n\
      [encryption]\nkey = { command = ['/bin/echo', \
      '000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'] }";
+
+const IN_PIECES: &str = "[index]\ncheckpoint_every = '1s'\nsegments_at_start = 1";
 
 /// What happened, to see that a run was worth something.
 #[derive(Clone, Copy, Default, Debug)]
@@ -91,6 +96,7 @@ pub(crate) fn live(seed: u64) -> Deeds {
     });
     life.deeds.writes = writes.into_inner();
     for _ in 0..2 {
+        life.indexed();
         writer.settle();
         life.compare_all();
         let branch = legacy::read_all(&life.target.socket(), "web~b/os").expect("the branch");
@@ -130,7 +136,7 @@ impl Life {
             settings.keep = "keep all for 0s";
             settings.fold = "every = '1s'\nrate = '4MiB'";
         }
-        settings.more = if random.chance(1, 2) { CHECKPOINTS } else { SEALED };
+        settings.more = *random.pick(&[CHECKPOINTS, SEALED, IN_PIECES]);
         let target = Target::with(&settings);
         target.log().expect("the index is gone: checkpoint");
         // A first copy that was cut short, or a stream whose first batch did not arrive, compares anew.
@@ -173,6 +179,7 @@ impl Life {
             }
         }
         let sequence = replicate.point();
+        self.indexed();
         let made = self.listed();
         let new: Vec<u64> = made.into_iter().filter(|s| !self.points.contains_key(s)).collect();
         assert!(!new.is_empty(), "the pass made no point");
@@ -217,6 +224,15 @@ impl Life {
             self.deeds.killed_recovering += 1;
         }
         self.target.start_again();
+    }
+
+    /// Waits until nothing waits for the index.
+    fn indexed(&self) {
+        let begun = Instant::now();
+        while !self.target.json(&["status", "--json"])["index"].is_null() {
+            assert!(begun.elapsed() < INDEXED, "the index is not built");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn listed(&self) -> Vec<u64> {
