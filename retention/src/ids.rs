@@ -26,6 +26,11 @@ macro_rules! number {
             pub const fn next(self) -> Self {
                 Self(self.0.strict_add(1))
             }
+
+            /// The one before this; zero has none, and stays.
+            pub const fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
         }
 
         impl fmt::Debug for $name {

@@ -78,7 +78,7 @@ pub use lease::Holder;
 pub use moment::{Moment, ResolveError};
 pub use promote::Promoted;
 pub use provenance::{Provenance, Shown};
-pub use rebuild::{IndexStatus, NotIndexed};
+pub use rebuild::{IndexMoreError, IndexStatus, NotIndexed};
 pub use replica::span::{BranchSpan, DiskSpan, Place};
 pub use replica::{DiskState, ImageSpec, ImageStore};
 pub use retention::{OpenError, OpenReport, Opened, Random, Retention, Settings, Surroundings};

@@ -251,15 +251,21 @@ impl Line {
         lacking.map_or(Ok(()), |lacking| Err(lacking.error()))
     }
 
-    /// It was found where it ends; `found` has that, and points there are. Nothing was written to it until now.
+    /// It was found where it ends; `found` has that, and points there are. Nothing is written to it until
+    /// [`Self::tail_is_known`].
     pub(crate) fn set_tail(&self, entry: &LineEntry, found: LineState) {
         let mut state = self.state.lock();
-        let Some(lacking) = &mut state.lacking else { return };
-        lacking.tail_known = true;
         state.tail = found.tail;
         state.tail.sequence = state.tail.sequence.max(entry.own_above());
         state.tail.commit_time = state.tail.commit_time.max(entry.born);
         state.add_points(found.catalogue.iter());
+    }
+
+    /// Whoever does not look back can go on at its end.
+    pub(crate) fn tail_is_known(&self) {
+        if let Some(lacking) = &mut self.state.lock().lacking {
+            lacking.tail_known = true;
+        }
     }
 
     /// The index has all of it now; `found` is what that says. What came meanwhile stays.

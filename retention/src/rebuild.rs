@@ -15,11 +15,13 @@
 //! (`journal/rebuild/`), so a crash begins again.
 
 use crate::fold::Pace;
-use crate::ids::{LineId, Sequence, StreamId};
+use crate::ids::{LaneId, LineId, SegmentId, Sequence, StreamId};
 use crate::index::IndexError;
+use crate::index::gap_key::Lost;
 use crate::index::tail_key::LineTail;
 use crate::journal::draft::AppendError;
 use crate::journal::rebuild::{LaneRebuild, Windows};
+use crate::journal::recovery::Damage;
 use crate::journal::replay::ReplayError;
 use crate::line::{Line, LineState};
 use crate::manifest::ManifestError;
@@ -30,6 +32,7 @@ use crate::stream::order::settle_order;
 use crate::thinning::instants;
 use landfall_disks::uring::offload;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -52,8 +55,10 @@ pub struct IndexStatus {
     pub left: usize,
     /// Whether anything is left to be done.
     pub whole: bool,
-    /// Why it does not go on, if the last step failed.
+    /// Why it does not go on, if the last step of a lane failed.
     pub failure: Option<String>,
+    /// Damaged places of the journal that were found since the store was opened, and what was lost there; one line each.
+    pub damage: Vec<String>,
 }
 
 /// What is shared with those who wait.
@@ -62,8 +67,11 @@ pub(crate) struct Indexing {
     files: AtomicUsize,
     left: AtomicUsize,
     whole: AtomicBool,
+    /// What was found damaged since the start.
+    damage: Mutex<Vec<String>>,
     damaged: AtomicBool,
-    failure: Mutex<Option<String>>,
+    /// Of each lane that cannot go on, why.
+    failures: Mutex<BTreeMap<LaneId, String>>,
 }
 
 impl Default for Indexing {
@@ -72,8 +80,9 @@ impl Default for Indexing {
             files: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
             whole: AtomicBool::new(true),
+            damage: Mutex::default(),
             damaged: AtomicBool::new(false),
-            failure: Mutex::default(),
+            failures: Mutex::default(),
         }
     }
 }
@@ -148,7 +157,8 @@ impl Retention {
             files: indexing.files.load(Ordering::Relaxed),
             left: indexing.left.load(Ordering::Relaxed),
             whole: indexing.check().is_ok(),
-            failure: indexing.failure.lock().clone(),
+            failure: indexing.failures.lock().values().next().cloned(),
+            damage: indexing.damage.lock().clone(),
         }
     }
 
@@ -156,48 +166,64 @@ impl Retention {
     /// beside everything else: who writes to the lane is waited for.
     pub async fn index_more(&self, pace: &dyn Pace) -> Result<bool, IndexMoreError> {
         let mut rebuilds = self.rebuilds.lock().await;
-        let done = self.index_one(&mut rebuilds, pace).await;
+        let mut failed = None;
         // Lanes take turns; one that cannot go on holds no other up.
-        if rebuilds.len() > 1 {
-            rebuilds.rotate_left(1);
+        for _ in 0..rebuilds.len() {
+            let lane = rebuilds[0].lane();
+            let done = self.index_one(&mut rebuilds[0], pace).await;
+            match &done {
+                Ok(_) => self.indexing.failures.lock().remove(&lane),
+                Err(error) => self.indexing.failures.lock().insert(lane, error.to_string()),
+            };
+            match done {
+                Ok(true) => {
+                    rebuilds.remove(0);
+                }
+                Ok(false) => rebuilds.rotate_left(1),
+                Err(error) => {
+                    rebuilds.rotate_left(1);
+                    failed = Some(error);
+                    continue;
+                }
+            }
+            failed = None;
+            break;
         }
-        *self.indexing.failure.lock() = done.as_ref().err().map(ToString::to_string);
-        done?;
+        self.indexing.note_left(rebuilds.iter().map(LaneRebuild::left).sum());
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if rebuilds.is_empty() {
+            self.indexing.whole.store(true, Ordering::Release);
+        }
         Ok(!rebuilds.is_empty())
     }
 
+    /// One more segment of a lane; whether it was the last one, and the index has all of the lane.
     async fn index_one(
         &self,
-        rebuilds: &mut Vec<LaneRebuild>,
+        rebuild: &mut LaneRebuild,
         pace: &dyn Pace,
-    ) -> Result<(), IndexMoreError> {
-        let Some(rebuild) = rebuilds.first_mut() else { return Ok(()) };
+    ) -> Result<bool, IndexMoreError> {
         let lane = rebuild.lane();
-        let damage = rebuild.damage().len();
+        let (damage, gaps) = (rebuild.damage().len(), rebuild.gaps().len());
         let waiting = || self.lane(lane).waiting();
         let stepped = rebuild.step(&Windows { pace: Some(pace), waiting: &waiting }).await;
-        for (segment, damage) in &rebuild.damage()[damage..] {
-            let (case, bytes) = (damage.case, &damage.bytes);
-            tracing::error!(
-                "the journal is damaged: segment {segment} of lane {lane}: bytes {}..{} are damaged (case {case})",
-                bytes.start,
-                bytes.end
-            );
+        for found in damage_in_words(lane, &rebuild.damage()[damage..], &rebuild.gaps()[gaps..]) {
+            tracing::error!("the journal is damaged: {found}");
+            self.indexing.damage.lock().push(found);
             self.indexing.note_damage();
         }
         stepped?;
         self.show_indexed(rebuild).await?;
-        if rebuild.is_done() {
-            self.lane(lane).indexed(rebuild.ending()).await?;
-            rebuilds.remove(0);
-            let index = Arc::clone(&self.surroundings.index);
-            offload(move || index.flush()).await?;
+        if !rebuild.is_done() {
+            return Ok(false);
         }
-        self.indexing.note_left(rebuilds.iter().map(LaneRebuild::left).sum());
-        if rebuilds.is_empty() {
-            self.indexing.whole.store(true, Ordering::Release);
-        }
-        Ok(())
+        // All of this may be done again, should a part of it fail.
+        self.lane(lane).indexed(rebuild.ending()).await?;
+        let index = Arc::clone(&self.surroundings.index);
+        offload(move || index.flush()).await?;
+        Ok(true)
     }
 
     /// Lines of a lane learn what is known of them now.
@@ -225,13 +251,16 @@ impl Retention {
                 let mut found = self.read_line_of(&entry).await?;
                 found.tail = tail;
                 line.set_tail(&entry, found);
+                // Whatever fails until here is done again with the next segment.
                 self.settle_order_of::<IndexMoreError>(&line).await?;
                 self.settle_stream_of(&entry);
+                line.tail_is_known();
             }
             if whole && line.check_tail().is_ok() {
                 let found = self.read_line_of(&entry).await?;
+                let kept = self.kept_of(&line, &entry, &found).await?;
                 line.set_indexed(&found);
-                self.add_kept(&line, &entry).await?;
+                line.add_points(kept);
                 shown = true;
             }
         }
@@ -252,18 +281,19 @@ impl Retention {
     }
 
     /// Instants that thinning made points, and the point where history begins.
-    async fn add_kept(&self, line: &Arc<Line>, entry: &LineEntry) -> Result<(), IndexError> {
+    async fn kept_of(
+        &self,
+        line: &Arc<Line>,
+        entry: &LineEntry,
+        found: &LineState,
+    ) -> Result<Vec<Point>, IndexError> {
         let start = entry.start.as_ref().and_then(|start| start.point());
-        let kept: Vec<Sequence> = entry.dropped.kept_between().collect();
+        let marked = |sequence: &Sequence| found.catalogue.at(*sequence).is_some();
+        let kept = entry.dropped.kept_between().filter(|sequence| !marked(sequence));
+        let kept: Vec<Sequence> = kept.collect();
         let (index, of) = (Arc::clone(&self.surroundings.index), Arc::clone(line));
-        let found: Vec<Point> = offload(move || {
-            let there = |sequence: &Sequence| of.points(|points| points.at(*sequence).is_some());
-            let unmarked: Vec<_> = kept.into_iter().filter(|sequence| !there(sequence)).collect();
-            instants(&*index, &of, &unmarked)
-        })
-        .await?;
-        line.add_points(start.into_iter().chain(found).collect());
-        Ok(())
+        let found = offload(move || instants(&*index, &of, &kept)).await?;
+        Ok(start.into_iter().chain(found).collect())
     }
 
     /// Whoever delivered in order when the target stopped is gone: what comes next is not known to follow.
@@ -289,6 +319,23 @@ impl Retention {
             self.settle_stream(&state, machine);
         }
     }
+}
+
+/// What was found damaged in a lane, and what lines lost by it.
+pub(crate) fn damage_in_words(
+    lane: LaneId,
+    damage: &[(SegmentId, Damage)],
+    gaps: &[Lost],
+) -> Vec<String> {
+    let place = |(segment, damage): &(SegmentId, Damage)| {
+        let Damage { bytes, case } = damage;
+        let (start, end) = (bytes.start, bytes.end);
+        format!("segment {segment} of lane {lane}: bytes {start}..{end} are damaged (case {case})")
+    };
+    let lost = |lost: &Lost| {
+        format!("{:?} lost records seq:{} to seq:{}, or may have", lost.line, lost.first, lost.last)
+    };
+    damage.iter().map(place).chain(gaps.iter().map(lost)).collect()
 }
 
 /// Where a line ends, if records that are there say so. How far its stream was is part of that, if it has one.

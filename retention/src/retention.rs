@@ -28,7 +28,7 @@ use crate::line::{Line, LineState};
 use crate::manifest::state::{LineEntry, Machine, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
 use crate::policy::Policy;
-use crate::rebuild::{Indexing, Lacking, is_indexed, known_tail};
+use crate::rebuild::{Indexing, Lacking, damage_in_words, is_indexed, known_tail};
 use crate::replica::opening::open_disks;
 use crate::replica::{ImageStore, ReplicaDisk};
 use crate::sealing::Encryption;
@@ -382,15 +382,7 @@ impl Bringing<'_> {
         report.records_replayed += replay.replayed;
         let ended = manifest.state().segments.values().filter(|s| s.lane == lane).count();
         report.index_rebuilt |= was_empty && replay.replayed > 0 && ended > 1;
-        for (segment, damage) in &replay.damage {
-            report.damage.push(format!(
-                "segment {segment} of lane {lane}: bytes {}..{} are damaged (case {})",
-                damage.bytes.start, damage.bytes.end, damage.case
-            ));
-        }
-        for (line, lost) in &replay.gaps {
-            report.damage.push(format!("{line:?} lost records up to seq:{lost}"));
-        }
+        report.damage.extend(damage_in_words(lane, &replay.damage, &replay.gaps));
         Ok((replay, rebuild))
     }
 }

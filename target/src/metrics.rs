@@ -164,8 +164,8 @@ fn process(page: &Page, target: &Target) -> Written {
     )?;
     page.gauge(
         "landfall_journal_damage",
-        "Damaged places of the journal found by the last start.",
-        float(target.report.damage.len() as u64),
+        "Damaged places of the journal found by the last start, or while the index was built since.",
+        float((target.report.damage.len() + target.retention.index_status().damage.len()) as u64),
     )
 }
 

@@ -75,7 +75,11 @@ impl Source {
                 Ok(offload(move || Summary::of_written(&entry, &examine(&entry, &bytes))).await)
             }
             Self::Compacted(entry) => {
-                let records = read_table(segments, entry).await?;
+                let records = match read_table(segments, entry).await {
+                    // It is no victim and is not released, and the others of its lane are.
+                    Err(error) if error.is_loss() => return Ok(Summary::unknown()),
+                    read => read?,
+                };
                 Ok(offload(move || Summary::of_compacted(&records)).await)
             }
         }

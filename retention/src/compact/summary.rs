@@ -88,6 +88,11 @@ impl Summary {
         Self::new((true, true), all)
     }
 
+    /// Of a segment that does not say what it has.
+    pub(crate) fn unknown() -> Self {
+        Self::new((false, false), std::iter::empty())
+    }
+
     fn new<'a>(
         (whole, known): (bool, bool),
         records: impl Iterator<Item = (&'a Record, Vec<(DiskId, ByteRange)>, u64)>,

@@ -1,11 +1,11 @@
-//! Gaps of a line (key kind 6): sequences that were lost to media damage.
+//! Gaps of a line (key kind 6): the first and the last of sequences that were lost to media damage.
 //!
 //! ```text
 //!   6 │ line 4 │ sequence 8  →  nothing
 //! ```
 //!
 //! A block whose newest version lies below a gap may have been changed by what is lost; it reads as damaged until it is
-//! written again.
+//! written again. The first tells that to moments among those that were lost, the last to those behind them.
 
 use super::{IndexBatch, IndexError, IndexStore, damaged};
 use crate::ids::{LineId, Sequence};
@@ -20,8 +20,26 @@ fn key(line: LineId, sequence: Sequence) -> [u8; KEY_BYTES] {
     key
 }
 
-/// Adds a gap.
-pub fn put_gap(batch: &mut IndexBatch, line: LineId, sequence: Sequence) {
+/// Sequences of a line, one after the other, that were lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lost {
+    /// The line that wrote them.
+    pub line: LineId,
+    /// The first of them.
+    pub first: Sequence,
+    /// The last of them.
+    pub last: Sequence,
+}
+
+impl Lost {
+    /// Adds its gaps.
+    pub fn put(&self, batch: &mut IndexBatch) {
+        put_gap(batch, self.line, self.first);
+        put_gap(batch, self.line, self.last);
+    }
+}
+
+pub(super) fn put_gap(batch: &mut IndexBatch, line: LineId, sequence: Sequence) {
     batch.put(key(line, sequence), []);
 }
 

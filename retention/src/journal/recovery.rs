@@ -21,6 +21,7 @@
 
 use super::format::{ExtentContent, Record, SEGMENT_HEADER_BYTES, SegmentHeader, UNIT};
 use crate::ids::LaneSequence;
+use crate::manifest::compacted::CompactedEntry;
 use crate::manifest::state::SegmentEntry;
 use std::ops::Range;
 
@@ -57,6 +58,13 @@ pub struct Damage {
     pub bytes: Range<u64>,
     /// The letter of the case.
     pub case: char,
+}
+
+impl Damage {
+    /// Both tables of a compacted segment (case L).
+    pub(crate) fn of_tables(entry: &CompactedEntry) -> Self {
+        Self { bytes: entry.table..entry.size_bytes, case: 'L' }
+    }
 }
 
 /// Reads a segment from its bytes. `bytes` may be shorter than the segment; with a logged end, bytes beyond it are not

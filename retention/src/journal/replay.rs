@@ -12,13 +12,13 @@
 //! record does not follow its last one without a gap has lost something; a line without any later record may have. Both
 //! get a *gap*: what they held before it reads as damaged until it is written again. Nothing is invented.
 
-use super::compacted::{CompactedError, KeptRecord, read_table};
+use super::compacted::{CompactedError, KeptRecord, lost_with, read_table};
 use super::format::{ExtentContent, RecordExtent};
 use super::indexing::{block_checksums, index_kept, index_record, tail_after};
 use super::recovery::{Damage, Examination, FoundRecord, body_bytes, examine};
 use super::segment::Segments;
 use crate::ids::{LaneId, LaneSequence, LineId, SegmentId, Sequence};
-use crate::index::gap_key::put_gap;
+use crate::index::gap_key::Lost;
 use crate::index::tail_key::{
     LineTail, put_moved, put_progress, put_tail, read_moved, read_progress, read_tail,
 };
@@ -68,8 +68,8 @@ pub(crate) struct LaneReplay {
     pub(crate) replayed: u64,
     /// Damaged places.
     pub(crate) damage: Vec<(SegmentId, Damage)>,
-    /// Lines that lost records, or may have.
-    pub(crate) gaps: Vec<(LineId, Sequence)>,
+    /// What lines lost, or may have.
+    pub(crate) gaps: Vec<Lost>,
 }
 
 /// Brings the index up to the end of `lane` and logs the ends of its open segments.
@@ -80,26 +80,32 @@ pub(crate) async fn replay_lane(
     index: &Arc<dyn IndexStore>,
     clock: &dyn Clock,
 ) -> Result<LaneReplay, ReplayError> {
-    let (entries, lines, released, compacted) = {
+    let (entries, written, released, compacted) = {
         let state = manifest.state();
         let entries: Vec<SegmentEntry> =
             state.segments.values().filter(|entry| entry.lane == lane).copied().collect();
-        // Each with the sequence that its first record follows.
-        let first = |owned: Vec<Owned>| owned.first().map_or(Sequence::default(), |one| one.above);
-        let lines: Vec<(LineId, Sequence)> =
-            state.written(Some(lane)).into_iter().map(|(line, of)| (line, first(of))).collect();
         let released: Vec<_> =
             state.released.of_lane(lane).map(|(first, run)| (first, run.clone())).collect();
         let compacted: Vec<_> =
             state.compacted.values().filter(|entry| entry.lane == lane).cloned().collect();
-        (entries, lines, released, compacted)
+        (entries, state.written(Some(lane)), released, compacted)
     };
+    // Each with the sequence that its first record follows.
+    let first = |owned: &Vec<Owned>| owned.first().map_or(Sequence::default(), |one| one.above);
+    let lines: Vec<_> = written.iter().map(|(line, owned)| (*line, first(owned))).collect();
     let mut replay = Replay::new(lane, &lines, Arc::clone(index))?;
     // Before any record of the lane: progress that is found later says that the index has all of these below it.
     let newest = compacted.last().map_or_else(SegmentId::default, |entry| entry.id);
     for entry in &compacted {
         if replay.lacks(entry) {
-            replay.take_compacted(entry, read_table(segments, entry).await?)?;
+            match read_table(segments, entry).await {
+                Ok(records) => replay.take_compacted(entry, records)?,
+                Err(error) if error.is_loss() => {
+                    let released = released.iter().map(|(first, run)| (*first, run));
+                    replay.lose_compacted(entry, lost_with(entry, released, &written));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     let mut ends = Vec::new();
@@ -185,7 +191,7 @@ pub(super) struct Replay {
     through: LaneSequence,
     replayed: u64,
     damage: Vec<(SegmentId, Damage)>,
-    gaps: Vec<(LineId, Sequence)>,
+    gaps: Vec<Lost>,
     usage: Sampler,
 }
 
@@ -253,7 +259,7 @@ impl Replay {
             self.suspects.remove(line);
             let Some(tail) = self.tails.get(line).copied() else { continue };
             if released.first > tail.sequence.next() {
-                self.add_gap(*line, Sequence::new(released.first.number() - 1));
+                self.add_gap(*line, tail.sequence.next(), released.first);
             }
             if released.tail.sequence > tail.sequence {
                 self.tails.insert(*line, released.tail_after(&tail));
@@ -263,7 +269,7 @@ impl Replay {
     }
 
     /// Whether the index has not all of what was moved into a compacted segment.
-    fn lacks(&self, entry: &CompactedEntry) -> bool {
+    pub(super) fn lacks(&self, entry: &CompactedEntry) -> bool {
         entry.through > self.progress || self.leads_before(entry)
     }
 
@@ -293,6 +299,13 @@ impl Replay {
         Ok(())
     }
 
+    /// It is not known what it held.
+    pub(super) fn lose_compacted(&mut self, entry: &CompactedEntry, lost: Vec<Lost>) {
+        lost.iter().for_each(|lost| lost.put(&mut self.batch));
+        self.gaps.extend(lost);
+        self.damage.push((entry.id, Damage::of_tables(entry)));
+    }
+
     fn suspect_all(&mut self) {
         self.suspects = self.tails.keys().copied().collect();
     }
@@ -309,8 +322,7 @@ impl Replay {
         // A record of a line that is gone has nothing to say; one that vouches has no line.
         if let Some(tail) = self.tails.get(&record.line).copied() {
             if record.sequence > tail.sequence.next() {
-                let lost = Sequence::new(record.sequence.number() - 1);
-                self.add_gap(record.line, lost);
+                self.add_gap(record.line, tail.sequence.next(), record.sequence);
             }
             self.suspects.remove(&record.line);
             let checksums = checksums(found, bytes);
@@ -322,9 +334,11 @@ impl Replay {
         if self.batch.len() >= ENTRIES_PER_WRITE { self.write() } else { Ok(()) }
     }
 
-    fn add_gap(&mut self, line: LineId, lost: Sequence) {
-        put_gap(&mut self.batch, line, lost);
-        self.gaps.push((line, lost));
+    /// Of `line`, `first` and everything before `next` was lost.
+    fn add_gap(&mut self, line: LineId, first: Sequence, next: Sequence) {
+        let lost = Lost { line, first, last: next.previous() };
+        lost.put(&mut self.batch);
+        self.gaps.push(lost);
     }
 
     /// Lines that stayed suspect get a gap of one sequence at their end; their stream can no longer be vouched for.
@@ -333,7 +347,7 @@ impl Replay {
             let tail = self.tails.entry(line).or_default();
             tail.sequence = tail.sequence.next();
             let lost = tail.sequence;
-            self.add_gap(line, lost);
+            self.add_gap(line, lost, lost.next());
         }
         if self.next.number() > 0 {
             self.through = self.through.max(LaneSequence::new(self.next.number() - 1));

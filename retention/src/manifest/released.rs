@@ -101,6 +101,12 @@ impl Released {
         self.runs.range(all).map(|((_, first), run)| (*first, run))
     }
 
+    /// A run as it is.
+    #[cfg(test)]
+    pub(crate) fn insert(&mut self, lane: LaneId, first: LaneSequence, run: ReleasedRun) {
+        self.runs.insert((lane, first), run);
+    }
+
     /// All runs, with lane and first lane sequence.
     pub(super) fn iter(&self) -> impl Iterator<Item = (LaneId, LaneSequence, &ReleasedRun)> {
         self.runs.iter().map(|((lane, first), run)| (*lane, *first, run))

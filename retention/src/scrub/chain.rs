@@ -156,7 +156,7 @@ impl LineChain {
 
     fn take_kept_span(&mut self, first: Sequence, span: Span) {
         self.look_at_heads(first, &span);
-        let before = Sequence::new(first.number().saturating_sub(1));
+        let before = first.previous();
         let fits = |at: Sequence, chain| self.edges.get(&at).is_none_or(|known| *known == chain);
         if !fits(before, span.before) || !fits(span.last, span.after) {
             self.kept.breaks.insert(first);
@@ -167,7 +167,7 @@ impl LineChain {
     /// What was kept of records that were gone when the round began.
     pub(crate) fn take_released(&mut self, gone: &ReleasedLine) {
         let (last, after) = (gone.tail.sequence, gone.tail.chain);
-        let before = Sequence::new(gone.first.number().saturating_sub(1));
+        let before = gone.first.previous();
         self.edges.insert(before, gone.chain_before);
         self.edges.insert(last, after);
         let span = Span { before: gone.chain_before, last, after, released: true };
@@ -202,7 +202,7 @@ impl LineChain {
                 let same = *chain == span.after;
                 *verdict = Some(if same { HeadVerdict::Same } else { HeadVerdict::Differs });
             } else if verdict.is_none() && span.released {
-                let before = Sequence::new(first.number().saturating_sub(1));
+                let before = first.previous();
                 *verdict = Some(HeadVerdict::Unknown { before, after: span.last });
             }
         }

@@ -287,7 +287,8 @@ impl Target {
         self.overdue(&mut warnings);
         warnings.extend(self.barriers.failures());
         warnings.extend(self.damaged());
-        warnings.extend(self.report.damage.iter().map(|damage| format!("journal: {damage}")));
+        let damage = self.report.damage.iter().chain(&index.damage);
+        warnings.extend(damage.map(|damage| format!("journal: {damage}")));
         for (number, lane) in journal.lanes.iter().enumerate() {
             if let Some(reason) = &lane.failed {
                 warnings.push(format!(

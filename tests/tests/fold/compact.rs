@@ -5,8 +5,10 @@ use futures_util::FutureExt;
 use landfall_disks::faults::{Fault, Seed, run};
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
 use landfall_disks::{Buffer, ByteOffset, DiskError, Durability};
+use landfall_retention::ids::{LaneId, SegmentId};
+use landfall_retention::index::tail_key::read_moved;
 use landfall_retention::point::PointQuery;
-use landfall_retention::{CompactError, Compacted, FoldPace, Retention};
+use landfall_retention::{CompactError, Compacted, FoldPace, Opened, Retention, Settings};
 use landfall_tests::world::World;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -364,17 +366,41 @@ async fn tables(world: &World, path: &Path) -> Vec<u64> {
     units.filter(|(_, unit)| unit.starts_with(b"LFKT")).map(|(at, _)| at).collect()
 }
 
-#[test]
-fn one_table_is_enough_to_rebuild_the_index_and_none_is_said() {
-    let (world, points) = thinned(52);
+/// Compacted segments, each with where its tables are.
+async fn compacted(world: &World) -> Vec<(PathBuf, Vec<u64>)> {
     let mut found = Vec::new();
+    for path in segment_files(world) {
+        let tables = tables(world, &path).await;
+        if tables.len() == 2 {
+            found.push((path, tables));
+        }
+    }
+    found
+}
+
+/// That whatever is read of points is what was there, or damaged; how many reads were damaged.
+async fn true_or_damaged(store: &Retention, points: &Points) -> usize {
+    let mut damaged = 0;
+    for (sequence, content) in points {
+        for (disk, expected) in content.iter().enumerate() {
+            match read(store, &format!("web@seq:{sequence}"), disk).await {
+                Ok(found) => assert!(found == *expected, "seq:{sequence}"),
+                Err(DiskError::Damaged { .. }) => damaged += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    damaged
+}
+
+#[test]
+fn one_table_is_enough_to_rebuild_the_index_and_without_both_what_may_be_lost_is_said() {
+    let (world, points) = thinned(52);
+    let mut compacted = Vec::new();
     with_store(&world, async |store, _| {
         compact(&store).await;
-        for path in world.folder.files() {
-            found.push((path.clone(), tables(&world, &path).await));
-        }
+        compacted = self::compacted(&world).await;
     });
-    let compacted: Vec<_> = found.into_iter().filter(|(_, tables)| tables.len() == 2).collect();
     assert!(!compacted.is_empty());
     for (path, tables) in &compacted {
         world.folder.corrupt(path, tables[0] + 40, 1);
@@ -386,11 +412,65 @@ fn one_table_is_enough_to_rebuild_the_index_and_none_is_said() {
     }
     // The index knows all that the tables know.
     resumes(&world, &points);
+    // Nor do they keep anything else from being given back.
+    with_store(&world, async |store, _| {
+        let some = compact_once(&store).await.expect("the others are looked at");
+        assert_eq!(some.damaged, compacted.len());
+        let sleep = |_| std::future::ready(()).boxed_local();
+        let pace = FoldPace { bytes_per_second: None, sleep: &sleep };
+        store.forget(&pace).await.expect("the others are looked at");
+    });
+    // All of it at the start, and piece by piece.
+    let mut world = world;
+    for at_once in [usize::MAX, 1] {
+        world = world.without_index();
+        let settings = Settings { index_at_once: at_once, ..World::settings() };
+        let (surroundings, points, compacted) = (world.surroundings(), &points, compacted.len());
+        run(&mut Seed::new(1), |spawner| async move {
+            let opened = Retention::open(surroundings, settings).await;
+            let Opened { retention: store, lanes, report } = opened.expect("the store opens");
+            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
+            let sleep = |_| std::future::ready(()).boxed_local();
+            let pace = FoldPace { bytes_per_second: None, sleep: &sleep };
+            while store.index_more(&pace).await.expect("nothing is in the way") {}
+            let mut said = report.damage;
+            said.extend(store.index_status().damage);
+            let tables = said.iter().filter(|line| line.ends_with("(case L)")).count();
+            assert_eq!(tables, compacted, "{said:?}");
+            let listed = left(&store, points);
+            assert!(true_or_damaged(&store, &listed).await > 0, "nobody needed them");
+        });
+    }
+}
+
+/// Which compacted segments an index leads into must not be told wrongly: too many, and it leads to what is gone.
+#[test]
+fn an_index_that_was_built_behind_the_lanes_leads_where_the_one_before_did() {
+    let (world, points) = thinned(54);
+    let marker = |world: &World| {
+        [0, 1].map(|lane| read_moved(&*world.index, LaneId::new(lane)).expect("in memory"))
+    };
+    with_store(&world, async |store, _| {
+        compact(&store).await;
+    });
+    let before = marker(&world);
+    assert!(before.iter().flatten().any(|moved| moved.number() > 0), "{before:?}");
     let world = world.without_index();
-    let opened =
-        run(&mut Seed::new(1), |_| Retention::open(world.surroundings(), World::settings()));
-    let error = opened.err().expect("nobody knows what is in there").to_string();
-    assert!(error.contains("both tables are damaged"), "{error}");
+    run(&mut Seed::new(1), |spawner| {
+        let settings = Settings { index_at_once: 1, ..World::settings() };
+        let (surroundings, points) = (world.surroundings(), &points);
+        async move {
+            let opened = Retention::open(surroundings, settings).await;
+            let Opened { retention: store, lanes, .. } = opened.expect("the store opens");
+            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
+            let sleep = |_| std::future::ready(()).boxed_local();
+            let pace = FoldPace { bytes_per_second: None, sleep: &sleep };
+            while store.index_more(&pace).await.expect("nothing is in the way") {}
+            check(&store, points, 0).await;
+        }
+    });
+    let number = |moved: Option<SegmentId>| moved.unwrap_or_default();
+    assert_eq!(marker(&world).map(number), before.map(number));
 }
 
 #[test]
@@ -398,21 +478,10 @@ fn a_damaged_block_that_was_moved_is_said_and_nothing_else_with_it() {
     let (world, points) = thinned(53);
     with_store(&world, async |store, _| {
         compact(&store).await;
-        for path in world.folder.files() {
-            if tables(&world, &path).await.len() == 2 {
-                world.folder.corrupt(&path, 4096 + 17, 1);
-            }
+        for (path, _) in compacted(&world).await {
+            world.folder.corrupt(&path, 4096 + 17, 1);
         }
-        let mut damaged = 0;
-        for (sequence, content) in &points {
-            for (disk, expected) in content.iter().enumerate() {
-                match read(&store, &format!("web@seq:{sequence}"), disk).await {
-                    Ok(found) => assert!(found == *expected),
-                    Err(DiskError::Damaged { .. }) => damaged += 1,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        }
+        let damaged = true_or_damaged(&store, &points).await;
         assert!(damaged > 0, "nobody reads the first block that was moved");
     });
 }

@@ -62,6 +62,16 @@ pub enum CompactedError {
     },
 }
 
+impl CompactedError {
+    /// Whether trying again gives nothing else: what the segment held is lost.
+    pub(crate) fn is_loss(&self) -> bool {
+        match self {
+            Self::Table { .. } | Self::File(FileError::NotFound { .. }) => true,
+            Self::File(_) | Self::ReadBack { .. } => false,
+        }
+    }
+}
+
 /// A compacted segment that is being written. The manifest does not know it yet, so a crash leaves a file that the next start
 /// removes.
 pub(crate) struct CompactedFile {
@@ -241,7 +251,7 @@ pub(crate) async fn read_table(
 ) -> Result<Vec<KeptRecord>, CompactedError> {
     let file = segments.file(entry.id).await?;
     let length = (entry.size_bytes - entry.table) / 2;
-    let mut last = FormatError::Short;
+    let mut last = CompactedError::Table { segment: entry.id, source: FormatError::Short };
     for copy in 0..2 {
         let bytes =
             Buffer::for_overwriting(usize::try_from(length).expect("checked by the manifest"));
@@ -249,14 +259,20 @@ pub(crate) async fn read_table(
             Ok(bytes) => bytes,
             // A file that is too short has lost its second table at least.
             Err(FileError::Ended { .. }) => continue,
-            Err(error) => return Err(error.into()),
+            // A sector that cannot be read is what the second is for.
+            Err(error) => {
+                last = error.into();
+                continue;
+            }
         };
         let (segment, salt) = (entry.id, entry.salt);
         let units = u32::try_from(entry.table / UNIT).expect("at most 1 GiB");
         match offload(move || parse_table(&bytes, segment, salt, units)).await {
             Ok(records) => return Ok(records),
-            Err(error) => last = error,
+            // It may be that the other one can be read again some time.
+            Err(_) if matches!(last, CompactedError::File(_)) => {}
+            Err(source) => last = CompactedError::Table { segment, source },
         }
     }
-    Err(CompactedError::Table { segment: entry.id, source: last })
+    Err(last)
 }

@@ -9,8 +9,10 @@
 //! place that knows, should the index be gone. **Invariant:** bodies and tables never change once the manifest has it.
 
 mod file;
+mod lost;
 mod table;
 
 pub use file::CompactedError;
 pub(crate) use file::{CompactedFile, read_table, table_bytes};
+pub(crate) use lost::lost_with;
 pub use table::{KeptRecord, MAX_TABLE_BYTES, Piece, encode_table, parse_table};

@@ -11,6 +11,7 @@
 //! reading forwards finds in the end: tails, and gaps where a line's next record does not follow the one before it.
 
 use crate::ids::{LaneSequence, LineId, Sequence, StreamId};
+use crate::index::gap_key::Lost;
 use crate::index::tail_key::LineTail;
 use crate::manifest::released::ReleasedRun;
 use std::collections::BTreeMap;
@@ -82,16 +83,16 @@ impl Lines {
         self.lines.keys().copied()
     }
 
-    /// Takes what a segment has, which is older than everything before and in the index by now. Gives the lost sequences.
-    pub(crate) fn take_segment(&mut self, found: &Stretch) -> Vec<(LineId, Sequence)> {
+    /// Takes what a segment has, which is older than everything before and in the index by now. Gives what was lost.
+    pub(crate) fn take_segment(&mut self, found: &Stretch) -> Vec<Lost> {
         let mut gaps = Vec::new();
         for (line, known) in &mut self.lines {
             match found.lines.get(line) {
                 Some(within) => {
                     known.from_record |= known.lowest.is_none();
                     let lost = within.lost_behind;
-                    gaps.extend(known.join(within.first, &within.tail, lost).map(|g| (*line, g)));
-                    known.indexed_above = known.indexed_above.min(before(within.first));
+                    gaps.extend(known.join(*line, within.first, &within.tail, lost));
+                    known.indexed_above = known.indexed_above.min(within.first.previous());
                 }
                 None => known.suspect |= found.lost && known.lowest.is_none(),
             }
@@ -99,20 +100,16 @@ impl Lines {
         gaps
     }
 
-    /// Takes what the manifest keeps of records that are gone: everything behind them is in the index. Gives the lost sequences.
-    pub(crate) fn take_released(
-        &mut self,
-        first: LaneSequence,
-        run: &ReleasedRun,
-    ) -> Vec<(LineId, Sequence)> {
+    /// Takes what the manifest keeps of records that are gone: everything behind them is in the index. Gives what was lost.
+    pub(crate) fn take_released(&mut self, first: LaneSequence, run: &ReleasedRun) -> Vec<Lost> {
         let mut gaps = Vec::new();
         let mut unsure = Vec::new();
         for (line, released) in &run.lines {
             let Some(known) = self.lines.get_mut(line) else { continue };
             let tail = &released.tail;
-            gaps.extend(known.join(released.first, tail, false).map(|gap| (*line, gap)));
+            gaps.extend(known.join(*line, released.first, tail, false));
             known.indexed_above = known.indexed_above.min(tail.sequence);
-            unsure.push((*line, before(released.first)));
+            unsure.push((*line, released.first.previous()));
         }
         self.unsure = Some((first, unsure));
         gaps
@@ -131,18 +128,22 @@ impl Lines {
         }
     }
 
-    /// Everything was read. Gives the lost sequences.
-    pub(crate) fn finish(&mut self) -> Vec<(LineId, Sequence)> {
+    /// Everything was read. Gives what was lost.
+    pub(crate) fn finish(&mut self) -> Vec<Lost> {
         let mut gaps = Vec::new();
         for (line, known) in &mut self.lines {
             let (before, first) = (known.before, known.before.sequence.next());
             match known.lowest {
                 // What was met may be older than what was known before: then it is not joined to anything.
                 Some(lowest) if lowest > first => {
-                    gaps.push((*line, self::before(lowest)));
+                    gaps.push(Lost { line: *line, first, last: lowest.previous() });
                 }
                 Some(_) => {}
-                None => gaps.extend(known.settle(before).map(|gap| (*line, gap))),
+                None => gaps.extend(known.settle(*line, before)),
+            }
+            // So it does not end lower either: a gap may stand for what was lost at its end.
+            if known.tail.is_some_and(|tail| tail.sequence < before.sequence) {
+                known.tail = Some(before);
             }
             known.position(&before);
             known.positioned = true;
@@ -171,13 +172,23 @@ impl Lines {
 }
 
 impl Known {
-    /// What was met until now follows records from `first` on that ended in `tail`; the sequence that was lost in between.
-    fn join(&mut self, first: Sequence, tail: &LineTail, lost_behind: bool) -> Option<Sequence> {
+    /// What was met until now follows records from `first` on that ended in `tail`; what was lost in between.
+    fn join(
+        &mut self,
+        line: LineId,
+        first: Sequence,
+        tail: &LineTail,
+        lost_behind: bool,
+    ) -> Option<Lost> {
         let gap = match self.lowest {
-            Some(lowest) => (lowest > tail.sequence.next()).then(|| before(lowest)),
+            Some(lowest) => {
+                let after = tail.sequence.next();
+                let lost = Lost { line, first: after, last: lowest.previous() };
+                (lowest > after).then_some(lost)
+            }
             None => {
                 self.suspect |= lost_behind;
-                self.settle(*tail)
+                self.settle(line, *tail)
             }
         };
         self.position(tail);
@@ -186,12 +197,13 @@ impl Known {
     }
 
     /// Nothing of it comes after `tail`, but what may have been lost: a gap of one sequence stands for that.
-    fn settle(&mut self, mut tail: LineTail) -> Option<Sequence> {
+    fn settle(&mut self, line: LineId, mut tail: LineTail) -> Option<Lost> {
         if self.suspect {
             tail.sequence = tail.sequence.next();
         }
         self.tail = Some(tail);
-        self.suspect.then_some(tail.sequence)
+        let lost = tail.sequence;
+        self.suspect.then_some(Lost { line, first: lost, last: lost })
     }
 
     /// Takes over how far its stream was, from the newest record that came from one.
@@ -204,8 +216,4 @@ impl Known {
         *tail = LineTail { generation, stream, position, ..*tail };
         self.positioned = true;
     }
-}
-
-fn before(sequence: Sequence) -> Sequence {
-    Sequence::new(sequence.number().saturating_sub(1))
 }

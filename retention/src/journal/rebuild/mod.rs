@@ -18,7 +18,7 @@ mod tests;
 
 use self::lines::Lines;
 use self::segment::{Indexed, index_segment};
-use super::compacted::read_table;
+use super::compacted::{lost_with, read_table};
 use super::format::UNIT;
 use super::indexing::index_kept;
 use super::recovery::{Damage, examine};
@@ -26,19 +26,20 @@ use super::replay::{ENTRIES_PER_WRITE, LaneReplay, ReplayError};
 use super::segment::Segments;
 use crate::fold::Pace;
 use crate::ids::{LaneId, LaneSequence, LineId, SegmentId, Sequence};
-use crate::index::gap_key::put_gap;
+use crate::index::gap_key::Lost;
 use crate::index::tail_key::{LineTail, put_moved, put_tail, read_moved, read_progress, read_tail};
 use crate::index::usage_key::{Sampler, Taken};
 use crate::index::{IndexBatch, IndexError, IndexStore};
 use crate::manifest::Manifest;
 use crate::manifest::compacted::CompactedEntry;
+use crate::manifest::lineage::Owned;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::released::ReleasedRun;
 use crate::manifest::state::{ManifestState, SegmentEntry};
 use landfall_disks::Buffer;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bytes that are read in one go.
@@ -58,12 +59,11 @@ enum Piece {
 impl Piece {
     /// Its last record; of an open segment that is not known, and nothing comes behind it.
     fn end(&self) -> LaneSequence {
-        let before = |next: LaneSequence| LaneSequence::new(next.number().saturating_sub(1));
         match self {
             Self::Segment(entry) => {
-                entry.ended.map_or(LaneSequence::new(u64::MAX), |(_, next)| before(next))
+                entry.ended.map_or(LaneSequence::new(u64::MAX), |(_, next)| next.previous())
             }
-            Self::Released(_, run) => before(run.next),
+            Self::Released(_, run) => run.next.previous(),
             Self::Compacted(entry) => entry.through,
         }
     }
@@ -96,13 +96,16 @@ pub(crate) struct LaneRebuild {
     moved: SegmentId,
     /// Those that are left, the newest last.
     pieces: Vec<Piece>,
+    /// All that is gone of the lane, and whose the sequences of its lines are.
+    released: Vec<(LaneSequence, ReleasedRun)>,
+    written: BTreeMap<LineId, Vec<Owned>>,
     lines: Lines,
     next: LaneSequence,
     replayed: u64,
     damage: Vec<(SegmentId, Damage)>,
-    gaps: Vec<(LineId, Sequence)>,
+    gaps: Vec<Lost>,
     /// Those that the index has not yet.
-    new_gaps: Vec<(LineId, Sequence)>,
+    new_gaps: Vec<Lost>,
     /// Of each segment, the newest first.
     taken: Vec<Vec<Taken>>,
     done: bool,
@@ -169,12 +172,14 @@ impl LaneRebuild {
             return Ok(None);
         }
         let mut lines = Vec::new();
-        for (line, owned) in state.written(Some(lane)) {
-            let mut tail = read_tail(&**index, line)?;
+        let written = state.written(Some(lane));
+        for (line, owned) in &written {
+            let mut tail = read_tail(&**index, *line)?;
             let base = owned.first().map_or(Sequence::default(), |one| one.above);
             tail.sequence = tail.sequence.max(base);
-            lines.push((line, tail));
+            lines.push((*line, tail));
         }
+        let released = state.released.of_lane(lane).map(|(first, run)| (first, run.clone()));
         let newest = state.compacted.values().filter(|entry| entry.lane == lane).map(|one| one.id);
         let newest = newest.max().unwrap_or_default();
         Ok(Some(Self {
@@ -184,6 +189,8 @@ impl LaneRebuild {
             progress,
             moved: moved.map_or(newest, |moved| moved.max(newest)),
             pieces,
+            released: released.collect(),
+            written,
             lines: Lines::new(lines),
             next,
             replayed: 0,
@@ -239,6 +246,11 @@ impl LaneRebuild {
         &self.damage
     }
 
+    /// What lines were found to have lost.
+    pub(crate) fn gaps(&self) -> &[Lost] {
+        &self.gaps
+    }
+
     /// Whether everything was read.
     pub(crate) fn is_done(&self) -> bool {
         self.done
@@ -265,7 +277,6 @@ impl LaneRebuild {
             Some(Piece::Segment(entry)) => self.take_segment(&entry, windows).await?,
             Some(Piece::Compacted(entry)) => self.take_compacted(&entry, windows).await?,
             Some(Piece::Released(first, run)) => {
-                self.next = self.next.max(run.next);
                 let gaps = self.lines.take_released(first, &run);
                 self.took(gaps);
                 None
@@ -282,13 +293,13 @@ impl LaneRebuild {
     }
 
     /// The newest piece is in the index, and its lines are known.
-    fn took(&mut self, gaps: Vec<(LineId, Sequence)>) {
+    fn took(&mut self, gaps: Vec<Lost>) {
         self.note_gaps(gaps);
         self.pieces.pop();
         self.lines.goes_on_at(self.pieces.last().map(Piece::end));
     }
 
-    fn note_gaps(&mut self, gaps: Vec<(LineId, Sequence)>) {
+    fn note_gaps(&mut self, gaps: Vec<Lost>) {
         self.gaps.extend(gaps.iter().copied());
         self.new_gaps.extend(gaps);
     }
@@ -362,7 +373,16 @@ impl LaneRebuild {
         windows: &Windows<'_>,
     ) -> Result<Option<ManifestRecord>, ReplayError> {
         windows.admit((entry.size_bytes - entry.table) / 2).await;
-        let records = read_table(&self.segments, entry).await?;
+        let records = match read_table(&self.segments, entry).await {
+            Ok(records) => records,
+            Err(error) if error.is_loss() => {
+                self.damage.push((entry.id, Damage::of_tables(entry)));
+                let released = self.released.iter().map(|(first, run)| (*first, run));
+                self.took(lost_with(entry, released, &self.written));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
         let segment = entry.id;
         let known: BTreeSet<LineId> = self.lines.all().collect();
         let progress = self.progress;
@@ -394,7 +414,7 @@ impl LaneRebuild {
             return Ok(());
         }
         let mut batch = IndexBatch::default();
-        self.new_gaps.iter().for_each(|(line, lost)| put_gap(&mut batch, *line, *lost));
+        self.new_gaps.iter().for_each(|lost| lost.put(&mut batch));
         let index = Arc::clone(&self.index);
         offload(move || index.write(batch)).await?;
         self.new_gaps.clear();
@@ -412,15 +432,17 @@ fn pieces(
 ) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for entry in state.segments.values().filter(|entry| entry.lane == lane) {
-        match entry.ended {
-            Some((_, end)) if end <= progress.next() => *next = (*next).max(end),
-            _ => pieces.push(Piece::Segment(*entry)),
+        let end = entry.ended.map(|(_, end)| end);
+        // Read or not: no record that comes may have the number of one that was there.
+        *next = (*next).max(end.unwrap_or_default());
+        if end.is_none_or(|end| end > progress.next()) {
+            pieces.push(Piece::Segment(*entry));
         }
     }
     for (first, run) in state.released.of_lane(lane) {
-        match run.next <= progress.next() {
-            true => *next = (*next).max(run.next),
-            false => pieces.push(Piece::Released(first, run.clone())),
+        *next = (*next).max(run.next);
+        if run.next > progress.next() {
+            pieces.push(Piece::Released(first, run.clone()));
         }
     }
     let lacks = |entry: &&CompactedEntry| {

@@ -3,7 +3,7 @@
 use super::lines::{Stretch, Within};
 use crate::ids::{LaneSequence, LineId, Sequence};
 use crate::index::IndexBatch;
-use crate::index::gap_key::put_gap;
+use crate::index::gap_key::Lost;
 use crate::index::tail_key::LineTail;
 use crate::index::usage_key::{Taken, Tally};
 use crate::journal::indexing::{index_record, tail_after};
@@ -22,8 +22,8 @@ pub(super) struct Indexed {
     pub(super) next: LaneSequence,
     /// What it has of lines.
     pub(super) stretch: Stretch,
-    /// Sequences that were lost between its records.
-    pub(super) gaps: Vec<(LineId, Sequence)>,
+    /// What was lost between its records.
+    pub(super) gaps: Vec<Lost>,
     /// Damaged places.
     pub(super) damage: Vec<Damage>,
     /// Records that the index did not have.
@@ -87,7 +87,7 @@ struct Reading {
     /// Damaged places so far that may have had a record of any line.
     losses: usize,
     last: Option<LaneSequence>,
-    gaps: Vec<(LineId, Sequence)>,
+    gaps: Vec<Lost>,
     records: u64,
     tally: Tally,
 }
@@ -125,9 +125,10 @@ impl Reading {
             }
             Some(line) => {
                 if record.sequence > line.tail.sequence.next() {
-                    let lost = Sequence::new(record.sequence.number() - 1);
-                    put_gap(&mut self.batch, record.line, lost);
-                    self.gaps.push((record.line, lost));
+                    let (first, last) = (line.tail.sequence.next(), record.sequence.previous());
+                    let lost = Lost { line: record.line, first, last };
+                    lost.put(&mut self.batch);
+                    self.gaps.push(lost);
                 }
                 line.tail = tail_after(&line.tail, record);
                 line.losses = self.losses;

@@ -3,11 +3,12 @@
 
 use super::lines::Lines;
 use super::segment::index_segment;
-use super::{Ending, Piece, newest_last};
+use super::{Ending, Piece, pieces};
 use crate::ids::*;
 use crate::index::block_key::parse_key;
+use crate::index::gap_key::Lost;
 use crate::index::memory::MemoryIndex;
-use crate::index::tail_key::{LineTail, put_progress, read_tail};
+use crate::index::tail_key::{LineTail, put_progress, read_moved, read_progress, read_tail};
 use crate::index::{IndexBatch, IndexStore};
 use crate::journal::compacted::KeptRecord;
 use crate::journal::format::{Chain, ExtentContent, Record, RecordExtent, RecordKind};
@@ -16,7 +17,7 @@ use crate::journal::recovery::{Examination, FoundRecord};
 use crate::journal::replay::Replay;
 use crate::manifest::compacted::CompactedEntry;
 use crate::manifest::released::{ReleasedLine, ReleasedRun};
-use crate::manifest::state::SegmentEntry;
+use crate::manifest::state::{ManifestState, SegmentEntry};
 use crate::point::PointKind;
 use crate::time::Timestamp;
 use landfall_disks::faults::Seed;
@@ -28,10 +29,14 @@ const LANE: LaneId = LaneId::new(0);
 const LINES: [LineId; 4] = [LineId::new(1), LineId::new(2), LineId::new(3), LineId::new(4)];
 const STREAM: StreamId = StreamId::new([7; 16]);
 
+/// A segment, what was written to it, and what of that is lost.
+type Segment = (SegmentEntry, Vec<Record>, BTreeSet<LaneSequence>);
+
 /// Some lines in one lane: what was written, and what is left of it.
 #[derive(Default)]
 struct Journal {
-    segments: Vec<(SegmentEntry, Vec<Record>, BTreeSet<LaneSequence>)>,
+    written: Vec<Segment>,
+    segments: Vec<Segment>,
     released: Vec<(LaneSequence, ReleasedRun)>,
     kept: Vec<(CompactedEntry, Vec<KeptRecord>)>,
 }
@@ -57,6 +62,7 @@ impl Journal {
             let lost = lost.filter(|_| lossy && seed.chance(1, 3)).collect();
             journal.segments.push((entry, records, lost));
         }
+        journal.written.clone_from(&journal.segments);
         journal.let_go(seed);
         journal
     }
@@ -103,13 +109,44 @@ impl Journal {
         self.kept.push((entry, records));
     }
 
+    /// An index that has all up to some record, from before anything was let go.
+    fn until(&self, seed: &mut Seed) -> MemoryIndex {
+        let made = Arc::new(MemoryIndex::default());
+        let store: Arc<dyn IndexStore> = Arc::clone(&made) as Arc<dyn IndexStore>;
+        let lines = LINES.map(|line| (line, Sequence::default()));
+        let mut replay = Replay::new(LANE, &lines, store).expect("in memory");
+        let whole = seed.index(self.written.len());
+        for of in &self.written[..whole] {
+            replay.take_segment(&of.0, examination(of), &[]).expect("in memory");
+        }
+        let cut = &self.written[whole];
+        let (mut found, next) = (examination(cut), cut.1[seed.index(cut.1.len())].lane_sequence);
+        found.records.retain(|found| found.record.lane_sequence < next);
+        found.next = next;
+        replay.take_segment(&cut.0, found, &[]).expect("in memory");
+        replay.finish(SegmentId::default()).expect("in memory");
+        made.checkpoint()
+    }
+
+    fn state(&self) -> ManifestState {
+        let mut state = ManifestState::default();
+        state.segments.extend(self.segments.iter().map(|(entry, ..)| (entry.id, *entry)));
+        state.compacted.extend(self.kept.iter().map(|(entry, _)| (entry.id, entry.clone())));
+        for (first, run) in &self.released {
+            state.released.insert(LANE, *first, run.clone());
+        }
+        state
+    }
+
     fn forwards(&self, index: &MemoryIndex) -> MemoryIndex {
         let made = Arc::new(index.checkpoint());
         let store: Arc<dyn IndexStore> = Arc::clone(&made) as Arc<dyn IndexStore>;
         let lines = LINES.map(|line| (line, Sequence::default()));
         let mut replay = Replay::new(LANE, &lines, store).expect("in memory");
         for (entry, records) in &self.kept {
-            replay.take_compacted(entry, records.clone()).expect("in memory");
+            if replay.lacks(entry) {
+                replay.take_compacted(entry, records.clone()).expect("in memory");
+            }
         }
         let mut pieces: Vec<_> =
             self.segments.iter().map(|of| (of.0.first, Some(of), None)).collect();
@@ -136,14 +173,15 @@ impl Journal {
         mut look: impl FnMut(&MemoryIndex, &Lines),
     ) -> MemoryIndex {
         let index = index.checkpoint();
-        let progress = LaneSequence::default();
+        let progress = read_progress(&index, LANE).expect("in memory");
+        let moved = read_moved(&index, LANE).expect("in memory");
+        let mut next = progress.next();
+        let mut pieces = pieces(LANE, &self.state(), progress, moved, &mut next);
+        let last = self.written.last().and_then(|(entry, ..)| entry.ended);
+        assert_eq!(Some(next), last.map(|(_, next)| next), "the lane goes on elsewhere");
         let known: BTreeSet<_> = LINES.into_iter().collect();
         let before = LINES.map(|line| (line, read_tail(&index, line).expect("in memory")));
         let mut lines = Lines::new(before);
-        let mut pieces: Vec<_> = self.segments.iter().map(|of| Piece::Segment(of.0)).collect();
-        pieces.extend(self.released.iter().map(|(at, run)| Piece::Released(*at, run.clone())));
-        pieces.extend(self.kept.iter().map(|(entry, _)| Piece::Compacted(entry.clone())));
-        newest_last(&mut pieces);
         let mut taken = Vec::new();
         while let Some(piece) = pieces.pop() {
             let mut gaps = Vec::new();
@@ -180,9 +218,9 @@ impl Journal {
     }
 }
 
-fn put(index: &MemoryIndex, gaps: &[(LineId, Sequence)]) {
+fn put(index: &MemoryIndex, gaps: &[Lost]) {
     let mut batch = IndexBatch::default();
-    gaps.iter().for_each(|(line, gap)| crate::index::gap_key::put_gap(&mut batch, *line, *gap));
+    gaps.iter().for_each(|lost| lost.put(&mut batch));
     index.write(batch).expect("in memory");
 }
 
@@ -218,9 +256,7 @@ fn record(seed: &mut Seed, at: LaneSequence, line: LineId, tail: &mut LineTail) 
 }
 
 /// A segment as it is read: without what was lost.
-fn examination(
-    (entry, records, lost): &(SegmentEntry, Vec<Record>, BTreeSet<LaneSequence>),
-) -> Examination {
+fn examination((entry, records, lost): &Segment) -> Examination {
     let mut found = Vec::new();
     let mut after_loss = false;
     for record in records {
@@ -277,12 +313,16 @@ fn entries(index: &MemoryIndex) -> BTreeMap<Vec<u8>, Vec<u8>> {
 #[test]
 fn reading_backwards_ends_where_reading_forwards_does_and_promises_nothing_before() {
     for seed in 0..3000 {
-        let journal = Journal::write(&mut Seed::new(seed));
-        let empty = MemoryIndex::default();
-        let forwards = journal.forwards(&empty);
+        let mut random = Seed::new(seed);
+        let journal = Journal::write(&mut random);
+        let before = match random.chance(1, 2) {
+            true => journal.until(&mut random),
+            false => MemoryIndex::default(),
+        };
+        let forwards = journal.forwards(&before);
         let all = entries(&forwards);
         let ends = LINES.map(|line| read_tail(&forwards, line).expect("in memory"));
-        let backwards = journal.backwards(&empty, |index, lines| {
+        let backwards = journal.backwards(&before, |index, lines| {
             for (line, end) in LINES.into_iter().zip(&ends) {
                 let above = lines.indexed_above(line);
                 for key in all.keys() {
@@ -292,7 +332,6 @@ fn reading_backwards_ends_where_reading_forwards_does_and_promises_nothing_befor
                     assert!(there, "seed {seed}: {line:?} {:?} > {above:?}", version.sequence);
                 }
                 if let Some(tail) = lines.tail(line, line == LINES[0]) {
-                    let tail = if line == LINES[0] { tail } else { LineTail { ..tail } };
                     assert_eq!(tail, *end, "seed {seed}: {line:?}");
                 }
             }

@@ -1,11 +1,14 @@
 //! An index that lacks much of the journal: what is refused meanwhile, what goes on, and that a crash in the middle loses nothing.
 
+mod failures;
+mod promises;
+
 use futures_util::future::LocalBoxFuture;
-use landfall_disks::ByteRange;
 use landfall_disks::faults::Seed;
+use landfall_disks::{ByteOffset, ByteRange};
 use landfall_retention::ids::{Position, Sequence};
 use landfall_retention::name::Name;
-use landfall_retention::point::PointKind;
+use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::{
     ChangeError, FoldError, FoldPace, HistoryWanted, NewExport, ResolveError, Retention,
     ScrubError, ScrubOrder, Settings, Stream, StreamError,
@@ -90,7 +93,7 @@ async fn everything_that_needs_it_waits(store: &Arc<Retention>) {
     for at in ["web@latest", "web@seq:4", "web@-15m", "web@app", "web~test@latest"] {
         waits(at, store.resolve(&moment(at)).await);
     }
-    let all = landfall_retention::point::PointQuery::all(10);
+    let all = PointQuery::all(10);
     waits("points", store.points(&web, None, &all));
     waits("instants", store.instants(&web).await);
     waits("branch disk", store.branch_disk(&web, &test, &name("os")).map(|_| ()));
