@@ -200,12 +200,14 @@ fn fio_verifies_what_it_wrote() {
     let (target, _) = web("nbd");
     let uri = format!("--uri={}", target.uri("web/os"));
     let size = format!("--size={SIZE}");
+    let state = format!("--aux-path={}", target.folder().display());
     run(
         "fio",
         &[
             "--name=verify",
             "--ioengine=nbd",
             &uri,
+            &state,
             "--rw=randwrite",
             "--bsrange=4k-64k",
             &size,
