@@ -280,8 +280,13 @@ fn whoever_dawdles_over_the_handshake_is_cut_off() {
 #[test]
 fn one_connection_too_many_is_closed_and_room_comes_back() {
     let server = Server::with_settings(MIB, Settings { connections: 2, ..Settings::default() });
-    let one = Raw::entered(&server, "disk");
-    let _two = Raw::entered(&server, "disk");
+    // Whoever was answered is served, and no longer one who negotiates.
+    let [one, _two] = [1, 2].map(|cookie| {
+        let mut raw = Raw::entered(&server, "disk");
+        raw.request(0, 3, cookie, 0, 0);
+        assert_eq!(raw.error_of(cookie), 0);
+        raw
+    });
     let mut three = Raw::connect(&server);
     assert!(three.is_closed());
     drop(one);
