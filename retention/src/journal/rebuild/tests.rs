@@ -109,8 +109,9 @@ impl Journal {
         self.kept.push((entry, records));
     }
 
-    /// An index that has all up to some record, from before anything was let go.
-    fn until(&self, seed: &mut Seed) -> MemoryIndex {
+    /// An index that has all up to some record, from before anything was let go. Nothing, if a line ends there with what it may
+    /// have lost: it would not have gone on with the same number.
+    fn until(&self, seed: &mut Seed) -> Option<MemoryIndex> {
         let made = Arc::new(MemoryIndex::default());
         let store: Arc<dyn IndexStore> = Arc::clone(&made) as Arc<dyn IndexStore>;
         let lines = LINES.map(|line| (line, Sequence::default()));
@@ -125,7 +126,14 @@ impl Journal {
         found.next = next;
         replay.take_segment(&cut.0, found, &[]).expect("in memory");
         replay.finish(SegmentId::default()).expect("in memory");
-        made.checkpoint()
+        let read = self.written.iter().flat_map(|(_, records, _)| records);
+        let read: Vec<_> = read.filter(|record| record.lane_sequence < next).collect();
+        let ends_well = LINES.into_iter().all(|line| {
+            let of_line = read.iter().filter(|record| record.line == line);
+            let last = of_line.map(|record| record.sequence).max().unwrap_or_default();
+            read_tail(&*made, line).expect("in memory").sequence == last
+        });
+        ends_well.then(|| made.checkpoint())
     }
 
     fn state(&self) -> ManifestState {
@@ -316,7 +324,7 @@ fn reading_backwards_ends_where_reading_forwards_does_and_promises_nothing_befor
         let mut random = Seed::new(seed);
         let journal = Journal::write(&mut random);
         let before = match random.chance(1, 2) {
-            true => journal.until(&mut random),
+            true => journal.until(&mut random).unwrap_or_default(),
             false => MemoryIndex::default(),
         };
         let forwards = journal.forwards(&before);
@@ -338,6 +346,24 @@ fn reading_backwards_ends_where_reading_forwards_does_and_promises_nothing_befor
         });
         assert_eq!(entries(&backwards), all, "seed {seed}");
     }
+}
+
+/// What stands for a loss at the end of a line was no record, so no run of records that are gone has it.
+#[test]
+fn a_line_never_ends_below_where_the_index_had_it() {
+    let at = |sequence| LineTail { sequence: Sequence::new(sequence), ..LineTail::default() };
+    let mut lines = Lines::new([(LINES[0], at(4)), (LINES[1], at(0))]);
+    let line = |last| {
+        let (first, chain_before) = (Sequence::new(1), Chain::default());
+        ReleasedLine { first, chain_before, tail: at(last) }
+    };
+    let of = BTreeMap::from([(LINES[0], line(3)), (LINES[1], line(2))]);
+    let run = ReleasedRun { next: LaneSequence::new(10), lines: of };
+    assert_eq!(lines.take_released(LaneSequence::new(1), &run), []);
+    lines.goes_on_at(None);
+    assert_eq!(lines.finish(), []);
+    let ends: Vec<_> = lines.tails().map(|(line, tail)| (line, tail.sequence.number())).collect();
+    assert_eq!(ends, [(LINES[0], 4), (LINES[1], 2)]);
 }
 
 /// A step that is done twice changes nothing: whoever begins again after a crash comes to the same end.
