@@ -141,6 +141,8 @@ impl Life {
         target.log().expect("the index is gone: checkpoint");
         // A first copy that was cut short, or a stream whose first batch did not arrive, compares anew.
         target.log().expect("code=\"old_generation\"");
+        // Where the index is built behind the lanes, a source that has to compare is told to come again.
+        target.log().expect("the index is being built from the journal");
         let size = MIB * (6 + random.below(8)) + 4096 * random.below(3);
         let source = Source::create(target.folder(), "web.raw", size, random.next_u64());
         target.landfall(&["machine", "add", "web", "--disk", &format!("name=os,size={size}")]).ok();
