@@ -312,6 +312,41 @@ fn a_lost_record_makes_what_it_may_have_changed_read_as_damaged() {
     });
 }
 
+/// What was written up to a moment that somebody holds may be among what is lost, also if the line has more that is.
+#[test]
+fn a_moment_among_those_that_were_lost_reads_as_damaged() {
+    let world = seeded();
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let stream = open(&store, 1, 0).await.expect("nobody streams");
+            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            assert_eq!(mark(&stream, 2).await.sequence, Sequence::new(3));
+            put(&stream, 3, 4096, vec![3; 4096]).await.expect("in order");
+            mark(&stream, 4).await;
+            put(&stream, 5, 0, vec![4; 4096]).await.expect("in order");
+            mark(&stream, 6).await;
+            let among = store.resolve(&moment("web@seq:3")).await.expect("a point");
+            store.add_branch(&among, name("test")).await.expect("a new branch");
+            store.tick().await;
+        })
+    });
+    // Heads and bodies from seq:2 to seq:6, and nothing of seq:7.
+    let (segment, body) = find_body(&world);
+    world.folder.corrupt(segment, body - 4096, 7 * 4096);
+    let world = world.without_index();
+    with_store(&world, |store, report| {
+        Box::pin(async move {
+            let lost = |line: &String| line.contains("lost records seq:2 to seq:6");
+            assert!(report.damage.iter().any(lost), "{:?}", report.damage);
+            assert_eq!(read(&store, "web@seq:1", block(0)).await.expect("before it"), [1; 4096]);
+            for held in ["web~test", "web@seq:7"] {
+                let found = read(&store, held, block(0)).await;
+                assert!(matches!(found, Err(DiskError::Damaged { .. })), "{held}: {found:?}");
+            }
+        })
+    });
+}
+
 #[test]
 fn a_lost_image_is_not_invented_and_a_resync_heals_new_points() {
     let world = seeded();
