@@ -32,12 +32,16 @@ pub(crate) struct MemoryDisk {
     blocks: Mutex<BTreeMap<u64, Vec<u8>>>,
     /// Reads that touch it fail.
     pub(crate) damaged: Mutex<Option<ByteRange>>,
+    /// Reads that touch it meet a defect of the disk's own.
+    pub(crate) cursed: Mutex<Option<ByteRange>>,
     /// Blocks that may be allocated.
     pub(crate) room: AtomicU64,
     /// Flushes and durable writes so far.
     pub(crate) flushes: AtomicU64,
     /// Reads take a permit each, and give it back, before they start.
     pub(crate) gate: Semaphore,
+    /// Reads that have come to the gate so far.
+    pub(crate) arrived: AtomicU64,
 }
 
 impl MemoryDisk {
@@ -47,9 +51,11 @@ impl MemoryDisk {
             read_only,
             blocks: Mutex::default(),
             damaged: Mutex::new(None),
+            cursed: Mutex::new(None),
             room: AtomicU64::new(u64::MAX),
             flushes: AtomicU64::new(0),
             gate: Semaphore::new(1_000_000),
+            arrived: AtomicU64::new(0),
         }
     }
 
@@ -108,7 +114,10 @@ impl Disk for MemoryDisk {
     fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
         async move {
             DiskError::check_range(&self.geometry(), range)?;
+            self.arrived.fetch_add(1, SeqCst);
             drop(self.gate.acquire().await);
+            let cursed = *self.cursed.lock();
+            assert!(!cursed.is_some_and(|cursed| cursed.overlaps(range)), "a defect at {range}");
             if let Some(damaged) = *self.damaged.lock()
                 && damaged.overlaps(range)
             {

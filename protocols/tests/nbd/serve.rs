@@ -5,7 +5,7 @@ use crate::raw::Raw;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Content, Durability, MappedRange};
 use landfall_protocols::nbd::client::{Client, ClientError, negotiate};
 use landfall_protocols::nbd::serve::Settings;
-use landfall_protocols::nbd::wire::transmission::ErrorCode;
+use landfall_protocols::nbd::wire::transmission::{Command, ErrorCode};
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::SeqCst;
@@ -153,6 +153,27 @@ fn disk_errors_have_a_number_and_words_and_the_connection_goes_on() {
 }
 
 #[test]
+fn a_defect_that_a_request_meets_is_an_error_of_that_request() {
+    let server = Server::start(MIB);
+    server.disk.put(0, &pattern(MIB, 7));
+    *server.disk.cursed.lock() = Some(range(8192, 512));
+    with_client(&server, "disk", async |client| {
+        // More of them than may be in flight: what they held is given back.
+        for _ in 0..2 * Settings::default().requests_in_flight {
+            let met = tokio::time::timeout(PATIENCE, client.read(range(4096, 8192))).await;
+            let (code, message) = server_error(met.expect("an answer"));
+            assert_eq!(code, ErrorCode::Io);
+            assert!(message.contains("defect"), "{message}");
+        }
+        let read = client.read(range(0, 8192)).await.expect("another request");
+        assert!(*read == pattern(MIB, 7)[..8192]);
+    });
+    let failed = server.service.counters().of(Command::Read).failed.load(SeqCst);
+    assert_eq!(failed, u64::from(2 * Settings::default().requests_in_flight));
+    server.stop();
+}
+
+#[test]
 fn a_name_is_resolved_once_per_connection() {
     let server = Server::start(MIB);
     for expected in ["disk@1", "disk@2"] {
@@ -224,7 +245,7 @@ fn requests_before_a_disconnect_are_answered() {
     let mut raw = Raw::entered(&server, "disk");
     raw.request(0, 0, 1, 0, 14);
     raw.request(0, 2, 2, 0, 0);
-    std::thread::sleep(Duration::from_millis(50));
+    wait_until(|| server.disk.arrived.load(SeqCst) == 1);
     server.disk.gate.add_permits(1);
     assert_eq!(raw.error_of(1), 0);
     assert_eq!(raw.receive(14), b"before the end");
@@ -347,8 +368,7 @@ fn stopping_answers_what_is_in_flight() {
     server.disk.gate.forget_permits(1_000_000);
     let mut raw = Raw::entered(&server, "disk");
     raw.request(0, 0, 1, 0, 10);
-    wait_until(|| std::sync::Arc::strong_count(&server.disk) == 3);
-    std::thread::sleep(Duration::from_millis(50));
+    wait_until(|| server.disk.arrived.load(SeqCst) == 1);
     server.service.stop();
     server.disk.gate.add_permits(1);
     assert_eq!(raw.error_of(1), 0);
@@ -369,7 +389,7 @@ fn whoever_asks_while_the_server_stops_is_told_and_may_leave() {
     haggling.receive(18);
     haggling.send(&3u32.to_be_bytes());
     raw.request(0, 0, 1, 0, 10);
-    std::thread::sleep(Duration::from_millis(50));
+    wait_until(|| server.disk.arrived.load(SeqCst) == 1);
     server.service.stop();
     // Later requests are refused, their payload taken; the one in flight is served.
     raw.request(0, 1, 2, 0, 3);

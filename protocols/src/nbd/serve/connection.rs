@@ -22,12 +22,14 @@ use crate::nbd::tls::Security;
 use crate::nbd::wire::MAX_DESCRIPTORS;
 use crate::nbd::wire::extended::ExtendedDescriptor;
 use crate::nbd::wire::transmission::{BadRequestMagic, Request};
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use landfall_disks::uring::net::{Peer, Stream};
 use landfall_disks::uring::{spawn, timeout};
 use landfall_disks::{Buffer, DiskError};
 use std::cell::Cell;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -293,7 +295,18 @@ impl Connection {
             sources: &self.sources,
             holes: &self.holes,
         };
-        let outcome = execute(&served, action, payload).await;
+        // A client that got no answer at all would wait for ever. What the request was about is of
+        // others, and they say themselves what a panic leaves unusable.
+        let work = AssertUnwindSafe(execute(&served, action, payload)).catch_unwind();
+        let outcome = work.await.unwrap_or_else(|_panic| {
+            tracing::error!(
+                visitor = %self.visitor,
+                export = self.export.name,
+                command = ?request.command,
+                "an NBD request met a defect; it is answered with an error"
+            );
+            Err(DiskError::Failed("the server met a defect; its log says where".into()))
+        });
         let counters = self.counters.of(request.command);
         count(&counters.requests);
         let answer = match outcome {
