@@ -304,6 +304,7 @@ mod tests {
             "image create x.vhdx --size 1TiB --block-size 1MiB --sector 4096",
             "image convert x.vmdk y.img --format vhdx --kind fixed",
             "image map x.avhdx --own --json",
+            "image serve x.vmdk --socket /s --listen 127.0.0.1:0 --read-only --shared",
             "pki init",
             "pki issue host",
             "completions bash",

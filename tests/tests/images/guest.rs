@@ -84,8 +84,8 @@ fn copies(name: &str, options: &[&str]) {
     std::fs::write(&work, WORK).expect("written");
     run(&script("boot-disk"), &[&boot, "--work", &work]);
     landfall(&[&["convert", &boot, &image], options].concat()).ok();
-    let server = Server::start(&image, &at("socket"));
-    let mut guest = Guest::boot(&server.uri());
+    let server = Server::start(&image, &at("socket"), &[]);
+    let mut guest = Guest::boot(server.uri());
     let (mut seen, mut trimmed, mut copies) = (0, 0, Vec::new());
     let mut random = Seed::new(11);
     for line in BufReader::new(guest.0.stdout.take().expect("a pipe")).lines() {
@@ -108,7 +108,7 @@ fn copies(name: &str, options: &[&str]) {
         "{ended}, {seen} rounds, {trimmed} trims"
     );
     let end = at("end.raw");
-    run("nbdcopy", &[&server.uri(), &end]);
+    run("nbdcopy", &[server.uri(), &end]);
     server.close();
 
     let mut found = Found::default();

@@ -3,7 +3,7 @@
 //! ```text
 //!   disk    │ kept: written once │ churn: random writes of 4 to 64 KiB, flushes, trims │ log: a flush behind each write │
 //!
-//!   fio ─NBD─▶ image-server ─▶ image on xfs ──cp --reflink──▶ copies, while it runs and when it has flushed
+//!   fio ─NBD─▶ landfall image serve ─▶ image on xfs ──cp --reflink──▶ copies, while it runs and when it has flushed
 //!
 //!   copy    qemu-img check: nothing is wrong, nothing leaks; our check: the same, or repaired without loss
 //!           kept is as it was; every block is zeroes or what fio wrote there; of the log a start, without gaps
@@ -93,7 +93,7 @@ impl Live {
         let image = format!("{work}/{}", subject.name);
         let size = format!("{}MiB", subject.size);
         landfall(&[&["create", &image, "--size", &size], subject.options].concat()).ok();
-        let server = Server::start(&image, &at("socket"));
+        let server = Server::start(&image, &at("socket"), &[]);
         Self { server, work, image, mount, _folder: folder, subject }
     }
 
@@ -124,7 +124,7 @@ impl Live {
     #[track_caller]
     fn is_served(&self, copy: &str) {
         let raw = format!("{copy}.served.raw");
-        run("nbdcopy", &[&self.server.uri(), &raw]);
+        run("nbdcopy", &[self.server.uri(), &raw]);
         qemu::compare(copy, &raw);
         std::fs::remove_file(raw).expect("removed");
     }
@@ -205,7 +205,7 @@ impl Live {
         assert_eq!(ended_before, None, "fio had ended before the copies were taken");
         ended(fio);
         // fio flushes what it wrote, and leaves trims as they are.
-        run("qemu-io", &["-f", "raw", "-c", "flush", &self.server.uri()]);
+        run("qemu-io", &["-f", "raw", "-c", "flush", self.server.uri()]);
         let last = self.copy(&format!("flushed-{round}"));
         self.is_served(&last);
         // At rest there is nothing to be replayed or repaired.
@@ -255,7 +255,7 @@ fn copies(subject: Subject) {
     println!("{} {:?}: {found:?}", live.subject.name, live.subject.options);
     let Live { server, image, mount: _mount, _folder, .. } = live;
     let end = format!("{image}.end.raw");
-    run("nbdcopy", &[&server.uri(), &end]);
+    run("nbdcopy", &[server.uri(), &end]);
     server.close();
     image::check(&image);
     qemu::compare(&image, &end);

@@ -11,6 +11,7 @@
 //!   guest      copies taken while a guest runs, which booted from the image over NBD
 //!   sharing    raw files that are made of raw files without a copy
 //!   locks      who may open what while whom else does
+//!   serve      images over NBD, without a target
 //!   document   docs/formats/images.md names the tools that are used here, and the kinds
 //! ```
 //!
@@ -27,6 +28,7 @@ mod locks;
 mod moments;
 mod ours;
 mod qemu;
+mod serve;
 mod server;
 mod sharing;
 mod stamps;

@@ -1,4 +1,4 @@
-//! `landfall image`: looks at image files, checks, makes and converts them. Needs no target.
+//! `landfall image`: looks at image files, checks, makes, converts and serves them. Needs no target.
 
 mod check;
 mod convert;
@@ -6,12 +6,13 @@ mod create;
 mod info;
 mod map;
 mod place;
+mod serve;
 
 use anyhow::Context;
 use landfall_disks::uring::{Engine, EngineSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Look at disk images, check, make and convert them: VMDK, VHDX, VHD and raw
+/// Look at disk images, check, make, convert and serve them: VMDK, VHDX, VHD and raw
 #[derive(clap::Subcommand)]
 pub(super) enum ImageVerb {
     Info(info::Info),
@@ -19,6 +20,7 @@ pub(super) enum ImageVerb {
     Create(create::Create),
     Convert(convert::Convert),
     Map(map::Map),
+    Serve(serve::Serve),
 }
 
 impl ImageVerb {
@@ -29,6 +31,7 @@ impl ImageVerb {
             Self::Create(verb) => verb.run(),
             Self::Convert(verb) => verb.run(),
             Self::Map(verb) => verb.run(),
+            Self::Serve(verb) => verb.run(),
         }
     }
 }
@@ -39,8 +42,8 @@ impl ImageVerb {
 pub(super) struct Interrupted;
 
 /// An engine for one command.
-fn engine() -> anyhow::Result<Engine> {
-    let settings = EngineSettings { cores: 1, ..EngineSettings::default() };
+fn engine(cores: usize) -> anyhow::Result<Engine> {
+    let settings = EngineSettings { cores, ..EngineSettings::default() };
     Engine::start(settings).context("starting io_uring")
 }
 
@@ -48,7 +51,7 @@ fn engine() -> anyhow::Result<Engine> {
 fn on_a_core<T: Send + 'static>(
     work: impl AsyncFnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    let engine = engine()?;
+    let engine = engine(1)?;
     let done = engine.cores()[0].block_on(move || work()).context("the I/O core ended");
     engine.stop();
     done?
@@ -58,7 +61,7 @@ fn on_a_core<T: Send + 'static>(
 fn run_until_signal<T: Send + 'static>(
     work: impl AsyncFnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    let engine = engine()?;
+    let engine = engine(1)?;
     let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = waiting.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;

@@ -48,10 +48,24 @@ impl Source {
         &self.file
     }
 
+    /// How it is read.
+    pub(super) fn reading(&self) -> Access {
+        if self.how.shared { Access::ReadShared } else { Access::Read }
+    }
+
+    /// Whether others may write to it meanwhile.
+    pub(super) fn is_shared(&self) -> bool {
+        self.how.shared
+    }
+
     /// Opens the image for reading. Called on an I/O core.
     pub(super) async fn open(&self) -> anyhow::Result<Image> {
+        self.open_for(self.reading()).await
+    }
+
+    /// Opens the image. Called on an I/O core.
+    pub(super) async fn open_for(&self, access: Access) -> anyhow::Result<Image> {
         let location = locate(&self.file)?;
-        let access = if self.how.shared { Access::ReadShared } else { Access::Read };
         let gate = self.how.gate()?;
         let mut opener = self.how.opener(&*gate);
         let opened = opener.open(&location, self.how.format, access).await;
