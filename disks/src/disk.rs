@@ -67,6 +67,12 @@ pub trait Disk: Send + Sync {
         read_only()
     }
 
+    /// A number that changes before any write to `range`, from wherever, is answered: while it stays the same, so does the
+    /// content. It may change without a write. None if nobody can say, or the disk is gone.
+    fn version(&self, _range: ByteRange) -> Option<u64> {
+        None
+    }
+
     /// The file that is the disk, byte for byte from the first to the last, if there is one: files can share blocks.
     fn file(&self) -> Option<&ImageFile> {
         None

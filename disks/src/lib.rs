@@ -19,6 +19,8 @@ pub mod image;
 pub mod mapped;
 pub mod range_locks;
 pub mod raw;
+pub mod read_ahead;
+pub mod throttle;
 pub mod uring;
 pub mod vhd;
 pub mod vhdx;

@@ -249,6 +249,10 @@ impl Disk for BranchDisk {
         self.head.map(range)
     }
 
+    fn version(&self, range: ByteRange) -> Option<u64> {
+        self.head.version(range)
+    }
+
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()> {
         let from_bytes = self.head.size_bytes();
         debug_assert!(from_bytes <= MAX_DISK_SIZE);

@@ -19,11 +19,14 @@ use landfall_disks::{BLOCK_SIZE, Block, ByteOffset, ByteRange};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Blocks in a leaf.
 pub(crate) const LEAF_BLOCKS: usize = 256;
 /// Bytes of a disk that a leaf covers.
 pub(crate) const LEAF_BYTES: u64 = LEAF_BLOCKS as u64 * BLOCK_SIZE;
+/// Counters of changes, per line.
+const CHANGE_COUNTERS: usize = 512;
 /// Leaves of a head that are kept, per line: 4 KiB each.
 const HEAD_LEAVES_KEPT: usize = 4096;
 
@@ -280,9 +283,19 @@ pub(crate) struct HeadData {
 }
 
 /// Cached leaves of the head of one line.
-#[derive(Default)]
 pub(crate) struct HeadLeaves {
     slots: Mutex<HashMap<(DiskId, LeafIndex), Slot>>,
+    /// Writes that were taken into account, of all leaves with the same remainder together.
+    changes: Box<[AtomicU64; CHANGE_COUNTERS]>,
+}
+
+impl Default for HeadLeaves {
+    fn default() -> Self {
+        Self {
+            slots: Mutex::default(),
+            changes: Box::new([const { AtomicU64::new(0) }; CHANGE_COUNTERS]),
+        }
+    }
 }
 
 enum Slot {
@@ -357,8 +370,26 @@ impl HeadLeaves {
         });
     }
 
+    /// Another number after every write to `range` that was acknowledged: counters only grow, so does their sum.
+    pub(crate) fn version(&self, range: ByteRange) -> u64 {
+        let counted = self.counters_of(range).map(|counter| counter.load(Ordering::Acquire));
+        counted.fold(0, u64::wrapping_add)
+    }
+
+    /// The counters of the leaves that `range` touches, each once.
+    fn counters_of(&self, range: ByteRange) -> impl Iterator<Item = &AtomicU64> {
+        let first = range.start().bytes() / LEAF_BYTES;
+        let end = range.end().bytes().div_ceil(LEAF_BYTES);
+        let leaves = first..end.min(first + CHANGE_COUNTERS as u64);
+        let place = |leaf: u64| usize::try_from(leaf % CHANGE_COUNTERS as u64).expect("below 512");
+        leaves.map(move |leaf| &self.changes[place(leaf)])
+    }
+
     /// Takes a write into account: after the index has it, before it is acknowledged.
     pub(crate) fn apply(&self, change: &HeadChange) {
+        for counter in self.counters_of(change.range) {
+            counter.fetch_add(1, Ordering::AcqRel);
+        }
         let mut slots = self.slots.lock();
         if slots.is_empty() {
             return;

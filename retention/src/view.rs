@@ -572,4 +572,12 @@ impl Disk for View {
     fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
         Box::pin(self.map_range(range))
     }
+
+    fn version(&self, range: ByteRange) -> Option<u64> {
+        self.check_open().ok()?;
+        Some(match self.showing {
+            Showing::Fixed(_) => 0,
+            Showing::Head => self.line.head.version(range),
+        })
+    }
 }
