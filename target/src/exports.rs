@@ -15,8 +15,11 @@
 //! - Whoever shows a certificate sees nothing but what its owner was granted. Whoever shows none came over a socket or an
 //!   address that is for the owner of the target.
 
+mod boot_set;
 mod contexts;
 mod fed;
+mod serving;
+mod warm;
 
 use crate::config::{Grant, NbdConfig};
 use contexts::RetentionContexts;
@@ -29,7 +32,10 @@ use landfall_protocols::nbd::{
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::point::{PointOrder, PointQuery};
 use landfall_retention::{IngestMode, MachineStatus, Moment, ResolveError, Retention, Shown};
+use serving::Serving;
+pub(crate) use serving::ServingCounters;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Newest points shown per disk in a list.
@@ -42,6 +48,7 @@ pub(crate) struct RetentionExports {
     retention: Arc<Retention>,
     allow: BTreeMap<String, Grant>,
     feed: BTreeMap<String, Grant>,
+    serving: Serving,
 }
 
 /// What nobody was granted.
@@ -67,9 +74,18 @@ impl From<Fed> for Opened {
 }
 
 impl RetentionExports {
-    /// The exports of `retention`, and what certificates may open and feed of them.
-    pub(crate) fn new(retention: Arc<Retention>, config: &NbdConfig) -> Self {
-        Self { retention, allow: config.allow.clone(), feed: config.feed.clone() }
+    /// The exports of `retention`, and what certificates may open and feed of them. What machines read when they boot is
+    /// kept in the folder `boots`. Blocks.
+    pub(crate) fn new(retention: Arc<Retention>, config: &NbdConfig, boots: PathBuf) -> Self {
+        let (allow, feed) = (config.allow.clone(), config.feed.clone());
+        let machines = retention.machines().into_iter().map(|one| one.name.as_str().to_owned());
+        let serving = Serving::new(config, boots, &machines.collect());
+        Self { retention, allow, feed, serving }
+    }
+
+    /// What was done between clients and disks so far.
+    pub(crate) fn counters(&self) -> &ServingCounters {
+        self.serving.counters()
     }
 
     fn grant_of(&self, visitor: &Visitor) -> &Grant {
@@ -105,7 +121,7 @@ impl RetentionExports {
         let multi_conn = self.is_fixed(&name);
         let view = self.retention.view(&moment, &disk).map_err(refused)?;
         Ok(Opened {
-            disk: view,
+            disk: self.serving.wrap(&name.machine, &disk, view),
             name: moment.absolute_name(Some(&disk)),
             description: describe(&moment),
             multi_conn,
@@ -133,7 +149,7 @@ impl RetentionExports {
             let moment = self.retention.resolve(name).await.map_err(refused)?;
             let view = self.retention.view(&moment, disk).map_err(refused)?;
             return Ok(Opened {
-                disk: view,
+                disk: self.serving.wrap(&name.machine, disk, view),
                 name: moment.absolute_name(Some(disk)),
                 description: format!("branch {line} as it is now, read-only"),
                 multi_conn: false,
@@ -143,7 +159,7 @@ impl RetentionExports {
         }
         let head = self.retention.branch_disk(&name.machine, branch, disk).map_err(refused)?;
         Ok(Opened {
-            disk: head,
+            disk: self.serving.wrap(&name.machine, disk, head),
             name: format!("{line}/{disk}"),
             description: format!("branch {line}, writable"),
             multi_conn: true,

@@ -8,6 +8,7 @@ mod groups;
 mod integrity;
 mod standby;
 
+use crate::exports::ServingCounters;
 use crate::service::{CheckpointCounters, FoldingCounters, Target, TrunkFolding};
 use axum::Router;
 use axum::extract::State;
@@ -79,7 +80,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     if let Some(server) = &target.delta {
         delta_numbers(&page, &server.counters())?;
     }
-    nbd_numbers(&page, target.nbd.counters())?;
+    nbd_numbers(&page, target.nbd.counters(), &target.nbd_serving)?;
     Ok(TextEncoder::new().encode_to_string(&page.registry.gather())?)
 }
 
@@ -463,7 +464,7 @@ fn delta_numbers(page: &Page, values: &delta::CounterValues) -> Written {
     Ok(())
 }
 
-fn nbd_numbers(page: &Page, counters: &nbd::Counters) -> Written {
+fn nbd_numbers(page: &Page, counters: &nbd::Counters, serving: &ServingCounters) -> Written {
     let open = float(counters.connections_open.load(Relaxed));
     page.gauge("landfall_nbd_connections", "NBD connections open now.", open)?;
     let totals = [
@@ -489,6 +490,13 @@ fn nbd_numbers(page: &Page, counters: &nbd::Counters) -> Written {
     for (name, help, counter) in totals {
         page.counter(&format!("landfall_nbd_{name}_total"), help, counter.load(Relaxed))?;
     }
+    let help = "Time that NBD requests have waited because of [nbd.limit], all added up.";
+    let waited = Duration::from_nanos(serving.waited.load(Relaxed)).as_secs_f64();
+    let name = "landfall_nbd_limit_wait_seconds_total";
+    page.counters(name, help, &[])?.with_label_values::<&str>(&[]).inc_by(waited);
+    let help =
+        "Reads of booting machines that were in memory, since an earlier boot had read them.";
+    page.counter("landfall_nbd_boot_reads_total", help, serving.boot_reads.load(Relaxed))?;
     let help = "NBD requests answered, by kind and how they ended.";
     let requests = page.counters("landfall_nbd_requests_total", help, &["command", "outcome"])?;
     for reading in counters.commands() {
@@ -526,7 +534,9 @@ mod tests {
         histories(&page, &vec![("web".into(), Some(Timestamp::from_nanoseconds(0)), held)])
             .unwrap();
         delta_numbers(&page, &delta::Counters::default().read()).unwrap();
-        nbd_numbers(&page, &nbd::Counters::default()).unwrap();
+        let serving = ServingCounters::default();
+        serving.waited.store(1_500_000_000, Relaxed);
+        nbd_numbers(&page, &nbd::Counters::default(), &serving).unwrap();
         let text = TextEncoder::new().encode_to_string(&page.registry.gather()).unwrap();
         for line in [
             "landfall_journal_free_bytes 1073741824",
@@ -538,6 +548,7 @@ mod tests {
             "landfall_history_holders{machine=\"web\",reason=\"pin\"} 2",
             "landfall_delta_refused_total{code=\"wrong_hash\"} 0",
             "landfall_nbd_requests_total{command=\"read\",outcome=\"failed\"} 0",
+            "landfall_nbd_limit_wait_seconds_total 1.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }

@@ -34,7 +34,7 @@ pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::{Config, NbdTls};
 use crate::data_folder::{self, DataFolder};
-use crate::exports::RetentionExports;
+use crate::exports::{RetentionExports, ServingCounters};
 use crate::http;
 use crate::http::messages::Listening;
 use crate::images::Images;
@@ -69,6 +69,8 @@ use thinner::Thinner;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+/// Folder of what machines read when they boot, inside the data folder.
+const BOOTS: &str = "boots";
 /// Name of the certificate that commands on this machine use.
 pub(crate) const LOCAL_CLIENT: &str = "local";
 
@@ -93,6 +95,8 @@ pub(crate) struct Target {
     pub(crate) core: Core,
     /// NBD, whether it listens or not.
     pub(crate) nbd: Arc<nbd::Service>,
+    /// Between NBD and the disks.
+    pub(crate) nbd_serving: ServingCounters,
     /// The delta stream, if it listens.
     pub(crate) delta: Option<Arc<delta::Server>>,
     /// Where it listens, in words.
@@ -332,7 +336,8 @@ fn assemble(
     let Found { retention, images, report, checkpointer } = found;
     let security = nbd_security(&config, &credentials)?;
     let listeners = Listeners::open(&config.listen, security)?;
-    let exports = RetentionExports::new(Arc::clone(&retention), &config.nbd);
+    let exports =
+        RetentionExports::new(Arc::clone(&retention), &config.nbd, config.data.join(BOOTS));
     let exports = Arc::new(exports);
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
@@ -347,7 +352,8 @@ fn assemble(
         retention,
         images,
         core: engine.cores()[0].clone(),
-        nbd: Arc::new(nbd::Service::new(exports, nbd::Settings::default())),
+        nbd_serving: exports.counters().clone(),
+        nbd: Arc::new(nbd::Service::new(exports, config.nbd.settings)),
         delta: listeners.has_delta().then(server),
         listening: listeners.in_words(&config.listen),
         nbd_address: listeners.nbd_address(),

@@ -1,16 +1,31 @@
-//! What the configuration says of NBD: TLS of the TCP listener, and which certificate may open what.
+//! What the configuration says of NBD: TLS of the TCP listener, which certificate may open what, and how much of the target
+//! clients may use.
 //!
 //! **Invariant:** a certificate that is not named opens nothing. The same authority signs those of replication sources, and
 //! feeding one machine is no reason to read another. Reading one is no reason to feed it.
 
 use super::ConfigError;
+use crate::units::{ByteSize, Period};
+use landfall_disks::throttle::Limits;
+use landfall_protocols::nbd::serve::Settings;
 use landfall_protocols::pki::check_client_name;
 use landfall_retention::name::Name;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::time::Duration;
 
 /// In place of a machine: all of them.
 const EVERYTHING: &str = "*";
+
+/// Connections of a listener at a time, and requests of a connection in flight.
+const CONNECTIONS: std::ops::RangeInclusive<u64> = 1..=65_536;
+const IN_FLIGHT: std::ops::RangeInclusive<u32> = 1..=65_536;
+/// Bytes of payload in flight. A request of the size that is announced to clients has to fit.
+const BYTES_IN_FLIGHT: std::ops::RangeInclusive<u64> = (32 << 20)..=(1 << 30);
+/// Time for negotiation.
+const HANDSHAKE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Whether NBD over TCP is encrypted. The Unix socket never is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -49,8 +64,21 @@ impl Grant {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct NbdSection {
     tls: NbdTls,
+    connections: Option<u64>,
+    in_flight: Option<u32>,
+    bytes_in_flight: Option<ByteSize>,
+    handshake: Option<String>,
     allow: BTreeMap<String, Vec<String>>,
     feed: BTreeMap<String, Vec<String>>,
+    limit: BTreeMap<String, LimitSection>,
+}
+
+/// A line of `[nbd.limit]`.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+struct LimitSection {
+    iops: Option<NonZeroU64>,
+    bandwidth: Option<ByteSize>,
 }
 
 /// NBD as it applies.
@@ -62,16 +90,92 @@ pub(crate) struct NbdConfig {
     pub(crate) allow: BTreeMap<String, Grant>,
     /// Which machines may be fed, likewise.
     pub(crate) feed: BTreeMap<String, Grant>,
+    /// What connections may hold, and for how long they may negotiate.
+    pub(crate) settings: Settings,
+    limits: BTreeMap<String, Limits>,
+}
+
+impl NbdConfig {
+    /// What all clients together may use of each disk of a machine.
+    pub(crate) fn limits_of(&self, machine: &str) -> Limits {
+        let found = self.limits.get(machine).or_else(|| self.limits.get(EVERYTHING));
+        found.copied().unwrap_or_default()
+    }
 }
 
 /// The section, checked.
 pub(super) fn complete(section: NbdSection) -> Result<NbdConfig, ConfigError> {
-    let (tls, allow, feed) = (section.tls, section.allow, section.feed);
+    let settings = settings(&section)?;
+    let NbdSection { tls, allow, feed, limit, .. } = section;
     Ok(NbdConfig {
         tls,
         allow: grants("nbd.allow", tls, allow)?,
         feed: grants("nbd.feed", tls, feed)?,
+        settings,
+        limits: limit.into_iter().map(limits).collect::<Result<_, _>>()?,
     })
+}
+
+fn settings(section: &NbdSection) -> Result<Settings, ConfigError> {
+    let usual = Settings::default();
+    let bytes = section.bytes_in_flight.map_or(usual.bytes_in_flight.into(), ByteSize::bytes);
+    let bytes =
+        within("nbd.bytes_in_flight", bytes, &BYTES_IN_FLIGHT, |b| ByteSize::new(b).to_string())?;
+    let refused = |what| ConfigError::Value { key: "nbd.handshake", what };
+    let handshake = match &section.handshake {
+        None => usual.handshake_time,
+        Some(text) => text.parse::<Period>().map_err(refused)?.0,
+    };
+    Ok(Settings {
+        connections: within(
+            "nbd.connections",
+            section.connections.unwrap_or(usual.connections),
+            &CONNECTIONS,
+            |count| count.to_string(),
+        )?,
+        requests_in_flight: within(
+            "nbd.in_flight",
+            section.in_flight.unwrap_or(usual.requests_in_flight),
+            &IN_FLIGHT,
+            |count| count.to_string(),
+        )?,
+        bytes_in_flight: u32::try_from(bytes).expect("at most a GiB"),
+        handshake_time: within("nbd.handshake", handshake, &HANDSHAKE, |time| {
+            format!("{} s", time.as_secs())
+        })?,
+        ..usual
+    })
+}
+
+fn within<T: PartialOrd + Copy>(
+    key: &'static str,
+    value: T,
+    range: &std::ops::RangeInclusive<T>,
+    words: impl Fn(T) -> String,
+) -> Result<T, ConfigError> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = (words(*range.start()), words(*range.end()));
+    let what = format!("{} is not between {least} and {most}", words(value));
+    Err(ConfigError::Value { key, what })
+}
+
+fn limits((machine, section): (String, LimitSection)) -> Result<(String, Limits), ConfigError> {
+    let refused = |what: String| ConfigError::Value { key: "nbd.limit", what };
+    if machine != EVERYTHING {
+        Name::parse(&machine).map_err(|error| {
+            refused(format!("{error}; write the name of a machine, or \"{EVERYTHING}\""))
+        })?;
+    }
+    let bandwidth = section.bandwidth.map(|size| NonZeroU64::new(size.bytes()).ok_or(size));
+    let limits = Limits {
+        requests_per_second: section.iops,
+        bytes_per_second: bandwidth.transpose().map_err(|_| {
+            refused(format!("{machine}: nothing could be read at 0 bytes a second"))
+        })?,
+    };
+    Ok((machine, limits))
 }
 
 fn grants(

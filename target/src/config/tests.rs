@@ -53,6 +53,31 @@ fn plain_listeners_stay_on_loopback() {
 }
 
 #[test]
+fn what_nbd_clients_may_use_is_limited() {
+    let text = "[nbd]\nconnections = 7\nin_flight = 9\nbytes_in_flight = '64MiB'\nhandshake = '3s'\n\
+                [nbd.limit]\nweb = { iops = 500, bandwidth = '20MiB' }\n'*' = { bandwidth = '1GiB' }";
+    let nbd = load(text, Some("/d")).expect("complete").nbd;
+    let settings = nbd.settings;
+    assert_eq!((settings.connections, settings.requests_in_flight), (7, 9));
+    assert_eq!(settings.bytes_in_flight, 64 << 20);
+    assert_eq!(settings.handshake_time, Duration::from_secs(3));
+    let of = |machine: &str| {
+        let limits = nbd.limits_of(machine);
+        (limits.requests_per_second.map(u64::from), limits.bytes_per_second.map(u64::from))
+    };
+    assert_eq!(of("web"), (Some(500), Some(20 << 20)));
+    assert_eq!(of("db"), (None, Some(1 << 30)));
+    assert!(load("", Some("/d")).expect("complete").nbd.limits_of("web").is_unlimited());
+
+    assert!(refused("[nbd]\nconnections = 0").contains("1 and 65536"));
+    assert!(refused("[nbd]\nbytes_in_flight = '1MiB'").contains("32 MiB and 1 GiB"));
+    assert!(refused("[nbd]\nhandshake = '1h'").contains("600 s"));
+    assert!(refused("[nbd.limit]\nWeb = { iops = 5 }").contains("name of a machine"));
+    assert!(refused("[nbd.limit]\nweb = { bandwidth = 0 }").contains("nothing could be read"));
+    assert!(refused("[nbd.limit]\nweb = { iops = 0 }").contains("iops"));
+}
+
+#[test]
 fn nbd_goes_beyond_loopback_where_tls_is_required() {
     let open = "[listen]\nnbd = '0.0.0.0:10809'\n[nbd]\ntls = ";
     assert!(refused(&format!("{open}'offered'")).contains("insecure = true"));

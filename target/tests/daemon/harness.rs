@@ -213,7 +213,10 @@ impl Target {
         });
     }
 
-    async fn connect(&self, export: &str) -> Result<(Client, Connection<UnixStream>), String> {
+    pub(crate) async fn connect(
+        &self,
+        export: &str,
+    ) -> Result<(Client, Connection<UnixStream>), String> {
         let stream = UnixStream::connect(self.data().join("nbd.sock")).await.expect("it listens");
         negotiate(stream, export).await.map_err(|error| error.to_string())
     }

@@ -21,6 +21,7 @@ mod promote;
 mod quotas;
 mod restarts;
 mod scrub;
+mod serving;
 mod sources;
 mod standby;
 mod streams;
