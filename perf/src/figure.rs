@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Version of the JSON form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// All figures of one run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -46,8 +46,8 @@ pub(crate) struct Figure {
     pub(crate) unit: Unit,
     /// Landfall's rounds.
     pub(crate) landfall: Series,
-    /// The peer's, if there is one.
-    pub(crate) peer: Option<Peer>,
+    /// The rounds of those who took turns with it; the first is who it is compared with.
+    pub(crate) peers: Vec<Peer>,
 }
 
 /// Who landfall is measured beside.
@@ -125,9 +125,14 @@ impl Series {
 }
 
 impl Figure {
-    /// Landfall's median divided by the peer's.
+    /// Landfall's median divided by the first peer's.
     pub(crate) fn ratio(&self) -> Option<f64> {
-        let peer = self.peer.as_ref()?.series.median();
+        self.ratio_to(self.peers.first()?)
+    }
+
+    /// Landfall's median divided by that of `peer`.
+    pub(crate) fn ratio_to(&self, peer: &Peer) -> Option<f64> {
+        let peer = peer.series.median();
         (peer > 0.0).then(|| self.landfall.median() / peer)
     }
 }
@@ -150,9 +155,9 @@ impl Report {
             report.version
         );
         for figure in &report.figures {
-            let peer = figure.peer.as_ref().is_none_or(|peer| peer.series.is_usable());
+            let peers = figure.peers.iter().all(|peer| peer.series.is_usable());
             ensure!(
-                figure.landfall.is_usable() && peer,
+                figure.landfall.is_usable() && peers,
                 "{}: figure {} has no rounds, or a value that is no number",
                 path.display(),
                 figure.name
@@ -191,14 +196,14 @@ pub(crate) mod tests {
             what: "a copy".into(),
             unit: Unit::Seconds,
             landfall: series(copy),
-            peer: Some(peer),
+            peers: vec![peer],
         };
         let reads = Figure {
             name: "read".into(),
             what: "reads".into(),
             unit: Unit::RequestsPerSecond,
             landfall: series(reads),
-            peer: None,
+            peers: Vec::new(),
         };
         Report::new(host, vec![copy, reads])
     }
@@ -230,7 +235,7 @@ pub(crate) mod tests {
         assert_eq!(Report::load(&path).expect("loaded"), report);
 
         let text = std::fs::read_to_string(&path).expect("read");
-        for (from, to) in [("\"version\": 1", "\"version\": 2"), ("5.0", "-5.0")] {
+        for (from, to) in [("\"version\": 2", "\"version\": 1"), ("5.0", "-5.0")] {
             assert!(text.contains(from), "{from} in {text}");
             std::fs::write(&path, text.replace(from, to)).expect("written");
             Report::load(&path).expect_err(to);

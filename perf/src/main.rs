@@ -18,6 +18,7 @@ mod first_block;
 mod history;
 mod host;
 mod image;
+mod limit;
 mod peer;
 mod plain;
 mod process;
@@ -54,6 +55,9 @@ enum Verb {
     },
     /// Generate a long history and measure what it costs
     History(history::Options),
+    /// Serve a raw image by the bare loop that servers are measured against
+    #[command(hide = true)]
+    Limit { file: PathBuf, socket: PathBuf },
 }
 
 #[derive(clap::Args)]
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
     let done = match cli.verb {
         Some(Verb::Compare { old, new }) => compare_reports(&old, &new),
         Some(Verb::History(options)) => options.run(),
+        Some(Verb::Limit { file, socket }) => limit::serve(&file, &socket),
         None => cli.run.measure(),
     };
     match done {

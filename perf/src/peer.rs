@@ -78,13 +78,40 @@ pub(crate) fn nbdcopy(from: &Path, uri: &str) -> anyhow::Result<Duration> {
     timed(Command::new("nbdcopy").arg("--flush").arg(from).arg(uri))
 }
 
-/// How fio gets at an export.
+/// What fio does to an export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Load {
+    pub(crate) access: Access,
+    /// Bytes of a request.
+    pub(crate) block_bytes: u64,
+    /// Requests under way at once, on each connection.
+    pub(crate) depth: u32,
+    pub(crate) connections: u32,
+}
+
+/// Which requests fio makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Access {
     /// Random reads.
     Read,
     /// Random writes.
     Write,
+    /// Reads from the start to the end, and again.
+    ReadThrough,
+    /// Writes likewise.
+    WriteThrough,
+}
+
+impl Load {
+    /// 4 KiB at random, 32 at a time over one connection.
+    pub(crate) fn random(access: Access) -> Self {
+        Self { access, block_bytes: 4096, depth: 32, connections: 1 }
+    }
+
+    /// 1 MiB after the other, 8 at a time over one connection.
+    pub(crate) fn sequential(access: Access) -> Self {
+        Self { access, block_bytes: 1 << 20, depth: 8, connections: 1 }
+    }
 }
 
 /// What of fio's answer matters.
@@ -112,31 +139,35 @@ struct Latency {
     percentile: BTreeMap<String, f64>,
 }
 
-/// 4 KiB at random, 32 at a time over one connection; requests per second.
-pub(crate) fn fio(uri: &str, size_bytes: u64, access: Access, seconds: u32) -> anyhow::Result<f64> {
-    let job = fio_job(uri, size_bytes, access, seconds)?;
-    Ok(match access {
-        Access::Read => job.read.iops,
-        Access::Write => job.write.iops,
+/// Requests per second under `load`.
+pub(crate) fn fio(uri: &str, size_bytes: u64, load: Load, seconds: u32) -> anyhow::Result<f64> {
+    let job = fio_job(uri, size_bytes, load, seconds)?;
+    Ok(match load.access {
+        Access::Read | Access::ReadThrough => job.read.iops,
+        Access::Write | Access::WriteThrough => job.write.iops,
     })
 }
 
-/// The same writes; the median of the seconds from sending one to its answer.
+/// Random writes; the median of the seconds from sending one to its answer.
 pub(crate) fn fio_write_latency(uri: &str, size_bytes: u64, seconds: u32) -> anyhow::Result<f64> {
-    let job = fio_job(uri, size_bytes, Access::Write, seconds)?;
+    let job = fio_job(uri, size_bytes, Load::random(Access::Write), seconds)?;
     let median = job.write.clat_ns.percentile.get("50.000000").context("fio gave no median")?;
     Ok(median / 1e9)
 }
 
-fn fio_job(uri: &str, size_bytes: u64, access: Access, seconds: u32) -> anyhow::Result<Job> {
-    let rw = match access {
+fn fio_job(uri: &str, size_bytes: u64, load: Load, seconds: u32) -> anyhow::Result<Job> {
+    let rw = match load.access {
         Access::Read => "randread",
         Access::Write => "randwrite",
+        Access::ReadThrough => "read",
+        Access::WriteThrough => "write",
     };
     let mut command = Command::new("fio");
-    command.args(["--name=perf", "--ioengine=nbd", "--bs=4k", "--iodepth=32", "--time_based"]);
-    command.args(["--ramp_time=1", "--output-format=json", "--randrepeat=0"]);
+    command.args(["--name=perf", "--ioengine=nbd", "--time_based", "--thread"]);
+    command.args(["--ramp_time=1", "--output-format=json", "--randrepeat=0", "--group_reporting"]);
     command.args([format!("--rw={rw}"), format!("--size={size_bytes}")]);
+    command.args([format!("--bs={}", load.block_bytes), format!("--iodepth={}", load.depth)]);
+    command.args([format!("--numjobs={}", load.connections)]);
     command.args([format!("--runtime={seconds}"), format!("--uri={uri}")]);
     let text = output(&mut command)?;
     // Its nbd engine prints a line before the answer.

@@ -34,11 +34,14 @@ pub(crate) fn table(report: &Report) -> String {
 fn block(figure: &Figure) -> String {
     let mut text = format!("{}: {}\n", figure.name, figure.what);
     text.push_str(&line("landfall", &figure.landfall, figure.unit));
-    if let Some(peer) = &figure.peer {
+    for peer in &figure.peers {
         text.push_str(&line(&peer.name, &peer.series, figure.unit));
     }
-    if let Some(ratio) = figure.ratio() {
-        let _ = writeln!(text, "  {}", ratio_words(ratio, figure.unit));
+    for peer in &figure.peers {
+        let Some(ratio) = figure.ratio_to(peer) else { continue };
+        // With several, whose it is.
+        let of = if figure.peers.len() == 1 { String::new() } else { format!(" of {}", peer.name) };
+        let _ = writeln!(text, "  {}{of}", ratio_words(ratio, figure.unit));
     }
     text
 }

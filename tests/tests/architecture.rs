@@ -260,7 +260,7 @@ fn opens_unsafe(line: &str) -> bool {
 }
 
 #[test]
-fn unsafe_code_stands_only_in_the_io_uring_engine() {
+fn unsafe_code_stands_only_in_the_io_uring_engine_and_its_yardstick() {
     // The words are put together so that this file does not accuse itself.
     for line in ["un|safe { read() }", "pub un|safe fn f() {}", "#![allow(un|safe_code)]"] {
         assert!(opens_unsafe(&line.replace('|', "")), "not seen: {line}");
@@ -269,8 +269,9 @@ fn unsafe_code_stands_only_in_the_io_uring_engine() {
         assert!(!opens_unsafe(&line.replace('|', "")), "wrongly seen: {line}");
     }
     for file in tracked_files() {
-        let engine = file.starts_with("disks/src/uring/") || file == "disks/src/uring.rs";
-        if !file.ends_with(".rs") || engine {
+        let engine = file.starts_with("disks/src/uring/");
+        // The bare loop that the engine is measured against, never a part of the product.
+        if !file.ends_with(".rs") || engine || file == "perf/src/limit.rs" {
             continue;
         }
         for (number, line) in read(&file).lines().enumerate() {

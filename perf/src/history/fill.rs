@@ -33,8 +33,6 @@ const SPAN: Duration = Duration::from_secs(30 * 86_400);
 const AT_ONCE: u64 = 8;
 /// Changes of a batch, at most: the table of a record has room for 1024.
 pub(super) const MAX_CHANGES: u64 = 1000;
-/// One change in so many has a body.
-const BODY_EVERY: u64 = 256;
 /// Of this part of a disk, at its start, are half of the changes.
 const HOT_PART: u64 = 16;
 /// One block in so many is a witness.
@@ -51,6 +49,8 @@ pub(crate) struct Shape {
     pub(crate) disks: u32,
     /// Bytes of each.
     pub(crate) disk_bytes: u64,
+    /// One change in so many has a body.
+    pub(crate) body_every: u64,
 }
 
 /// What a witness became.
@@ -62,14 +62,14 @@ struct Change {
 
 /// A block of a disk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Witness {
+pub(crate) struct Witness {
     pub(super) disk: u32,
     pub(super) block: u64,
 }
 
 /// What a generated history holds.
 #[derive(Default)]
-pub(super) struct History {
+pub(crate) struct History {
     /// The point after each batch.
     pub(super) points: Vec<(Sequence, Timestamp)>,
     changes: BTreeMap<Witness, Vec<Change>>,
@@ -77,7 +77,7 @@ pub(super) struct History {
 }
 
 /// A history that was generated, and what it took.
-pub(super) struct Filled {
+pub(crate) struct Filled {
     pub(super) history: History,
     pub(super) seconds: f64,
     /// Bytes of records.
@@ -178,7 +178,7 @@ pub(crate) async fn open_stream(retention: &Retention, shape: Shape) -> anyhow::
 }
 
 /// Fills the machine of an open store; `say` hears how far it is.
-pub(super) fn fill(store: &Store, shape: Shape, say: fn(&str)) -> anyhow::Result<Filled> {
+pub(crate) fn fill(store: &Store, shape: Shape, say: fn(&str)) -> anyhow::Result<Filled> {
     let (retention, clock) = (Arc::clone(&store.retention), Arc::clone(&store.clock));
     let index = Arc::clone(&store.index);
     let filling = move || async move {
@@ -249,7 +249,7 @@ struct Filler {
 impl Filler {
     /// The disk and the changes of a batch; no block twice.
     fn batch(&mut self, batch: u64) -> (u32, Vec<StreamExtent>) {
-        let Shape { entries, points, disks, disk_bytes } = self.shape;
+        let Shape { entries, points, disks, disk_bytes, body_every } = self.shape;
         let disk = u32::try_from(batch % u64::from(disks)).expect("below a number of disks");
         let blocks = disk_bytes / BLOCK_SIZE;
         let count = entries / points + u64::from(batch < entries % points);
@@ -261,7 +261,7 @@ impl Filler {
             if !taken.insert(block) {
                 continue;
             }
-            let has_body = self.numbers.below(BODY_EVERY) == 0;
+            let has_body = self.numbers.below(body_every) == 0;
             let witness = Witness { disk, block };
             if witness.block % WITNESS_EVERY == u64::from(disk) {
                 let change = Change { batch, body: has_body };

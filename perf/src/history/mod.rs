@@ -22,7 +22,7 @@ use crate::table::table;
 use crate::target::Target;
 use bounds::Bounds;
 use fill::Filled;
-pub(crate) use fill::{MACHINE, Numbers, Shape, add_machine, data, disk_name, open_stream};
+pub(crate) use fill::{MACHINE, Numbers, Shape, add_machine, data, disk_name, fill, open_stream};
 use landfall_retention::index::rocks::Checkpoints;
 use measure::{Choice, Cold, Told, count_of};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,8 @@ const COLD_READS: u32 = 500;
 const INGEST_TURNS: u32 = 8;
 const INGEST_ROUNDS: u32 = 4;
 const INGEST_ATTEMPTS: u32 = 3;
+/// One change in so many has a body.
+const BODY_EVERY: u64 = 256;
 /// Caches of the daemon: small ones, so that a hundredth of the history does not fit.
 const CACHE_BYTES: u64 = 16 << 20;
 
@@ -76,7 +78,7 @@ impl Options {
         let points = self.points.unwrap_or(entries / 1000).max(entries.div_ceil(fill::MAX_CHANGES));
         // As many blocks as a sixth of the entries, so that places have some versions each.
         let disk_bytes = (entries * 4096 / 6 / 16).next_multiple_of(1 << 20).max(32 << 20);
-        Shape { entries, points, disks: 16, disk_bytes }
+        Shape { entries, points, disks: 16, disk_bytes, body_every: BODY_EVERY }
     }
 
     /// Measures, prints, and checks if it was asked to.
@@ -275,13 +277,14 @@ impl Findings {
         let empty = |series: &Series| {
             Some(Peer { name: "landfall, 16 points".into(), series: series.clone() })
         };
-        let figure = |name: &str, what: String, unit, landfall: &Series, peer| Figure {
-            name: name.into(),
-            what,
-            unit,
-            landfall: landfall.clone(),
-            peer,
-        };
+        let figure =
+            |name: &str, what: String, unit, landfall: &Series, peer: Option<Peer>| Figure {
+                name: name.into(),
+                what,
+                unit,
+                landfall: landfall.clone(),
+                peers: peer.into_iter().collect(),
+            };
         let history = format!("{entries} entries, {points} points, {disks} disks");
         let generated = format!(
             "generated through stream, lane and index: {history}; {} MB of journal, {:.1} bytes of index per entry",

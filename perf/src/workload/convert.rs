@@ -37,7 +37,7 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
                 what: format!("Convert an image of {} MiB from {from} to {to}", stage.size_mib()),
                 unit: Unit::Seconds,
                 landfall,
-                peer: Some(Peer { name: peer, series }),
+                peers: vec![Peer { name: peer, series }],
             });
         }
     }

@@ -33,6 +33,6 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Figure> {
         ),
         unit: Unit::Seconds,
         landfall,
-        peer: Some(Peer { name, series: theirs }),
+        peers: vec![Peer { name, series: theirs }],
     })
 }

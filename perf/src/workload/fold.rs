@@ -55,7 +55,7 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
         what: what.into(),
         unit: Unit::Seconds,
         landfall,
-        peer: Some(Peer { name: "no fold under way".into(), series: alone }),
+        peers: vec![Peer { name: "no fold under way".into(), series: alone }],
     };
     Ok([
         Figure {
@@ -63,7 +63,7 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
             what: format!("{} MiB of history into a raw image, nothing else", stage.size_mib()),
             unit: Unit::MebibytesPerSecond,
             landfall: speed,
-            peer: None,
+            peers: Vec::new(),
         },
         figure(
             "fold-branch-write",

@@ -153,7 +153,7 @@ fn figures_of(way: Way, both: Both) -> Vec<Figure> {
             what: format!("{}, {format}, {} under way", way.what, way.depth()),
             unit: Unit::RequestsPerSecond,
             landfall: ours.clone(),
-            peer: Some(Peer { name: peer.to_owned(), series }),
+            peers: vec![Peer { name: peer.to_owned(), series }],
         };
         let name = format!("{format}-{}", way.name);
         figures.push(figure(name.clone(), "qemu-img bench -t none", theirs));

@@ -73,7 +73,13 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
             "any of {INSTANTS} instants of a line, {what}; the index has {bytes} bytes for them \
              (rounds are means of {LOOK_UPS_PER_ROUND})"
         );
-        figures.push(Figure { name: name.into(), what, unit: Unit::Seconds, landfall, peer: None });
+        figures.push(Figure {
+            name: name.into(),
+            what,
+            unit: Unit::Seconds,
+            landfall,
+            peers: Vec::new(),
+        });
     }
     Ok(figures)
 }

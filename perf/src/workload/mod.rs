@@ -5,6 +5,7 @@
 //!   unchanged  a pass in which nothing changed           beside  reading and hashing the file
 //!   open       connect ─▶ first block of a named point   beside  the same of a raw file in qemu-nbd
 //!   nbd        4 KiB at random, 32 at a time             beside  the same of a raw file in qemu-nbd
+//!   serve      a raw image, and a point of a million changes   beside  a bare loop, qemu-nbd, nbdkit, a qcow2 chain
 //!   fold       history moves into an image              beside  the same writes while no fold is under way
 //!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
 //!   convert    every pair of them                        beside  qemu-img convert
@@ -23,6 +24,7 @@ mod images;
 mod instants;
 mod nbd;
 mod open;
+mod serve;
 mod snapshots;
 mod unchanged;
 
@@ -49,6 +51,8 @@ pub(crate) enum Workload {
     Open,
     /// Random reads of a point, random writes of a branch
     Nbd,
+    /// A raw image and a long history over NBD, beside the limit and other servers
+    Serve,
     /// Folding history into an image, and writes meanwhile
     Fold,
     /// Raw, VHDX and VMDK images as disks
@@ -64,11 +68,12 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Copy,
         Self::Unchanged,
         Self::Open,
         Self::Nbd,
+        Self::Serve,
         Self::Fold,
         Self::Images,
         Self::Convert,
@@ -132,6 +137,9 @@ pub(crate) fn run(
     }
     if has(Workload::Nbd) {
         figures.extend(nbd::measure(&stage).context("nbd")?);
+    }
+    if has(Workload::Serve) {
+        figures.extend(serve::measure(&stage).context("serve")?);
     }
     if has(Workload::Fold) {
         figures.extend(fold::measure(&stage).context("fold")?);

@@ -5,7 +5,7 @@
 
 use super::{MACHINE, Stage};
 use crate::figure::{Figure, Peer, Unit};
-use crate::peer::{Access, QemuNbd, Writes, fio};
+use crate::peer::{Access, Load, QemuNbd, Writes, fio};
 use anyhow::Context;
 
 pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
@@ -18,18 +18,19 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
     let branch = stage.target.export_branch(MACHINE)?;
     let figure = |name: &str, what: String, access, ours: &str, peer: &QemuNbd, cache: &str| {
         let (size, seconds) = (stage.settings.size_bytes, stage.settings.seconds);
+        let load = Load::random(access);
         let (landfall, series) = stage.in_turns(
             name,
-            |_| fio(ours, size, access, seconds),
-            |_| fio(&peer.uri(), size, access, seconds),
+            |_| fio(ours, size, load, seconds),
+            |_| fio(&peer.uri(), size, load, seconds),
         )?;
-        let peer = Some(Peer { name: peer.name(cache), series });
+        let peers = vec![Peer { name: peer.name(cache), series }];
         anyhow::Ok(Figure {
             name: name.into(),
             what,
             unit: Unit::RequestsPerSecond,
             landfall,
-            peer,
+            peers,
         })
     };
     let reads = format!(

@@ -55,7 +55,7 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Figure> {
         ),
         unit: Unit::Seconds,
         landfall,
-        peer: Some(Peer { name: server.name("none"), series: theirs }),
+        peers: vec![Peer { name: server.name("none"), series: theirs }],
     })
 }
 

@@ -135,12 +135,12 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
         let changes = load.changes();
         let (journal, image) = received(&folder.join("data"), load, &changes)?;
         let received = as_float(load.received_bytes());
-        let figure = |of: &str, what: &str, ours, peer| Figure {
+        let figure = |of: &str, what: &str, ours, peer: Option<Peer>| Figure {
             name: format!("bytes-{of}-{}", load.name),
             what: format!("{what}; {}", load.what),
             unit: Unit::Factor,
             landfall: one(ours),
-            peer,
+            peers: peer.into_iter().collect(),
         };
         figures.push(figure(
             "journal",
@@ -173,7 +173,7 @@ pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
 fn received(folder: &Path, load: Load, changes: &[Change]) -> anyhow::Result<(f64, f64)> {
     std::fs::create_dir_all(folder)?;
     let store = Store::open(folder)?;
-    let shape = Shape { entries: 0, points: 0, disks: 1, disk_bytes: DISK_BYTES };
+    let shape = Shape { entries: 0, points: 0, disks: 1, disk_bytes: DISK_BYTES, body_every: 1 };
     add_machine(&store, shape)?;
     let retention = Arc::clone(&store.retention);
     let changes = changes.to_vec();

@@ -240,7 +240,7 @@ fn figures(found: &[Found; 4]) -> Vec<Figure> {
                 what: what.into(),
                 unit,
                 landfall: of(&found[0]).clone(),
-                peer: Some(Peer { name: contender.name().into(), series: of(peer).clone() }),
+                peers: vec![Peer { name: contender.name().into(), series: of(peer).clone() }],
             });
         }
     }

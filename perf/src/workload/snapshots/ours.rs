@@ -33,7 +33,13 @@ impl Ours {
     pub(super) fn make(folder: &Path, image: &Image) -> anyhow::Result<Self> {
         let folder = folder.join("landfall");
         std::fs::create_dir_all(folder.join("data"))?;
-        let shape = Shape { entries: 0, points: 0, disks: 1, disk_bytes: image.size_bytes() };
+        let shape = Shape {
+            entries: 0,
+            points: 0,
+            disks: 1,
+            disk_bytes: image.size_bytes(),
+            body_every: 1,
+        };
         let store = Store::open(&folder.join("data"))?;
         add_machine(&store, shape)?;
         let retention = Arc::clone(&store.retention);
