@@ -25,6 +25,7 @@ pub mod uring;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+mod window;
 
 #[cfg(feature = "testing")]
 pub mod conformance;
@@ -37,3 +38,4 @@ pub use block::{
 pub use disk::{Content, Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 pub use range_locks::{RangeGuard, RangeLocks};
 pub use uring::buffer::Buffer;
+pub use window::Window;

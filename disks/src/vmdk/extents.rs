@@ -10,12 +10,12 @@ use super::format::{MAX_SPARSE_SECTORS, SECTOR_BYTES, cowd, malformed};
 use super::open::starts_with;
 use super::packed::PackedTable;
 use super::sparse::{FULL, Outline, SparseTable, structures};
-use super::window::Window;
 use crate::block::{ByteOffset, ByteRange};
 use crate::disk::Disk;
 use crate::file::FileError;
 use crate::image::{Access, ImageError, ImageFile, Location, Opener};
 use crate::mapped::{Conflict, MappedDisk, Place, Setup, Space, Table, scan};
+use crate::window::Window;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -228,7 +228,7 @@ fn window(parent: Option<&Arc<dyn Disk>>, start: u64) -> Option<Arc<dyn Disk>> {
     Some(if start == 0 {
         Arc::clone(parent)
     } else {
-        Arc::new(Window::new(Arc::clone(parent), start))
+        Arc::new(Window::behind(Arc::clone(parent), start))
     })
 }
 

@@ -32,7 +32,6 @@ mod identity;
 mod open;
 mod packed;
 mod sparse;
-mod window;
 
 pub use self::check::check;
 pub use self::create::{Adapter, ParentLink, Recipe, create};

@@ -1,34 +1,39 @@
-//! A part of a parent, for an extent that is a part of a child.
+//! A part of a disk, as a disk: of a parent for an extent of a child, a partition.
 
 use crate::block::{ByteOffset, ByteRange, Geometry};
 use crate::disk::{Disk, DiskError, IoFuture, MappedRange};
 use crate::uring::buffer::Buffer;
 use std::sync::Arc;
 
-/// The bytes of a disk from an offset on, read only.
-pub(super) struct Window {
+/// Some of the bytes of a disk, read only.
+pub struct Window {
     disk: Arc<dyn Disk>,
-    start: u64,
+    part: ByteRange,
 }
 
 impl Window {
+    /// The bytes of `part`, as far as the disk has them.
+    pub fn new(disk: Arc<dyn Disk>, part: ByteRange) -> Self {
+        let part = part.intersection(disk.geometry().whole());
+        Self { disk, part }
+    }
+
     /// What follows `start`; nothing if the disk ends before that.
-    pub(super) fn new(disk: Arc<dyn Disk>, start: u64) -> Self {
-        Self { disk, start }
+    pub(crate) fn behind(disk: Arc<dyn Disk>, start: u64) -> Self {
+        let rest = ByteRange::new(ByteOffset::new(start), ByteOffset::new(u64::MAX));
+        Self::new(disk, rest.expect("nothing is greater"))
     }
 
     fn in_disk(&self, range: ByteRange) -> Result<ByteRange, DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
-        let start = ByteOffset::new(self.start + range.start().bytes());
+        let start = ByteOffset::new(self.part.start().bytes() + range.start().bytes());
         Ok(ByteRange::at(start, range.length()).expect("within the disk"))
     }
 }
 
 impl Disk for Window {
     fn geometry(&self) -> Geometry {
-        let geometry = self.disk.geometry();
-        let size_bytes = geometry.size_bytes.saturating_sub(self.start);
-        Geometry { size_bytes, read_only: true, ..geometry }
+        Geometry { size_bytes: self.part.length(), read_only: true, ..self.disk.geometry() }
     }
 
     fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
@@ -43,8 +48,9 @@ impl Disk for Window {
         Box::pin(async move {
             let mut mapped = self.disk.map(self.in_disk(range)?).await?;
             for part in &mut mapped {
-                let start = ByteOffset::new(part.range.start().bytes() - self.start);
-                part.range = ByteRange::at(start, part.range.length()).expect("within the disk");
+                let start = part.range.start().bytes() - self.part.start().bytes();
+                part.range = ByteRange::at(ByteOffset::new(start), part.range.length())
+                    .expect("within the disk");
             }
             Ok(mapped)
         })
