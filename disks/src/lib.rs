@@ -21,6 +21,7 @@ pub mod range_locks;
 pub mod raw;
 pub mod read_ahead;
 pub mod throttle;
+pub mod synthetic;
 pub mod uring;
 pub mod vhd;
 pub mod vhdx;

@@ -20,11 +20,13 @@ mod found;
 mod open;
 mod resize;
 mod sparse;
+mod synthetic;
 mod table;
 
 pub use check::check;
 pub use create::{NewKind, Recipe, create};
 pub use open::open;
+pub(crate) use synthetic::synthetic;
 
 #[cfg(test)]
 mod tests;

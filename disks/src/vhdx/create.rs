@@ -29,7 +29,8 @@ const LOG_OFFSET: u64 = MIB;
 const LOG_BYTES: u32 = 1 << 20;
 const METADATA_OFFSET: u64 = 2 * MIB;
 const METADATA_BYTES: u32 = 1 << 20;
-const BAT_OFFSET: u64 = 3 * MIB;
+/// Where the BAT of a new image is.
+pub(super) const BAT_OFFSET: u64 = 3 * MIB;
 
 /// Bytes of the BAT that are written together.
 const PIECE_ENTRIES: u64 = 1 << 17;
@@ -111,7 +112,7 @@ impl CreateOptions {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let Self { disk_bytes, block_bytes, logical_sector, physical_sector, .. } = self;
         for (name, sector) in [("logical", logical_sector), ("physical", physical_sector)] {
             if ![512, 4096].contains(sector) {
@@ -130,6 +131,10 @@ impl CreateOptions {
             ));
         }
         Ok(())
+    }
+
+    fn is_child(&self) -> bool {
+        matches!(self.kind, Kind::Differencing(_))
     }
 
     fn locator(&self) -> Option<ParentLocator> {
@@ -154,46 +159,61 @@ pub async fn create(
     options.check().map_err(|why| ImageError::cannot_create(&place, why))?;
     let fixed = options.kind == Kind::Fixed;
     let layout = BatLayout::new(options.disk_bytes, options.block_bytes, options.logical_sector);
-    let parent = options.locator();
-    let bat_bytes = layout.table_bytes(parent.is_some()).next_multiple_of(MIB);
+    let bat_bytes = layout.table_bytes(options.is_child()).next_multiple_of(MIB);
     let blocks_offset = BAT_OFFSET + bat_bytes;
     let blocks = if fixed { layout.payload_blocks() } else { 0 };
     let length = blocks_offset + blocks * layout.block_bytes();
-    let metadata = Metadata {
-        block_bytes: options.block_bytes,
-        leave_blocks_allocated: fixed,
-        disk_bytes: options.disk_bytes,
-        disk_id: options.disk_id.unwrap_or_else(|| guids()),
-        logical_sector: options.logical_sector,
-        physical_sector: options.physical_sector,
-        parent,
-    };
-    let bat_length = u32::try_from(bat_bytes).expect("the largest BAT has 513 MiB");
-    let regions = RegionTable::new(BAT_OFFSET, bat_length, METADATA_OFFSET, METADATA_BYTES);
+    let metadata = metadata_of(options, &**guids);
     let file = ImageFile::create(folder, path, length).await?;
-    let write = |offset, bytes: &[u8]| file.write(ByteOffset::new(offset), Buffer::copy_of(bytes));
-    let creator = concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned();
-    write(0, &FileIdentifier { creator }.encode()).await?;
-    let header = Header {
-        sequence_number: 1,
-        file_write_guid: guids(),
-        data_write_guid: guids(),
-        log_guid: Guid::ZERO,
-        log_offset: LOG_OFFSET,
-        log_length: LOG_BYTES,
-    };
-    let second = Header { sequence_number: 2, ..header };
-    for (slot, header) in [(HeaderSlot::First, header), (HeaderSlot::Second, second)] {
-        write(slot.offset(), &header.encode()).await?;
+    for (offset, bytes) in structures(&metadata, bat_bytes, (guids(), guids())) {
+        file.write(ByteOffset::new(offset), Buffer::copy_of(&bytes)).await?;
     }
-    for offset in [REGION_TABLE_1_OFFSET, REGION_TABLE_2_OFFSET] {
-        write(offset, &regions.encode()).await?;
-    }
-    write(METADATA_OFFSET, &metadata.encode()).await?;
     if fixed {
         write_fixed_bat(&file, &layout, blocks_offset).await?;
     }
     Ok(file.publish(folder, path).await?)
+}
+
+/// What the metadata region of a new image says.
+pub(super) fn metadata_of(options: &CreateOptions, guids: &dyn Fn() -> Guid) -> Metadata {
+    Metadata {
+        block_bytes: options.block_bytes,
+        leave_blocks_allocated: options.kind == Kind::Fixed,
+        disk_bytes: options.disk_bytes,
+        disk_id: options.disk_id.unwrap_or_else(guids),
+        logical_sector: options.logical_sector,
+        physical_sector: options.physical_sector,
+        parent: options.locator(),
+    }
+}
+
+/// Everything of a new image but its BAT of `bat_bytes` and its blocks, in the order of the file. It has the GUIDs of file and
+/// content that are given.
+pub(super) fn structures(
+    metadata: &Metadata,
+    bat_bytes: u64,
+    (file_write_guid, data_write_guid): (Guid, Guid),
+) -> Vec<(u64, Vec<u8>)> {
+    let bat_length = u32::try_from(bat_bytes).expect("the largest BAT has 513 MiB");
+    let regions = RegionTable::new(BAT_OFFSET, bat_length, METADATA_OFFSET, METADATA_BYTES);
+    let creator = concat!("landfall ", env!("CARGO_PKG_VERSION")).to_owned();
+    let first = Header {
+        sequence_number: 1,
+        file_write_guid,
+        data_write_guid,
+        log_guid: Guid::ZERO,
+        log_offset: LOG_OFFSET,
+        log_length: LOG_BYTES,
+    };
+    let second = Header { sequence_number: 2, ..first };
+    vec![
+        (0, FileIdentifier { creator }.encode().to_vec()),
+        (HeaderSlot::First.offset(), first.encode().to_vec()),
+        (HeaderSlot::Second.offset(), second.encode().to_vec()),
+        (REGION_TABLE_1_OFFSET, regions.encode().to_vec()),
+        (REGION_TABLE_2_OFFSET, regions.encode().to_vec()),
+        (METADATA_OFFSET, metadata.encode()),
+    ]
 }
 
 /// All blocks, one after the other.

@@ -26,6 +26,7 @@ mod replayed;
 mod resize;
 mod sectors;
 mod survey;
+mod synthetic;
 mod table;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod tests;
 pub use check::{check, check_with};
 pub use create::{CreateOptions, Kind, ParentReference, create};
 pub use open::{VhdxInfo, info, open, open_with};
+pub(crate) use synthetic::synthetic;
 pub use vhdx_parse::Guid;
 
 use crate::image::Malformed;

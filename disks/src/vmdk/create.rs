@@ -140,7 +140,7 @@ pub async fn create(location: &Location, recipe: &Recipe) -> Result<(), ImageErr
         Ok(lines) => lines,
         Err(why) => return refuse(&why),
     };
-    let text = describe(recipe, ContentId::new(fresh_cid()), &lines);
+    let text = describe(recipe, ContentName::fresh(), &lines);
     let folder = &*location.folder;
     if recipe.kind == CreateType::MonolithicSparse {
         let file = extent_file(folder, &location.path, &lines[0], Some(recipe.zeroed_grains));
@@ -158,13 +158,31 @@ pub async fn create(location: &Location, recipe: &Recipe) -> Result<(), ImageErr
     Ok(file.publish(folder, &location.path).await?)
 }
 
-/// A number for a content that has no special meaning.
-pub(super) fn fresh_cid() -> u32 {
-    loop {
-        let number = u32::try_from(fresh_number() >> 32).expect("the upper half of 64 bits");
-        if number != 0 && ContentId::new(number).is_distinct() {
-            return number;
-        }
+/// What a descriptor calls the content of its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ContentName {
+    /// `CID`.
+    cid: ContentId,
+    /// What stands before it in `ddb.longContentID`: 64 bits of the first number, 32 of the second.
+    long: [u64; 2],
+}
+
+impl ContentName {
+    /// The name that follows from `seed`: the same for the same seed.
+    pub(super) fn of(seed: [u8; 16]) -> Self {
+        let number = u128::from_be_bytes(seed);
+        let low = u32::try_from(number & 0xffff_ffff).expect("32 bits");
+        // Three values have meanings of their own.
+        let cid = if low == 0 || !ContentId::new(low).is_distinct() { 1 } else { low };
+        let [first, second] = [number >> 64, number & u128::from(u64::MAX)];
+        let long = [first, second].map(|half| u64::try_from(half).expect("64 bits"));
+        Self { cid: ContentId::new(cid), long }
+    }
+
+    /// One that was most probably never used before.
+    pub(super) fn fresh() -> Self {
+        let [first, second] = [fresh_number(), fresh_number()].map(u128::from);
+        Self::of((first << 64 | second).to_be_bytes())
     }
 }
 
@@ -219,7 +237,8 @@ fn plan(recipe: &Recipe, stem: &str, own: &str) -> Result<Vec<ExtentLine>, Strin
 }
 
 /// The text of a descriptor.
-pub(super) fn describe(recipe: &Recipe, cid: ContentId, lines: &[ExtentLine]) -> String {
+pub(super) fn describe(recipe: &Recipe, content: ContentName, lines: &[ExtentLine]) -> String {
+    let ContentName { cid, long } = content;
     let sectors = recipe.size_bytes / SECTOR_BYTES;
     let (cylinders, heads, per_track) = recipe.adapter.geometry(sectors);
     let uuid = recipe.uuid.unwrap_or_else(DiskUuid::random);
@@ -236,7 +255,6 @@ pub(super) fn describe(recipe: &Recipe, cid: ContentId, lines: &[ExtentLine]) ->
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{line}");
     }
-    let long = [fresh_number(), fresh_number()];
     let _ = write!(
         text,
         "\n# The Disk Data Base\n#DDB\n\nddb.adapterType = \"{}\"\n\
@@ -317,7 +335,7 @@ mod tests {
         recipe.adapter = Adapter::PvScsi;
         recipe.parent = Some(ParentLink { hint: "base.vmdk".into(), cid: "12345678".into() });
         let lines = plan(&recipe, "os", "os.vmdk").expect("possible");
-        let text = describe(&recipe, ContentId::new(0xabc), &lines);
+        let text = describe(&recipe, ContentName::of(0xabc_u128.to_be_bytes()), &lines);
         let parsed = Descriptor::parse(text.as_bytes(), 0).expect("sound");
         assert_eq!(parsed.cid(), ContentId::new(0xabc));
         assert_eq!(parsed.parent_cid(), ContentId::new(0x1234_5678));

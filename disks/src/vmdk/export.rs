@@ -3,9 +3,9 @@
 //! Grains are packed off the I/O core, some at a time, and written in the order of the disk. The file is written from front to end
 //! and never read, so it may as well be a part of an OVA.
 
-use super::create::{Recipe, describe, fresh_cid};
+use super::create::{ContentName, Recipe, describe};
 use super::format::SECTOR_BYTES;
-use super::format::descriptor::{ContentId, CreateType, ExtentAccess, ExtentKind, ExtentLine};
+use super::format::descriptor::{CreateType, ExtentAccess, ExtentKind, ExtentLine};
 use super::format::stream::{Level, PackedGrain, StreamWriter};
 use super::format::tables::{DESCRIPTOR_SECTORS, GRAIN_SECTORS};
 use crate::block::{ByteOffset, ByteRange, MAX_DISK_SIZE};
@@ -57,7 +57,7 @@ impl Export {
             start: 0,
             rest: String::new(),
         };
-        let text = describe(&recipe, ContentId::new(fresh_cid()), &[line]);
+        let text = describe(&recipe, ContentName::fresh(), &[line]);
         if text.len() as u64 > DESCRIPTOR_SECTORS * SECTOR_BYTES {
             return refuse("its name is too long");
         }

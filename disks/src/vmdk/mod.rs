@@ -32,12 +32,14 @@ mod identity;
 mod open;
 mod packed;
 mod sparse;
+mod synthetic;
 
 pub use self::check::check;
 pub use self::create::{Adapter, ParentLink, Recipe, create};
 pub use self::export::{Export, GRAIN_BYTES, export};
 pub use self::identity::{DiskUuid, UnknownUuid};
 pub(crate) use self::open::open;
+pub(crate) use self::synthetic::synthetic;
 
 #[cfg(test)]
 mod tests;
