@@ -17,6 +17,7 @@ mod disk;
 pub mod file;
 pub mod image;
 pub mod mapped;
+pub mod partitions;
 pub mod range_locks;
 pub mod raw;
 pub mod read_ahead;
