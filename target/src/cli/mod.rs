@@ -13,6 +13,7 @@ mod image;
 mod ingest;
 mod key;
 mod machine;
+mod mount;
 mod pki;
 mod point;
 mod policy;
@@ -105,6 +106,7 @@ enum Verb {
     Scrub(scrub::Scrub),
     Verify(verify::Verify),
     Restore(restore::Restore),
+    Mount(mount::Mount),
     #[command(subcommand)]
     Standby(standby::StandbyVerb),
     #[command(subcommand)]
@@ -140,6 +142,7 @@ impl Cli {
             Verb::Scrub(verb) => verb.run(place),
             Verb::Verify(verb) => verb.run(place),
             Verb::Restore(verb) => verb.run(place),
+            Verb::Mount(verb) => verb.run(place),
             Verb::Standby(verb) => verb.run(place),
             Verb::Branch(verb) => verb.run(place),
             Verb::Export(verb) => verb.run(place),
@@ -198,6 +201,9 @@ pub(crate) fn say(text: &str) {
 
 /// Prints why a command failed; the exit code that goes with it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<mount::NotMounted>() {
+        return ExitCode::FAILURE;
+    }
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
@@ -279,6 +285,8 @@ mod tests {
             "changes web/os --from -1h --to latest --summary --json",
             "changes web~test/os --from web@seq:7 --to latest",
             "restore web@-15m --disk os --format raw --output /x",
+            "mount web@-15m /mnt/web",
+            "mount web~test/os /mnt/web --format vhdx --allow-other --daemon",
             "standby add web --dir /srv/standby --format vmdk --every 5m --app-only --json",
             "standby list --json",
             "standby show web --json",

@@ -153,6 +153,7 @@ impl Target {
             identity: disk.identity.to_string(),
             image: (disk.format == Format::Raw.name() && matches!(disk.state, DiskState::Ready))
                 .then(|| self.config.images.join(&disk.image).display().to_string()),
+            format: disk.format.clone(),
         };
         Moment {
             name: moment.absolute_name(None),

@@ -4,13 +4,14 @@ use crate::http::messages::{Moment, MomentDisk};
 use anyhow::{Context, bail, ensure};
 use landfall_protocols::nbd::client::{Client, ClientError, negotiate};
 use std::path::PathBuf;
+use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 /// Where the target serves NBD.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Server {
+pub(in crate::cli) enum Server {
     /// A Unix socket.
     Socket(PathBuf),
     /// An address.
@@ -19,7 +20,7 @@ pub(super) enum Server {
 
 impl Server {
     /// The better of the two that a target may have.
-    pub(super) fn of(moment: &Moment) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn of(moment: &Moment) -> anyhow::Result<Self> {
         match (&moment.nbd_socket, &moment.nbd) {
             (Some(path), _) => Ok(Self::Socket(path.into())),
             (None, Some(address)) => Ok(Self::Tcp(address.clone())),
@@ -28,6 +29,43 @@ impl Server {
             }
         }
     }
+}
+
+/// What moves the bytes of a connection. Somebody has to run it.
+pub(in crate::cli) type Moving = Pin<Box<dyn Future<Output = Result<(), ClientError>> + Send>>;
+
+/// Connects and opens a disk.
+pub(in crate::cli) async fn connect(
+    server: &Server,
+    disk: &MomentDisk,
+) -> anyhow::Result<(Client, Moving)> {
+    let (client, moving) = match server {
+        Server::Socket(path) => {
+            let stream =
+                UnixStream::connect(path).await.with_context(|| path.display().to_string())?;
+            open(stream, disk).await?
+        }
+        Server::Tcp(address) => {
+            let stream = TcpStream::connect(address).await.with_context(|| address.clone())?;
+            open(stream, disk).await?
+        }
+    };
+    ensure!(
+        client.size_bytes() == disk.size_bytes,
+        "{} has {} bytes over NBD and {} by the control socket",
+        disk.nbd_name,
+        client.size_bytes(),
+        disk.size_bytes
+    );
+    Ok((client, moving))
+}
+
+async fn open<S>(stream: S, disk: &MomentDisk) -> anyhow::Result<(Client, Moving)>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (client, connection) = negotiate(stream, &disk.nbd_name).await?;
+    Ok((client, Box::pin(connection.run())))
 }
 
 /// A disk at a moment, over a connection of its own that runs on this thread.
@@ -39,32 +77,8 @@ pub(super) struct Link {
 impl Link {
     /// Connects and opens the disk.
     pub(super) async fn open(server: &Server, disk: &MomentDisk) -> anyhow::Result<Self> {
-        match server {
-            Server::Socket(path) => {
-                let stream =
-                    UnixStream::connect(path).await.with_context(|| path.display().to_string())?;
-                Self::over(stream, disk).await
-            }
-            Server::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.with_context(|| address.clone())?;
-                Self::over(stream, disk).await
-            }
-        }
-    }
-
-    async fn over<S: AsyncRead + AsyncWrite + 'static>(
-        stream: S,
-        disk: &MomentDisk,
-    ) -> anyhow::Result<Self> {
-        let (client, connection) = negotiate(stream, &disk.nbd_name).await?;
-        ensure!(
-            client.size_bytes() == disk.size_bytes,
-            "{} has {} bytes over NBD and {} by the control socket",
-            disk.nbd_name,
-            client.size_bytes(),
-            disk.size_bytes
-        );
-        Ok(Self { client, connection: tokio_uring::spawn(connection.run()) })
+        let (client, moving) = connect(server, disk).await?;
+        Ok(Self { client, connection: tokio_uring::spawn(moving) })
     }
 
     /// The disk.

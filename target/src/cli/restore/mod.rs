@@ -15,10 +15,10 @@
 
 mod copy;
 mod image;
-mod link;
+pub(super) mod link;
 mod output;
 pub(super) mod partial;
-mod remote;
+pub(super) mod remote;
 
 use super::{Place, say};
 use crate::cli::progress::Progress;
@@ -224,6 +224,7 @@ mod tests {
             nbd_name: String::new(),
             identity: String::new(),
             image: None,
+            format: String::new(),
         }
     }
 

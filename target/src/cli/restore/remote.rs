@@ -6,11 +6,11 @@ use landfall_disks::{
 use landfall_protocols::nbd::client::{Client, ClientError};
 
 /// A disk that is read only. Its connection runs on another thread.
-pub(super) struct RemoteDisk(Client);
+pub(in crate::cli) struct RemoteDisk(Client);
 
 impl RemoteDisk {
     /// The disk that `client` has open.
-    pub(super) fn new(client: Client) -> Self {
+    pub(in crate::cli) fn new(client: Client) -> Self {
         Self(client)
     }
 }

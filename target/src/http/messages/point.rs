@@ -130,4 +130,7 @@ pub(crate) struct MomentDisk {
     /// it holds of this one only a comparison tells.
     #[serde(default)]
     pub(crate) image: Option<String>,
+    /// The format of its image.
+    #[serde(default)]
+    pub(crate) format: String,
 }
