@@ -5,6 +5,7 @@
 //!   Log       what it says; a warning or an error that nobody expected fails the test
 //!   Said      how a command ended and what it printed
 //!   Mount     a file system of a test's own
+//!   Mounted   `landfall mount` as a process
 //!   Qmp       QEMU's block layer, by its monitor
 //!   Stretches how a file lies in its file system
 //!   Source    an image file that changes, with independent copies of how it was
@@ -20,6 +21,7 @@ pub mod legacy;
 mod log;
 mod metrics;
 mod mount;
+mod mounted;
 mod qmp;
 mod source;
 mod stretches;
@@ -29,6 +31,7 @@ pub use command::{Said, attempt, newer, run};
 pub use log::Log;
 pub use metrics::Metrics;
 pub use mount::Mount;
+pub use mounted::{Farewell, Mounted, Unmounter, is_mounted};
 pub use qmp::{Qmp, nbd_node};
 pub use source::Source;
 pub use stretches::Stretches;

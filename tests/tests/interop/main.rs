@@ -9,6 +9,8 @@ mod ingest;
 mod jobs;
 mod live;
 mod machine;
+mod mount;
+mod mount_ends;
 mod names;
 mod peers;
 mod points;
