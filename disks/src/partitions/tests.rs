@@ -72,7 +72,7 @@ fn at(bytes: &mut [u8], sector: usize) -> &mut [u8] {
     &mut bytes[sector * 512..][..512]
 }
 
-/// Two primary partitions, and two logical ones in an extended one.
+/// Two primary partitions, and three logical ones in an extended one.
 fn mbr() -> Vec<u8> {
     let mut bytes = vec![0; 1000 * 512];
     entry(at(&mut bytes, 0), 0, 0x83, 8, 92);
@@ -81,6 +81,8 @@ fn mbr() -> Vec<u8> {
     entry(at(&mut bytes, 100), 0, 0x83, 8, 92);
     entry(at(&mut bytes, 100), 1, 0x05, 200, 100);
     entry(at(&mut bytes, 300), 0, 0x82, 2, 98);
+    entry(at(&mut bytes, 300), 1, 0x05, 400, 100);
+    entry(at(&mut bytes, 500), 0, 0x83, 1, 50);
     bytes
 }
 
@@ -88,24 +90,25 @@ fn mbr() -> Vec<u8> {
 fn an_mbr_has_primary_and_logical_partitions() {
     let found = look(mbr());
     assert_eq!((found.scheme, found.left_out), (Scheme::Mbr, 0));
-    assert_eq!(listed(&found), [(1, 8, 92), (4, 600, 400), (5, 108, 92), (6, 302, 98)]);
+    let logical = [(5, 108, 92), (6, 302, 98), (7, 501, 50)];
+    assert_eq!(listed(&found), [&[(1, 8, 92), (4, 600, 400)][..], &logical].concat());
 }
 
 #[test]
 fn chains_that_do_not_end_are_ended_and_partitions_off_the_disk_are_left_out() {
     let mut bytes = mbr();
-    entry(at(&mut bytes, 300), 1, 0x05, 200, 100);
-    assert_eq!(look(bytes).partitions.len(), 4, "an EBR that leads to itself");
+    entry(at(&mut bytes, 500), 1, 0x05, 400, 100);
+    assert_eq!(look(bytes).partitions.len(), 5, "an EBR that leads to itself");
     let mut bytes = mbr();
-    entry(at(&mut bytes, 300), 1, 0x05, 0, 100);
-    assert_eq!(look(bytes).partitions.len(), 4, "one that leads to the first");
+    entry(at(&mut bytes, 500), 1, 0x05, 0, 100);
+    assert_eq!(look(bytes).partitions.len(), 5, "one that leads to the first");
     let mut bytes = mbr();
     entry(at(&mut bytes, 100), 1, 0x05, u32::MAX, 100);
     assert_eq!(look(bytes).partitions.len(), 3, "one that leads off the disk");
     let mut bytes = mbr();
     entry(at(&mut bytes, 0), 0, 0x83, 8, 993);
     let found = look(bytes);
-    assert_eq!((found.partitions.len(), found.left_out), (3, 1));
+    assert_eq!((found.partitions.len(), found.left_out), (4, 1));
     // As many as fit, each a sector behind its EBR.
     let mut bytes = vec![0; 1000 * 512];
     entry(at(&mut bytes, 0), 0, 0x05, 2, 998);
