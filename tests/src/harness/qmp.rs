@@ -24,9 +24,15 @@ impl Qmp {
     /// Starts `qemu-storage-daemon`, its socket in `folder`.
     #[track_caller]
     pub fn storage_daemon(folder: &Path) -> Self {
+        Self::storage_daemon_of("qemu-storage-daemon", folder)
+    }
+
+    /// Starts `program`, which is `qemu-storage-daemon` of any version.
+    #[track_caller]
+    pub fn storage_daemon_of(program: &str, folder: &Path) -> Self {
         let socket = folder.join(format!("qmp-{}", next_number()));
         let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
-        let mut command = Command::new("qemu-storage-daemon");
+        let mut command = Command::new(program);
         command.args(["--chardev", &chardev, "--monitor", "chardev=qmp"]);
         Self::start(command, &socket)
     }
@@ -115,11 +121,34 @@ impl Qmp {
         self.ok("blockdev-add", &json!({ "driver": "raw", "node-name": node, "file": file }));
     }
 
+    /// Serves a node over NBD, writable, at a socket in `folder`; its URI.
+    #[track_caller]
+    pub fn serve(&mut self, node: &str, folder: &Path) -> String {
+        let socket = folder.join(format!("nbd-{}", next_number()));
+        let address = json!({ "type": "unix", "data": { "path": socket } });
+        self.ok("nbd-server-start", &json!({ "addr": address }));
+        let export = json!({ "type": "nbd", "id": "served", "node-name": node, "writable": true });
+        self.ok("block-export-add", &export);
+        format!("nbd+unix:///{node}?socket={}", socket.display())
+    }
+
     /// An export over a Unix socket as a block node, which waits `reconnect` seconds for a server that is gone.
     #[track_caller]
     pub fn add_nbd(&mut self, node: &str, socket: &Path, export: &str, reconnect: u32) {
         let nbd = nbd_node(node, socket, export, reconnect);
         self.ok("blockdev-add", &nbd);
+    }
+
+    /// Mirrors the node `disk` to an export, which is the node `replica` then, as job `feed`: writes wait for it. Until it is ready.
+    #[track_caller]
+    pub fn mirror(&mut self, socket: &Path, export: &str) {
+        self.add_nbd("replica", socket, export, 60);
+        let mirror = json!({
+            "job-id": "feed", "device": "disk", "target": "replica", "sync": "full",
+            "copy-mode": "write-blocking", "auto-dismiss": false,
+        });
+        self.ok("blockdev-mirror", &mirror);
+        self.event("BLOCK_JOB_READY");
     }
 
     /// Waits until a job has ended, and dismisses it; why it failed, if it did.

@@ -4,7 +4,7 @@
 
 use crate::ingest::{shown, wait_for_points, web};
 use crate::machine::{points, same};
-use landfall_tests::harness::{MIB, Qmp, Source, Target, run};
+use landfall_tests::harness::{MIB, Qmp, Source, Target, newer, run};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -20,14 +20,17 @@ struct Hypervisor {
 
 impl Hypervisor {
     fn of(folder: &Path, source: &Source) -> Self {
-        let mut qemu = Qmp::system(folder);
+        Self::over(Qmp::system(folder), folder, source)
+    }
+
+    /// The newer generation, which has no guest at all.
+    fn newer(folder: &Path, source: &Source) -> Self {
+        Self::over(Qmp::storage_daemon_of(&newer("qemu-storage-daemon"), folder), folder, source)
+    }
+
+    fn over(mut qemu: Qmp, folder: &Path, source: &Source) -> Self {
         qemu.add_file("disk", source.path());
-        let socket = folder.join("guest.sock");
-        let address = json!({ "type": "unix", "data": { "path": socket } });
-        qemu.ok("nbd-server-start", &json!({ "addr": address }));
-        let export = json!({ "type": "nbd", "id": "guest", "node-name": "disk", "writable": true });
-        qemu.ok("block-export-add", &export);
-        let uri = format!("nbd+unix:///disk?socket={}", socket.display());
+        let uri = qemu.serve("disk", folder);
         Self { qemu, uri, folder: folder.to_owned() }
     }
 
@@ -38,13 +41,7 @@ impl Hypervisor {
     }
 
     fn mirror(&mut self, target: &Target) {
-        self.qemu.add_nbd("replica", &target.socket(), "web/os", 60);
-        let mirror = json!({
-            "job-id": "feed", "device": "disk", "target": "replica", "sync": "full",
-            "copy-mode": "write-blocking", "auto-dismiss": false,
-        });
-        self.qemu.ok("blockdev-mirror", &mirror);
-        self.qemu.event("BLOCK_JOB_READY");
+        self.qemu.mirror(&target.socket(), "web/os");
     }
 
     fn end(&mut self) {
@@ -261,4 +258,66 @@ fn order_begins_with_a_mirror_in_sync_and_again_after_the_target_was_gone() {
     while shown(&target)["stream"] != json!(null) {
         assert!(begun.elapsed() < Duration::from_secs(10), "somebody feeds it still");
     }
+}
+
+/// From 8.2 on QEMU says itself when nothing that was written is on its way any more.
+#[test]
+fn a_newer_mirror_says_when_it_is_in_sync_and_its_writes_are_moments() {
+    let (target, source) = web("nbd=ordered");
+    target.log().expect("order has ended");
+    let mut hypervisor = Hypervisor::newer(target.folder(), &source);
+    hypervisor.mirror(&target);
+    let begun = Instant::now();
+    loop {
+        let jobs = hypervisor.qemu.ok("query-block-jobs", &json!({}));
+        let synced = jobs[0]["actively-synced"].as_bool().expect("it says so");
+        if synced {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "it does not get in sync: {jobs}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    target.landfall(&["point", "mark", "web"]).ok();
+    assert_eq!(shown(&target)["ingest"]["in_order"], true);
+    for byte in 1..=5 {
+        hypervisor.write(&[&format!("write -P {byte} 64k 4k")]);
+    }
+    let last = head(&target);
+    for (byte, sequence) in (1u8..=5).zip(last - 4..=last) {
+        let name = format!("web/os@seq:{sequence}");
+        let read = format!("read -P {byte} 64k 4k");
+        run("qemu-io", &["-r", "-f", "raw", "-c", &read, &target.uri(&name)]);
+    }
+    let before = points(&target, "web").len();
+    hypervisor.end();
+    wait_for_points(&target, before + 1);
+    same(source.path(), &target.uri("web/os@latest"));
+}
+
+#[test]
+fn backup_jobs_of_a_newer_generation_bring_all_and_then_what_changed() {
+    let (target, source) = web("nbd");
+    let mut hypervisor = Hypervisor::newer(target.folder(), &source);
+    let bitmap = json!({ "node": "disk", "name": "nightly" });
+    hypervisor.qemu.ok("block-dirty-bitmap-add", &bitmap);
+    let backup = |hypervisor: &mut Hypervisor, how: &Value| {
+        hypervisor.qemu.add_nbd("replica", &target.socket(), "web/os", 0);
+        let mut job = json!({
+            "job-id": "feed", "device": "disk", "target": "replica", "auto-dismiss": false,
+        });
+        job.as_object_mut().expect("one").extend(how.as_object().expect("one").clone());
+        hypervisor.qemu.ok("blockdev-backup", &job);
+        assert_eq!(hypervisor.qemu.conclude("feed"), None);
+        hypervisor.drop_replica();
+    };
+    backup(&mut hypervisor, &json!({ "sync": "full" }));
+    wait_for_points(&target, 1);
+    same(source.path(), &target.uri("web/os@latest"));
+    hypervisor.write(&["write -P 1 1M 128k", "write -z 9M 1M"]);
+    let before = head(&target);
+    let changed = json!({ "sync": "bitmap", "bitmap": "nightly", "bitmap-mode": "on-success" });
+    backup(&mut hypervisor, &changed);
+    wait_for_points(&target, 2);
+    assert!(head(&target) - before < 30, "more than what changed");
+    same(source.path(), &target.uri("web/os@latest"));
 }

@@ -100,13 +100,7 @@ impl Guest {
 
     /// Mirrors the disk, and begins order where the mirror is in sync and the guest stands still.
     fn mirror_in_order(&mut self, target: &Target) {
-        self.qemu.add_nbd("replica", &target.socket(), "web/os", 60);
-        let mirror = json!({
-            "job-id": "feed", "device": "disk", "target": "replica", "sync": "full",
-            "copy-mode": "write-blocking", "auto-dismiss": false,
-        });
-        self.qemu.ok("blockdev-mirror", &mirror);
-        self.qemu.event("BLOCK_JOB_READY");
+        self.qemu.mirror(&target.socket(), "web/os");
         self.qemu.ok("stop", &json!({}));
         let begun = Instant::now();
         while !self.is_in_sync() {
