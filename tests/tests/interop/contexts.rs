@@ -1,8 +1,8 @@
 //! What an export tells of its blocks, against the bytes of the moments themselves, and backups by it.
 
-use crate::machine::{SIZE, Web, text};
-use landfall_tests::harness::{MIB, attempt, newer, run};
-use serde_json::Value;
+use crate::machine::{SIZE, Web, same, text};
+use landfall_tests::harness::{MIB, Qmp, attempt, nbd_node, newer, run};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -339,6 +339,57 @@ fn qemu_takes_an_incremental_backup_without_knowing_whose_bitmap_it_is() {
         let all = std::fs::metadata(&full).expect("it is there").len();
         assert!(taken < all / 2, "{taken} of {all}: it holds more than what changed");
         std::fs::remove_file(&full).and_then(|()| std::fs::remove_file(&step)).expect("removed");
+    }
+}
+
+/// A backup job takes a bitmap of its own. What is dirty becomes one by being written, as zeroes, to a disk that is not there.
+#[test]
+fn a_backup_job_of_qemu_pulls_what_changed() {
+    let web = Web::with_points(3);
+    let socket = web.target.socket();
+    let [first, last] = [0, 2].map(|point: usize| web.kept[point].sequence);
+    for program in ["/usr/bin/qemu-storage-daemon".to_owned(), newer("qemu-storage-daemon")] {
+        let copy = web.target.folder().join("copy.raw");
+        run("nbdcopy", &[&web.target.uri(&format!("web/os@seq:{first}")), text(&copy)]);
+        let mut qemu = Qmp::storage_daemon_of(&program, web.target.folder());
+        let mut moment = nbd_node("moment", &socket, &format!("web/os@seq:{last}"), 0);
+        moment["read-only"] = json!(true);
+        qemu.ok("blockdev-add", &moment);
+        qemu.add_file("copy", &copy);
+        let nowhere = json!({ "driver": "null-co", "node-name": "nowhere", "size": SIZE });
+        qemu.ok("blockdev-add", &nowhere);
+        for node in ["moment", "nowhere"] {
+            qemu.ok("block-dirty-bitmap-add", &json!({ "node": node, "name": "changed" }));
+        }
+        let uri = qemu.serve("nowhere", web.target.folder());
+        let context = format!(
+            "driver=nbd,server.type=unix,server.path={},export=web/os@seq:{last},\
+             x-dirty-bitmap=qemu:dirty-bitmap:seq:{first}",
+            text(&socket),
+        );
+        let map = run("qemu-img", &["map", "--output=json", "--image-opts", &context]);
+        let map: Value = serde_json::from_str(&map).expect("JSON");
+        let dirty = map.as_array().expect("a list").iter().filter(|part| part["data"] == false);
+        let writes: Vec<String> =
+            dirty.map(|part| format!("write -z {} {}", part["start"], part["length"])).collect();
+        let mut arguments = vec!["-f", "raw"];
+        arguments.extend(writes.iter().flat_map(|write| ["-c", write]));
+        run("qemu-io", &[&arguments[..], &[&uri]].concat());
+        let from = json!([{ "node": "nowhere", "name": "changed" }]);
+        let merge = json!({ "node": "moment", "target": "changed", "bitmaps": from });
+        qemu.ok("block-dirty-bitmap-merge", &merge);
+        let job = json!({
+            "job-id": "pull", "device": "moment", "target": "copy", "auto-dismiss": false,
+            "sync": "bitmap", "bitmap": "changed", "bitmap-mode": "on-success",
+        });
+        qemu.ok("blockdev-backup", &job);
+        let done = qemu.event("BLOCK_JOB_COMPLETED");
+        assert_eq!(qemu.conclude("pull"), None);
+        let moved = done["len"].as_u64().expect("a number");
+        assert!(moved > 0 && moved < SIZE / 2, "{moved} bytes were moved");
+        drop(qemu);
+        same(&web.kept[2].copy, text(&copy));
+        std::fs::remove_file(&copy).expect("removed");
     }
 }
 
