@@ -1,8 +1,11 @@
 //! Stock tools, one after the other.
 
 use crate::machine::{SIZE, Web, same, text};
-use landfall_tests::harness::{MIB, legacy, run};
+use landfall_tests::harness::{MIB, Unmounter, is_mounted, legacy, newer, run};
 use serde_json::Value;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
@@ -128,4 +131,30 @@ fn a_legacy_client_without_options_reads_points_and_writes_a_branch() {
     let at = usize::try_from(MIB).unwrap() - 100;
     expected[at..at + 1000].fill(0xab);
     assert!(legacy::read_all(&socket, "web~old/os").expect("read") == expected);
+}
+
+/// Needs `/dev/fuse` and the rights of root.
+#[test]
+fn nbdfuse_shows_a_point_as_a_file() {
+    let web = Web::with_points(2);
+    let expected = std::fs::read(&web.kept[0].copy).expect("the copy");
+    for (number, nbdfuse) in [(1, "/usr/bin/nbdfuse".to_owned()), (2, newer("nbdfuse"))] {
+        let at = web.target.folder().join(format!("nbdfuse-{number}"));
+        std::fs::create_dir(&at).expect("made");
+        // Ends the process, too, if the test ends before.
+        let _unmounter = Unmounter::of(&at);
+        let (file, uri) = (at.join("os.raw"), web.target.uri(&web.by_time(0)));
+        let mut command = Command::new(&nbdfuse);
+        command.args(["-r", text(&file), &uri]).stdin(Stdio::null());
+        let mut child = command.spawn().expect("it starts");
+        let begun = Instant::now();
+        while !is_mounted(&at) {
+            assert_eq!(child.try_wait().expect("asked"), None, "{nbdfuse} has ended");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{nbdfuse} does not mount");
+            sleep(Duration::from_millis(5));
+        }
+        assert!(std::fs::read(&file).expect("read") == expected, "{nbdfuse} reads something else");
+        run("umount", &[text(&at)]);
+        assert!(child.wait().expect("it ends").success(), "{nbdfuse}");
+    }
 }
