@@ -41,8 +41,6 @@ fn a_signal_ends_it_and_lets_the_moment_go() {
         mounted.signal(signal);
         mounted.ends_well();
         wait_until_released(&web.target);
-        // It was said goodbye to.
-        assert_eq!(web.target.metrics().sum("landfall_nbd_connections_broken_total"), 0.0);
     }
 }
 
@@ -96,7 +94,9 @@ fn reads_fail_when_the_target_goes_and_it_ends_well_all_the_same() {
                 scope.spawn(move || {
                     let file = direct(raw);
                     let mut buffer = landfall_disks::Buffer::zeroed(64 << 10);
+                    let begun = Instant::now();
                     for step in reader.. {
+                        assert!(begun.elapsed() < 2 * PATIENCE, "it can be read for ever");
                         match file.read_at(&mut buffer, step * (64 << 10) % (16 * MIB)) {
                             Ok(length) => assert_eq!(length, 64 << 10),
                             Err(error) => return error,
