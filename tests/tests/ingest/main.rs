@@ -41,6 +41,12 @@ async fn enter(store: &Arc<Retention>, disk: &str) -> Arc<FedDisk> {
     disk
 }
 
+/// Adds the machine `web` with the disk `os`, which somebody feeds from now on.
+async fn fed_web(store: &Arc<Retention>) -> Arc<FedDisk> {
+    add_web(store, &["os"], IngestMode::Sync).await;
+    enter(store, "os").await
+}
+
 fn range(at: u64, length: u64) -> ByteRange {
     ByteRange::at(ByteOffset::new(at), length).expect("a range")
 }

@@ -28,8 +28,7 @@ fn without_a_flush_or_a_farewell_there_is_no_point() {
     let world = World::new(&mut Seed::new(1));
     with_store(&world, |store, _| {
         Box::pin(async move {
-            add_web(&store, &["os"], IngestMode::Sync).await;
-            let disk = enter(&store, "os").await;
+            let disk = fed_web(&store).await;
             write(&disk, 0, &[1; 4096]).await.expect("taken");
             assert!(disk.leave(None).await.expect("it leaves").is_none(), "without a flush");
             let disk = enter(&store, "os").await;
@@ -221,8 +220,7 @@ fn a_promotion_lets_nobody_feed_the_new_trunk() {
     let world = World::new(&mut Seed::new(6));
     with_store(&world, |store, _| {
         Box::pin(async move {
-            add_web(&store, &["os"], IngestMode::Sync).await;
-            let disk = enter(&store, "os").await;
+            let disk = fed_web(&store).await;
             write(&disk, 0, &[1; 4096]).await.expect("taken");
             leave(&disk).await.expect("a point");
             let newest = store.resolve(&moment("web")).await.expect("a point");

@@ -12,8 +12,7 @@ fn a_first_copy_is_there_after_a_power_cut_without_a_point() {
     let world = World::new(&mut seed);
     with_store(&world, |store, _| {
         Box::pin(async move {
-            add_web(&store, &["os"], IngestMode::Sync).await;
-            let disk = enter(&store, "os").await;
+            let disk = fed_web(&store).await;
             write(&disk, 4096, &[7; 8192]).await.expect("taken");
             write(&disk, SIZE - 700, &[9; 700]).await.expect("taken");
             let state = store.streams()[0].state.expect("it was opened").state;
@@ -95,8 +94,7 @@ fn zeroing_everything_costs_a_record() {
     let world = World::new(&mut Seed::new(3));
     with_store(&world, |store, _| {
         Box::pin(async move {
-            add_web(&store, &["os"], IngestMode::Sync).await;
-            let disk = enter(&store, "os").await;
+            let disk = fed_web(&store).await;
             write(&disk, 0, &vec![3; SIZE as usize]).await.expect("taken");
             leave(&disk).await.expect("a point");
             let disk = enter(&store, "os").await;
