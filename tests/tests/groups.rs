@@ -3,7 +3,7 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use landfall_disks::faults::{Seed, run};
+use landfall_disks::faults::{Seed, Spawner, run};
 use landfall_disks::{ByteOffset, ByteRange};
 use landfall_retention::groups::{
     BarrierMade, CommonMoment, DEFAULT_BARRIERS, GroupError, GroupStatus, Lateness,
@@ -15,7 +15,7 @@ use landfall_retention::point::{PointKind, PointQuery};
 use landfall_retention::time::Timestamp;
 use landfall_retention::{
     ChangeError, ImageSpec, NewDisk, NewMachine, Opened, Retention, Stream, StreamContent,
-    StreamError, StreamExtent, StreamRequest, WriteOrder,
+    StreamError, StreamExtent, StreamRequest, Surroundings, WriteOrder,
 };
 use landfall_tests::web::with_store;
 use landfall_tests::world::{World, moment, name, yield_now};
@@ -104,6 +104,18 @@ async fn shop(store: &Retention) -> Vec<Rc<Source>> {
         sources.push(Rc::new(source));
     }
     sources
+}
+
+/// A store with the shop, whose lanes run.
+async fn open_shop(
+    surroundings: Surroundings,
+    spawner: &Spawner,
+) -> (Arc<Retention>, Vec<Rc<Source>>) {
+    let opened = Retention::open(surroundings, World::settings()).await;
+    let Opened { retention, lanes, .. } = opened.expect("the store opens");
+    lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
+    let sources = shop(&retention).await;
+    (retention, sources)
 }
 
 async fn barrier(store: &Retention) -> Result<BarrierMade, GroupError> {
@@ -203,10 +215,7 @@ fn barriers_and_a_power_cut(number: u64) {
         let (surroundings, made, world) = (world.surroundings(), Rc::clone(&made), &world);
         let mut choices = random.fork();
         async move {
-            let opened = Retention::open(surroundings, World::settings()).await;
-            let Opened { retention, lanes, .. } = opened.expect("the store opens");
-            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-            let sources = shop(&retention).await;
+            let (retention, sources) = open_shop(surroundings, &spawner).await;
             cut.into_iter().for_each(|cut| world.folder.crash_after_flushes(cut));
             let (stop, ended) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
             for block in 0..CHAINS {
@@ -328,10 +337,7 @@ fn slow_is_who_was_slow() {
     run(&mut Seed::new(9), |spawner| {
         let surroundings = world.surroundings();
         async move {
-            let opened = Retention::open(surroundings, World::settings()).await;
-            let Opened { retention: store, lanes, .. } = opened.expect("the store opens");
-            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-            let sources = shop(&store).await;
+            let (store, sources) = open_shop(surroundings, &spawner).await;
             let stop = Rc::new(Cell::new(false));
             // Its lane has more to write than the others.
             spawner.spawn(crowd(Rc::clone(&sources[1]), Rc::clone(&stop)));
@@ -372,10 +378,7 @@ fn who_comes_anew_while_a_barrier_is_made_fails_it() {
     run(&mut Seed::new(10), |spawner| {
         let surroundings = world.surroundings();
         async move {
-            let opened = Retention::open(surroundings, World::settings()).await;
-            let Opened { retention, lanes, .. } = opened.expect("the store opens");
-            lanes.into_iter().for_each(|lane| spawner.spawn(lane.run()));
-            let sources = shop(&retention).await;
+            let (retention, sources) = open_shop(surroundings, &spawner).await;
             let stop = Rc::new(Cell::new(false));
             // The last one that a barrier comes to.
             spawner.spawn(crowd(Rc::clone(&sources[2]), Rc::clone(&stop)));
