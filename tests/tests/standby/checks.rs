@@ -101,10 +101,8 @@ async fn damage(world: &World, disk: usize, format: Format, content: &[u8]) -> b
 #[test]
 fn what_a_medium_changed_is_found_and_written_anew() {
     for format in FORMATS {
-        let (world, points) = past(11, 4);
-        world.folder.keep_sectors_whole();
+        let (world, points) = with_standby((11, 4), format);
         with_store(&world, async |store, _| {
-            add(&store, &world, format).await;
             bring_to(&store, &world, points[2].0).await;
             let names: Vec<_> = (0..SIZES.len()).flat_map(|disk| files(disk, format)).collect();
             let places = Unnoticed::of(&world, &names).await;

@@ -22,14 +22,6 @@ async fn note(world: &World, points: &Points, format: Format, seen: &mut Seen) {
     }
 }
 
-/// A world in which formats other than raw may be used: drives keep sectors whole.
-fn world(seed: u64, format: Format) -> (World, Points) {
-    let (world, points) = past(seed, POINTS);
-    world.folder.keep_sectors_whole();
-    with_store(&world, async |store, _| add(&store, &world, format).await);
-    (world, points)
-}
-
 #[test]
 fn every_power_cut_leaves_sidecars_that_are_true_and_a_standby_that_goes_on() {
     for format in FORMATS {
@@ -37,7 +29,7 @@ fn every_power_cut_leaves_sidecars_that_are_true_and_a_standby_that_goes_on() {
         let seeds = if format == Format::Raw { 3 } else { 1 };
         for seed in 0..seeds {
             for flushes in 1.. {
-                let (world, points) = world(seed, format);
+                let (world, points) = with_standby((seed, POINTS), format);
                 let mut random = Seed::new(seed * 1000 + flushes);
                 let ended = with_store(&world, async |store, _| {
                     bring_to(&store, &world, points[1].0).await;
@@ -71,7 +63,7 @@ fn every_power_cut_of_the_first_copy_leaves_what_can_be_gone_on_with() {
     for format in FORMATS {
         let mut seen = Seen::default();
         for flushes in 1.. {
-            let (world, points) = world(7, format);
+            let (world, points) = with_standby((7, POINTS), format);
             let mut random = Seed::new(flushes);
             let at = format!("web@seq:{}", points[2].0);
             let ended = with_store(&world, async |store, _| {
@@ -95,7 +87,7 @@ fn every_power_cut_of_the_first_copy_leaves_what_can_be_gone_on_with() {
 #[test]
 fn power_cuts_one_after_another_lose_nothing_of_the_way() {
     for seed in 0..40 {
-        let (mut world, points) = world(seed, Format::Raw);
+        let (mut world, points) = with_standby((seed, POINTS), Format::Raw);
         let mut random = Seed::new(seed);
         with_store(&world, async |store, _| bring_to(&store, &world, points[2].0).await);
         for _ in 0..6 {

@@ -27,6 +27,14 @@ pub(crate) async fn add(store: &Retention, world: &World, format: Format) {
     added.expect("nothing is in the way");
 }
 
+/// A past by seed and points, and a standby of it. Formats other than raw may be used: drives keep sectors whole.
+pub(crate) fn with_standby((seed, points): (u64, usize), format: Format) -> (World, Points) {
+    let (world, points) = past(seed, points);
+    world.folder.keep_sectors_whole();
+    with_store(&world, async |store, _| add(&store, &world, format).await);
+    (world, points)
+}
+
 /// Brings the standby to a moment such as `web@seq:3`.
 pub(crate) async fn bring(
     store: &Retention,

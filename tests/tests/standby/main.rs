@@ -37,10 +37,8 @@ async fn put_file(world: &World, name: &str, at: u64, bytes: &[u8]) {
 #[test]
 fn a_standby_follows_from_point_to_point_and_only_what_changed_is_written() {
     for format in FORMATS {
-        let (world, points) = past(1, 6);
-        world.folder.keep_sectors_whole();
+        let (world, points) = with_standby((1, 6), format);
         with_store(&world, async |store, _| {
-            add(&store, &world, format).await;
             for to in [1, 2, 4, 3, 6, 0, 5] {
                 let report = bring_to(&store, &world, points[to].0).await;
                 check_at(&world, &points, to, format).await;
@@ -155,10 +153,8 @@ fn from_one_line_to_another_only_what_differs_is_written() {
 #[test]
 fn what_somebody_else_wrote_is_not_overwritten_until_that_is_said() {
     for format in FORMATS {
-        let (world, points) = past(5, 3);
-        world.folder.keep_sectors_whole();
+        let (world, points) = with_standby((5, 3), format);
         with_store(&world, async |store, _| {
-            add(&store, &world, format).await;
             bring_to(&store, &world, points[1].0).await;
             let written = match format {
                 Format::Vmdk => "web-d1-flat.vmdk".to_owned(),
