@@ -35,6 +35,13 @@ async fn open(store: &Retention, stream: u8, generation: u64) -> Result<Stream, 
     store.open_stream(request(stream, generation, SIZE)).await
 }
 
+/// The stream of the source, which has written to the first block since its last point.
+async fn with_a_write(store: &Retention) -> Stream {
+    let stream = open(store, 1, 0).await.expect("nobody streams");
+    put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+    stream
+}
+
 fn block(index: u64) -> ByteRange {
     ByteRange::at(ByteOffset::new(index * 4096), 4096).expect("a block")
 }
@@ -126,8 +133,7 @@ fn names_mean_what_they_say_and_errors_name_what_exists() {
     let world = seeded();
     with_store(&world, |store, _| {
         Box::pin(async move {
-            let stream = open(&store, 1, 0).await.expect("nobody streams");
-            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            let stream = with_a_write(&store).await;
             let app = Some(Label::parse("before patch").expect("a label"));
             let at = Position::new(2);
             let app =
@@ -167,8 +173,7 @@ fn a_mark_in_the_middle_of_a_pass_is_refused() {
         Box::pin(async move {
             let point = store.mark(&name("web"), None, PointKind::Crash, None).await;
             assert_eq!(point.expect("at a point").sequence, Sequence::new(2));
-            let stream = open(&store, 1, 0).await.expect("nobody streams");
-            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            let _stream = with_a_write(&store).await;
             let error = store.mark(&name("web"), None, PointKind::Crash, None).await;
             assert!(matches!(error, Err(ChangeError::InPass { .. })));
         })
@@ -272,8 +277,7 @@ fn a_lost_record_makes_what_it_may_have_changed_read_as_damaged() {
     let world = seeded();
     with_store(&world, |store, _| {
         Box::pin(async move {
-            let stream = open(&store, 1, 0).await.expect("nobody streams");
-            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            let stream = with_a_write(&store).await;
             mark(&stream, 2).await;
             put(&stream, 3, 4096, vec![3; 4096]).await.expect("in order");
             mark(&stream, 4).await;
@@ -318,8 +322,7 @@ fn a_moment_among_those_that_were_lost_reads_as_damaged() {
     let world = seeded();
     with_store(&world, |store, _| {
         Box::pin(async move {
-            let stream = open(&store, 1, 0).await.expect("nobody streams");
-            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            let stream = with_a_write(&store).await;
             assert_eq!(mark(&stream, 2).await.sequence, Sequence::new(3));
             put(&stream, 3, 4096, vec![3; 4096]).await.expect("in order");
             mark(&stream, 4).await;
@@ -383,8 +386,7 @@ fn a_failed_flush_refuses_writes_until_the_store_is_reopened() {
     let folder = world.folder.clone();
     with_store(&world, |store, _| {
         Box::pin(async move {
-            let stream = open(&store, 1, 0).await.expect("nobody streams");
-            put(&stream, 1, 0, vec![2; 4096]).await.expect("in order");
+            let stream = with_a_write(&store).await;
             folder.fail_next(Fault::Flush);
             let error = put(&stream, 2, 0, vec![3; 4096]).await.expect_err("the flush failed");
             assert!(matches!(error, StreamError::Append(AppendError::Failed(_))), "{error}");
