@@ -35,8 +35,9 @@ pub trait BlockContext: Send + Sync + 'static {
 pub struct Described {
     /// Which bytes; not empty.
     pub range: ByteRange,
-    /// Meaning by context. Compact headers have 32 bits for it: what is larger is told as `u32::MAX`.
-    pub status: u64,
+    /// Meaning by context. A context that needed 64 bits for it would have to be withheld from clients with compact headers
+    /// (`NBD_OPT_SET_META_CONTEXT`), so there are none.
+    pub status: u32,
 }
 
 /// No contexts but `base:allocation`.

@@ -20,8 +20,8 @@ pub(crate) struct Tellers {
 
 enum Tells {
     Every(u64),
-    /// A number that 32 bits do not hold.
-    Wide,
+    /// The largest number there is.
+    Most,
     Nothing,
 }
 
@@ -30,7 +30,7 @@ struct Teller {
     _open: Arc<()>,
 }
 
-const LISTED: [&str; 4] = ["test:every:1", "test:every:3", "test:wide", "other:nothing"];
+const LISTED: [&str; 4] = ["test:every:1", "test:every:3", "test:most", "other:nothing"];
 
 impl Contexts for Tellers {
     fn list<'a>(&'a self, queries: &'a [String]) -> LocalBoxFuture<'a, Vec<String>> {
@@ -41,7 +41,7 @@ impl Contexts for Tellers {
 
     fn open<'a>(&'a self, name: &'a str) -> LocalBoxFuture<'a, Option<Arc<dyn BlockContext>>> {
         let tells = match name {
-            "test:wide" => Some(Tells::Wide),
+            "test:most" => Some(Tells::Most),
             "other:nothing" => Some(Tells::Nothing),
             name => name
                 .strip_prefix("test:every:")
@@ -60,9 +60,12 @@ impl BlockContext for Teller {
         let blocks = range.chunks(BLOCK_SIZE).take(5);
         let described = match self.tells {
             Tells::Every(number) => blocks
-                .map(|range| Described { range, status: range.start().block().index() / number })
+                .map(|range| Described {
+                    range,
+                    status: (range.start().block().index() / number) as u32,
+                })
                 .collect(),
-            Tells::Wide => vec![Described { range, status: u64::from(u32::MAX) + 1 }],
+            Tells::Most => vec![Described { range, status: u32::MAX }],
             Tells::Nothing => Vec::new(),
         };
         ready(Ok(described)).boxed_local()
@@ -134,20 +137,19 @@ fn a_status_has_a_chunk_for_each_context() {
     let server = Server::start(SIZE);
     server.disk.put(8 * BLOCK_SIZE, &[7; 4096]);
     let mut raw = greeted(&server, STRUCTURED);
-    let queries = ["test:every:3", "no:such", "base:allocation", "test:wide", "test:every:x"];
+    let queries = ["test:every:3", "no:such", "base:allocation", "test:most", "test:every:x"];
     let selected = select(&mut raw, "disk", &queries).expect("selected");
     let named = |id: u32, name: &str| (id, name.to_owned());
-    let expected = [named(1, "test:every:3"), named(2, "base:allocation"), named(3, "test:wide")];
+    let expected = [named(1, "test:every:3"), named(2, "base:allocation"), named(3, "test:most")];
     assert_eq!(selected, expected);
     go(&mut raw, "disk");
-    let wide = u32::MAX;
     let told = [
         (1, vec![(2, 2), (3, 3), (3, 4), (1, 5)]),
         (2, vec![(1, 3), (1, 0), (7, 3)]),
-        (3, vec![(9, wide)]),
+        (3, vec![(9, u32::MAX)]),
     ];
     assert_eq!(status(&mut raw, 0, (7, 9)), told);
-    let one = [(1, vec![(2, 2)]), (2, vec![(1, 3)]), (3, vec![(9, wide)])];
+    let one = [(1, vec![(2, 2)]), (2, vec![(1, 3)]), (3, vec![(9, u32::MAX)])];
     assert_eq!(status(&mut raw, 1 << 3, (7, 9)), one, "one each");
     server.stop();
 }
@@ -181,7 +183,7 @@ fn what_was_opened_for_contexts_goes_with_the_selection_and_the_connection() {
 fn a_name_that_contexts_were_selected_of_means_the_same_until_the_end() {
     let server = Server::start(SIZE);
     let mut raw = greeted(&server, STRUCTURED);
-    assert!(select(&mut raw, "disk", &["test:wide"]).is_ok());
+    assert!(select(&mut raw, "disk", &["test:most"]).is_ok());
     // More names than a connection holds open: all but this one are resolved anew when they come up again.
     for round in 0..2 {
         for number in 0..12 {
@@ -201,7 +203,7 @@ fn a_name_that_contexts_were_selected_of_means_the_same_until_the_end() {
 fn a_context_that_fails_fails_its_request_alone() {
     let server = Server::start(SIZE);
     let mut raw = greeted(&server, EXTENDED);
-    let selected = select(&mut raw, "disk", &["test:wide", "other:nothing"]).expect("selected");
+    let selected = select(&mut raw, "disk", &["test:most", "other:nothing"]).expect("selected");
     assert_eq!(selected.len(), 2);
     go(&mut raw, "disk");
     let mut ask = |contexts: &[u32]| {
@@ -221,8 +223,9 @@ fn a_context_that_fails_fails_its_request_alone() {
     assert!(String::from_utf8_lossy(&payload).contains("other:nothing says nothing"));
     assert_eq!(ask(&[1, 2]).0, 0x8001);
     let (kind, payload) = ask(&[1]);
-    let expected = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x30, 0, 0, 0, 0, 1, 0, 0, 0, 0];
-    assert_eq!((kind, &payload[..]), (6, &expected[..]), "64 bits of it");
+    let mut expected = vec![0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x30, 0];
+    expected.extend([0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!((kind, payload), (6, expected), "the upper half is zero");
     server.stop();
 }
 
@@ -234,7 +237,7 @@ h.connect_uri(uri)
 h.add_meta_context("test:")
 h.add_meta_context("base:")
 h.opt_list_meta_context(lambda name: listed.append(name))
-assert listed == ["base:allocation", "test:every:1", "test:every:3", "test:wide"], listed
+assert listed == ["base:allocation", "test:every:1", "test:every:3", "test:most"], listed
 h.clear_meta_contexts()
 for name in ["test:every:3", "test:every:0x", "base:allocation"]:
     h.add_meta_context(name)

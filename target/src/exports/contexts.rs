@@ -4,8 +4,11 @@
 //!   landfall:changed-since:WHEN   bit 0: written since; bit 1 as well: not known, a record was lost
 //!   qemu:dirty-bitmap:WHEN        bit 0: written since, or not known         what stock tools of QEMU and libnbd ask for
 //!   qemu:allocation-depth         0 nowhere, 1 this line, 2 … the lines it branched from, then the image
-//!   landfall:age                  seconds from the last write to what is shown; all ones: before what the journal has
+//!   landfall:age                  seconds from the last write to what is shown; 2^32 - 1: before what the journal has
 //! ```
+//!
+//! `x-landfall:` stands for `landfall:`, and means the same: the specification has namespaces begin so that are not registered
+//! with it.
 //!
 //! WHEN is any form that names of exports take, on the line that is shown or, before it branched off, on that which it branched
 //! from. It is resolved once, when a client selects the context, and held until the connection ends. What cannot be had is not
@@ -22,11 +25,14 @@ use landfall_retention::{
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
-const CHANGED_SINCE: &str = "landfall:changed-since:";
 const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
-const AGE: &str = "landfall:age";
+/// Our own, under the name that people are told, and under the one that the specification has for what is not registered.
+const OURS: [&str; 2] = ["landfall:", "x-landfall:"];
+const CHANGED_SINCE: &str = "changed-since:";
+const AGE: &str = "age";
 
 /// Newest points that a list has contexts for.
 const LISTED_POINTS: usize = super::LISTED_POINTS;
@@ -35,9 +41,9 @@ const LISTED_POINTS: usize = super::LISTED_POINTS;
 const LOUD: u32 = 8;
 
 /// `NBD_STATE_DIRTY`, and the bit of a change of ours.
-const CHANGED: u64 = 1;
+const CHANGED: u32 = 1;
 /// Whether that is not known.
-const UNKNOWN: u64 = 1 << 1;
+const UNKNOWN: u32 = 1 << 1;
 
 /// The contexts of a disk as it is shown.
 pub(super) struct RetentionContexts {
@@ -80,23 +86,25 @@ enum NotOffered {
 
 impl Asked {
     fn parse(name: &str) -> Result<Self, NotOffered> {
-        match name {
-            ALLOCATION_DEPTH => return Ok(Self::Depth),
-            AGE => return Ok(Self::Age),
-            _ => {}
+        if name == ALLOCATION_DEPTH {
+            return Ok(Self::Depth);
         }
         if let Some(when) = name.strip_prefix(DIRTY_BITMAP) {
             return Ok(Self::Since(When::parse(when)?, Bits::Dirty));
         }
-        match name.strip_prefix(CHANGED_SINCE) {
-            Some(when) => Ok(Self::Since(When::parse(when)?, Bits::Known)),
-            None => Err(NotOffered::Unknown),
+        let ours = OURS.iter().find_map(|namespace| name.strip_prefix(namespace));
+        match ours.ok_or(NotOffered::Unknown)? {
+            AGE => Ok(Self::Age),
+            other => match other.strip_prefix(CHANGED_SINCE) {
+                Some(when) => Ok(Self::Since(When::parse(when)?, Bits::Known)),
+                None => Err(NotOffered::Unknown),
+            },
         }
     }
 }
 
 impl Bits {
-    fn of(self, change: Change) -> u64 {
+    fn of(self, change: Change) -> u32 {
         match (change, self) {
             (Change::None, _) => 0,
             (Change::Written, _) | (Change::Unknown, Self::Dirty) => CHANGED,
@@ -136,19 +144,22 @@ impl RetentionContexts {
 
     /// Names of what there is, as far as it is worth a line.
     fn names(&self) -> Vec<String> {
-        let mut names = vec![ALLOCATION_DEPTH.to_owned(), AGE.to_owned()];
         // A branch that was discarded meanwhile has no points any more.
         let points = self.retention.points_before(&self.shown, &self.disk, LISTED_POINTS);
-        let points = points.unwrap_or_default();
-        for namespace in [DIRTY_BITMAP, CHANGED_SINCE] {
-            names.extend(points.iter().map(|point| of_point(namespace, point)));
-        }
-        names
+        names_of(&points.unwrap_or_default())
     }
 }
 
-fn of_point(namespace: &str, point: &Point) -> String {
-    format!("{namespace}seq:{}", point.sequence)
+/// Names of what there is where these are the points before what is shown.
+fn names_of(points: &[Point]) -> Vec<String> {
+    let since = |kind: String| points.iter().map(move |one| format!("{kind}seq:{}", one.sequence));
+    let mut names = vec![ALLOCATION_DEPTH.to_owned()];
+    names.extend(since(DIRTY_BITMAP.to_owned()));
+    for namespace in OURS {
+        names.push(format!("{namespace}{AGE}"));
+        names.extend(since(format!("{namespace}{CHANGED_SINCE}")));
+    }
+    names
 }
 
 impl Contexts for RetentionContexts {
@@ -200,7 +211,7 @@ impl BlockContext for Depth {
     fn describe(&self, range: ByteRange) -> IoFuture<'_, Vec<Described>> {
         Box::pin(async move {
             let parts = self.0.depths(range).await?;
-            let described = |(range, depth)| Described { range, status: u64::from(depth) };
+            let described = |(range, depth)| Described { range, status: depth };
             Ok(parts.into_iter().map(described).collect())
         })
     }
@@ -213,20 +224,21 @@ impl BlockContext for Age {
     fn describe(&self, range: ByteRange) -> IoFuture<'_, Vec<Described>> {
         Box::pin(async move {
             let parts = self.0.ages(range).await?;
-            let described = |(range, age): (_, Option<std::time::Duration>)| {
-                let status = age.map_or(u64::MAX, |age| age.as_secs());
-                Described { range, status }
-            };
+            let described = |(range, age)| Described { range, status: age_status(age) };
             Ok(parts.into_iter().map(described).collect())
         })
     }
+}
+
+/// The largest number stands for what is not known, so what is known goes no further than the one before it.
+fn age_status(age: Option<Duration>) -> u32 {
+    age.map_or(u32::MAX, |age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use landfall_retention::ids::Sequence;
-    use std::time::Duration;
 
     #[test]
     fn names_of_contexts_are_read_with_every_form_of_when() {
@@ -238,9 +250,12 @@ mod tests {
         assert_eq!(parsed("landfall:changed-since:seq:7"), Asked::Since(at(7), Bits::Known));
         let ago = When::Ago(Duration::from_secs(900));
         for text in ["-15m", "15m-ago"] {
-            let name = format!("landfall:changed-since:{text}");
-            assert_eq!(parsed(&name), Asked::Since(ago.clone(), Bits::Known));
+            for namespace in ["landfall:", "x-landfall:"] {
+                let name = format!("{namespace}changed-since:{text}");
+                assert_eq!(parsed(&name), Asked::Since(ago.clone(), Bits::Known));
+            }
         }
+        assert_eq!(parsed("x-landfall:age"), Asked::Age);
         for text in ["latest", "app", "tag:before: it", "2026-11-21T14:03:05.5Z"] {
             let Asked::Since(when, Bits::Dirty) = parsed(&format!("qemu:dirty-bitmap:{text}"))
             else {
@@ -256,10 +271,23 @@ mod tests {
             "landfall:changed-since:",
             "landfall:ages",
             "landfall:",
+            "x-landfall:",
+            "x-qemu:allocation-depth",
+            "x-x-landfall:age",
             "other:age",
         ] {
             assert!(Asked::parse(name).is_err(), "{name} was read");
         }
+    }
+
+    #[test]
+    fn an_age_has_32_bits_and_the_largest_is_not_known() {
+        let seconds = |seconds| age_status(Some(Duration::from_secs(seconds)));
+        assert_eq!([0, 7].map(seconds), [0, 7]);
+        for long in [u64::from(u32::MAX) - 1, u64::from(u32::MAX), 1 << 32, u64::MAX] {
+            assert_eq!(seconds(long), u32::MAX - 1, "{long}");
+        }
+        assert_eq!(age_status(None), u32::MAX);
     }
 
     #[test]

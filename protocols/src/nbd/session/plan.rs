@@ -3,8 +3,8 @@
 use super::action::Extents;
 use super::terms::{Context, Replies};
 use crate::nbd::contexts::Described;
-use crate::nbd::wire::MAX_DESCRIPTORS;
 use crate::nbd::wire::transmission::{STATE_HOLE, STATE_ZERO};
+use crate::nbd::wire::{MAX_DESCRIPTORS, MAX_REQUEST, MAX_SELECTED};
 use landfall_disks::{BLOCK_SIZE, ByteOffset, ByteRange, Content, MappedRange};
 
 /// Shortest run of zeroes that is worth a chunk of its own, in bytes. Below it, one read and one chunk for the
@@ -26,6 +26,9 @@ const LOOKS_AT_MAP: usize = 4096;
 
 /// How often a context of the export is asked for one request, if it is the only one. An answer may take it far longer.
 const LOOKS_AT_CONTEXT: usize = 64;
+
+// All chunks of a block status together are no longer than the largest payload: 16 bytes a descriptor, 8 before them.
+const _: () = assert!(16 * MAX_DESCRIPTORS + 8 * MAX_SELECTED <= MAX_REQUEST as usize);
 
 /// One piece of the reply to a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,8 +84,8 @@ pub fn plan_read(range: ByteRange, map: &[MappedRange]) -> Vec<Chunk> {
 pub struct StatusExtent {
     /// Bytes; not zero.
     pub length: u64,
-    /// Meaning by context; within 32 bits where replies are compact.
-    pub status: u64,
+    /// Meaning by context.
+    pub status: u32,
 }
 
 /// What one context may take of what a request may cost.
@@ -113,7 +116,6 @@ impl Share {
 pub struct StatusList {
     left: ByteRange,
     extents: Extents,
-    widest: u64,
     /// Descriptors it may have.
     most: usize,
     /// How often somebody may still be asked.
@@ -125,17 +127,15 @@ impl StatusList {
     /// An empty list for a request of `range`, which is not empty, to be sent as `replies`.
     pub fn new(range: ByteRange, extents: Extents, replies: Replies, share: Share) -> Self {
         assert!(!range.is_empty(), "an empty request is refused before");
-        let (longest, widest) = match replies {
-            // A descriptor has 32 bits for its length, and for its meaning.
-            Replies::Simple | Replies::Structured => {
-                (u64::from(u32::MAX) & !(BLOCK_SIZE - 1), u64::from(u32::MAX))
-            }
-            Replies::Extended => (LONGEST_STATUS, u64::MAX),
+        let longest = match replies {
+            // A descriptor has 32 bits for its length.
+            Replies::Simple | Replies::Structured => u64::from(u32::MAX) & !(BLOCK_SIZE - 1),
+            Replies::Extended => LONGEST_STATUS,
         };
         let length = range.length().min(longest);
         let left = ByteRange::at(range.start(), length).expect("not longer than the range");
         let Share { most, looks } = share;
-        Self { left, extents, widest, most, looks, descriptors: Vec::new() }
+        Self { left, extents, most, looks, descriptors: Vec::new() }
     }
 
     /// What must be described and added next; `None` when the list is complete, or long enough.
@@ -169,13 +169,13 @@ impl StatusList {
             if stretch.is_empty() || stretch.start() != self.left.start() {
                 break;
             }
-            self.push(stretch.length(), described.status.min(self.widest));
+            self.push(stretch.length(), described.status);
             (_, self.left) = self.left.split_at(stretch.end());
         }
         self.left.start() > before
     }
 
-    fn push(&mut self, length: u64, status: u64) {
+    fn push(&mut self, length: u64, status: u32) {
         match self.descriptors.last_mut() {
             Some(last) if last.status == status => last.length += length,
             _ => self.descriptors.push(StatusExtent { length, status }),
@@ -202,20 +202,18 @@ pub fn allocation(asked: ByteRange, map: &[MappedRange]) -> Vec<Described> {
     map.iter().map(described).map(|(range, status)| Described { range, status }).collect()
 }
 
-fn status_of(content: Content) -> u64 {
-    let status = match content {
+fn status_of(content: Content) -> u32 {
+    match content {
         Content::Data => 0,
         Content::Zero => STATE_ZERO,
         Content::Hole => STATE_HOLE | STATE_ZERO,
-    };
-    u64::from(status)
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use super::*;
-    use crate::nbd::wire::MAX_SELECTED;
     use proptest::prelude::*;
 
     fn range(start: u64, end: u64) -> ByteRange {
@@ -343,7 +341,7 @@ mod tests {
             );
             let (mut apart, most) = (list(), MAX_DESCRIPTORS / contexts);
             let said: Vec<_> = (0..2 * most as u64)
-                .map(|at| Described { range: range(at, at + 1), status: at })
+                .map(|at| Described { range: range(at, at + 1), status: at as u32 })
                 .collect();
             assert!(apart.add(&said));
             assert_eq!(apart.next(), None);
@@ -393,16 +391,15 @@ mod tests {
         }
 
         #[test]
-        fn descriptors_tell_what_was_said_as_wide_as_replies_are(
+        fn descriptors_tell_what_was_said(
             statuses in prop::collection::vec(
-                prop_oneof![0u64..3, Just(u64::from(u32::MAX)), Just(1 << 32), any::<u64>()],
+                prop_oneof![0u32..3, Just(u32::MAX), any::<u32>()],
                 1..40,
             ),
             at_once in 1usize..5,
             extended in any::<bool>(),
         ) {
             let replies = if extended { Replies::Extended } else { Replies::Structured };
-            let widest = if extended { u64::MAX } else { u64::from(u32::MAX) };
             let whole = ByteRange::up_to(statuses.len() as u64 * 512);
             let said: Vec<_> = whole.chunks(512).zip(&statuses)
                 .map(|(range, status)| Described { range, status: *status }).collect();
@@ -416,7 +413,7 @@ mod tests {
             let told = descriptors.iter().flat_map(|one| {
                 std::iter::repeat_n(one.status, one.length as usize / 512)
             });
-            prop_assert!(told.eq(statuses.iter().map(|status| (*status).min(widest))));
+            prop_assert!(told.eq(statuses.iter().copied()));
         }
 
         #[test]

@@ -207,8 +207,7 @@ impl Chunks<'_> {
         self.put(&id.number().to_be_bytes());
         for extent in extents {
             let length = u32::try_from(extent.length).expect("lists of compact replies see to it");
-            let status = u32::try_from(extent.status).expect("lists of compact replies see to it");
-            let descriptor = Descriptor { length: length.into(), status: status.into() };
+            let descriptor = Descriptor { length: length.into(), status: extent.status.into() };
             self.put(descriptor.as_bytes());
         }
     }
@@ -222,7 +221,8 @@ impl Chunks<'_> {
             ExtendedStatusHead { context: id.number().into(), count: count.into() }.as_bytes(),
         );
         for extent in extents {
-            let (length, status) = (extent.length.into(), extent.status.into());
+            // Every meaning is one of 32 bits, of which the upper 32 here are zero.
+            let (length, status) = (extent.length.into(), u64::from(extent.status).into());
             self.put(ExtendedDescriptor { length, status }.as_bytes());
         }
     }
@@ -248,6 +248,7 @@ impl Chunks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nbd::wire::MAX_REQUEST;
     use crate::nbd::wire::transmission::CommandFlags;
 
     fn request(command: Command) -> Request {
@@ -330,6 +331,18 @@ mod tests {
         assert_eq!(flat(batch).len(), 20 + 6 + 4096);
     }
 
+    /// A chunk of data may be longer than a payload by the offset it begins with.
+    #[test]
+    fn the_largest_read_is_one_chunk() {
+        let bytes = Buffer::zeroed(MAX_REQUEST as usize);
+        let mut batch = Batch::default();
+        let piece = Piece::Data { at: ByteOffset::new(0), bytes };
+        batch.push(Replies::Structured, &request(Command::Read), Answer::Data(vec![piece]));
+        let parts = batch.into_parts();
+        assert_eq!(parts[0][16..20], ((32u32 << 20) + 8).to_be_bytes());
+        assert_eq!(parts.iter().map(|part| part.len()).sum::<usize>(), (32 << 20) + 20 + 8);
+    }
+
     #[test]
     fn with_extended_headers_everything_is_a_chunk_that_repeats_the_offset() {
         let head = |kind: [u8; 2], length: u8| {
@@ -350,10 +363,11 @@ mod tests {
         assert_eq!(sent(Command::Flush, Answer::Failed(failure)), failed);
         let read = [head([0, 1], 10), vec![0, 0, 0, 0, 0, 0, 0, 0x22, b'h', b'i']].concat();
         assert_eq!(sent(Command::Read, Answer::Data(vec![data(0x22, b"hi")])), read);
-        let extent = StatusExtent { length: 1 << 40, status: 3 };
+        let extent = StatusExtent { length: 1 << 40, status: u32::MAX - 1 };
         let status = Answer::Status(vec![(ContextId::new(7), vec![extent])]);
-        let described = [0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
-        let told = [head([0, 6], 24), described.to_vec()].concat();
+        let mut described = vec![0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0];
+        described.extend([0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe]);
+        let told = [head([0, 6], 24), described].concat();
         assert_eq!(sent(Command::BlockStatus, status), told);
         assert_eq!(sent(Command::BlockStatus, Answer::Status(Vec::new())), head([0, 0], 0));
     }
