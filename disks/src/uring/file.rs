@@ -316,7 +316,7 @@ pub(super) fn file_error(path: &Path, operation: &'static str, source: io::Error
     match source.raw_os_error() {
         Some(libc::ENOENT) => FileError::NotFound { path },
         Some(libc::EEXIST) => FileError::Exists { path },
-        Some(libc::ENOSPC | libc::EDQUOT) => FileError::NoSpace { path },
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => FileError::NoSpace { path },
         _ => FileError::Os { path, operation, source: Arc::new(source) },
     }
 }
@@ -334,3 +334,20 @@ fn find_data(descriptor: &Descriptor, offset: u64) -> Result<Option<(u64, u64)>,
 }
 
 const _: () = assert!(MAX_LENGTH.is_multiple_of(4096), "a direct transfer is cut at whole blocks");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_is_told_from_other_errors() {
+        let error =
+            |number| file_error(Path::new("f"), "writing", io::Error::from_raw_os_error(number));
+        for full in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            assert!(matches!(error(full), FileError::NoSpace { .. }), "{full}");
+        }
+        for other in [libc::EIO, libc::EROFS, libc::EINVAL] {
+            assert!(matches!(error(other), FileError::Os { .. }), "{other}");
+        }
+    }
+}

@@ -205,7 +205,7 @@ impl Receiver {
 
 /// The sending half.
 pub struct Sender {
-    socket: Descriptor,
+    pub(in crate::uring) socket: Descriptor,
     /// A send failed or was dropped: what the peer has got of it is unknown.
     broken: bool,
 }

@@ -30,6 +30,21 @@ fn connected<T: Send + 'static, Fut: Future<Output = T> + 'static>(
         .expect("running")
 }
 
+/// A reply that waits for the acknowledgement of the one before it is late by a whole delay of the peer's.
+#[test]
+fn what_is_accepted_over_tcp_is_sent_at_once() {
+    let engine = engine();
+    let delays = first(&engine).block_on(|| async {
+        let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        let Peer::Tcp(address) = listener.local() else { panic!("not TCP") };
+        let _peer = TcpStream::connect(address).expect("connected");
+        let (stream, _) = listener.accept().await.expect("accepted");
+        let (_receiver, sender) = stream.split();
+        rustix::net::sockopt::tcp_nodelay(&sender.socket).expect("asked").then_some("at once")
+    });
+    assert_eq!(delays.expect("running"), Some("at once"));
+}
+
 #[test]
 fn bytes_go_both_ways() {
     connected(|mut receiver, mut sender, mut peer| async move {
