@@ -9,7 +9,7 @@
 //!   6  longer than the maximum payload         EOVERFLOW   structured read;  EINVAL  simple read, write
 //!   7  block status without context, or empty  EINVAL
 //!   8  fast zeroes that would not be fast      ENOTSUP
-//!   9  contexts not selected, or named twice   EINVAL      block status with a payload
+//!   9  contexts not selected, named twice, none  EINVAL    block status with a payload
 //! ```
 //!
 //! QEMU (seen with version 10) negotiates extended headers and then writes without `NBD_CMD_FLAG_PAYLOAD_LEN`, the payload
@@ -158,6 +158,9 @@ pub enum RequestError {
     /// Rule 9.
     #[error("context {0} was not selected, or is named twice")]
     FilterContext(u32),
+    /// Rule 9: a chunk is due for each context, so there would be nothing to answer.
+    #[error("the list of contexts is empty")]
+    EmptyFilter,
 }
 
 impl RequestError {
@@ -178,7 +181,8 @@ impl RequestError {
             | Self::NoContext
             | Self::EmptyStatus
             | Self::FilterLength(_)
-            | Self::FilterContext(_) => ErrorCode::Invalid,
+            | Self::FilterContext(_)
+            | Self::EmptyFilter => ErrorCode::Invalid,
         }
     }
 }
@@ -250,7 +254,7 @@ impl Transmission {
             Command::Write => Ok(Action::Write { range, durability }),
             Command::Trim => Ok(Action::Trim { range, durability }),
             Command::Cache => Ok(Action::Cache { range }),
-            Command::WriteZeroes => zeroes(request, range, durability),
+            Command::WriteZeroes => self.zeroes(request, range, durability),
             Command::BlockStatus => self.block_status(request, range, ContextSet::ALL),
             Command::Disconnect | Command::Flush => unreachable!("returned above"),
             Command::Unknown(number) => Err(RequestError::UnknownCommand(number)),
@@ -265,6 +269,9 @@ impl Transmission {
     ) -> Result<Action, RequestError> {
         let filter =
             StatusFilter::parse(payload).ok_or(RequestError::FilterLength(request.length))?;
+        if filter.contexts.is_empty() {
+            return Err(RequestError::EmptyFilter);
+        }
         let mut chosen = ContextSet::NONE;
         for number in filter.contexts {
             let place = self.contexts.iter().position(|(id, _)| id.number() == number);
@@ -325,6 +332,28 @@ impl Transmission {
         Ok(())
     }
 
+    fn zeroes(
+        &self,
+        request: &Request,
+        range: ByteRange,
+        durability: Durability,
+    ) -> Result<Action, RequestError> {
+        // Whole blocks are zeroed without writing them out; the edges of others have to be. The last block may be cut by the end
+        // of the export, and is whole all the same.
+        let ends_whole = range.end().bytes() == self.size_bytes
+            || range.end().bytes().is_multiple_of(BLOCK_SIZE);
+        let whole = range.start().bytes().is_multiple_of(BLOCK_SIZE) && ends_whole;
+        if request.flags.contains(CommandFlags::FAST_ZERO) && !whole {
+            return Err(RequestError::SlowZeroes(range));
+        }
+        let mode = if request.flags.contains(CommandFlags::NO_HOLE) {
+            ZeroMode::Allocate
+        } else {
+            ZeroMode::Unmap
+        };
+        Ok(Action::WriteZeroes { range, mode, durability })
+    }
+
     fn fragments(&self) -> Fragments {
         match self.replies {
             Replies::Simple => Fragments::Forbidden,
@@ -348,23 +377,6 @@ impl Transmission {
         let extents = if one { Extents::One } else { Extents::Many };
         Ok(Action::BlockStatus { range, extents, contexts })
     }
-}
-
-fn zeroes(
-    request: &Request,
-    range: ByteRange,
-    durability: Durability,
-) -> Result<Action, RequestError> {
-    // Whole blocks are zeroed without writing them out; the edges of others have to be.
-    if request.flags.contains(CommandFlags::FAST_ZERO) && !range.is_aligned(BLOCK_SIZE) {
-        return Err(RequestError::SlowZeroes(range));
-    }
-    let mode = if request.flags.contains(CommandFlags::NO_HOLE) {
-        ZeroMode::Allocate
-    } else {
-        ZeroMode::Unmap
-    };
-    Ok(Action::WriteZeroes { range, mode, durability })
 }
 
 #[cfg(test)]

@@ -28,11 +28,12 @@ use crate::nbd::wire::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Most bytes of a list that are sent; the entries beyond are left out, as the specification permits.
-const MAX_LIST_BYTES: usize = 1 << 20;
+/// Most bytes of a list that are sent. The entries beyond are left out, against the letter of the specification, which wants
+/// a reply for each: no client asks for megabytes of names, and names left out open all the same.
+pub(super) const MAX_LIST_BYTES: usize = 1 << 20;
 
 /// Options answered in one connection before it is cut off: a client needs a few per export it looks at.
-const MAX_OPTIONS: u32 = 65_536;
+pub(super) const MAX_OPTIONS: u32 = 65_536;
 
 /// Whether there is TLS on a connection (section "Server-side requirements").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -372,10 +373,11 @@ impl Handshake {
     fn is_turned_away(&self, option: OptionKind) -> Option<Refusal> {
         match (option, self.tls) {
             (OptionKind::Abort, _) => None,
-            _ if self.stopping => Some(Refusal::Shutdown),
-            (OptionKind::StartTls, _) => None,
-            (_, TlsMode::Required) => Some(Refusal::TlsRequired),
-            _ => None,
+            // A rule, where the word for a stop is a piece of advice.
+            (option, TlsMode::Required) if option != OptionKind::StartTls => {
+                Some(Refusal::TlsRequired)
+            }
+            _ => self.stopping.then_some(Refusal::Shutdown),
         }
     }
 

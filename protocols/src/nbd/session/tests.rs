@@ -1,5 +1,7 @@
 //! Negotiation from the client's side of the wire: options in, parsed replies out.
 
+mod rules;
+
 use super::*;
 use crate::nbd::export::{ExportEntry, OpenError};
 use crate::nbd::wire::handshake::{
@@ -18,7 +20,7 @@ const SIZE: u64 = 1 << 30;
 /// What its exports can tell, beside any `age:N`.
 const CONTEXTS: [&str; 3] = ["age:1", "qemu:dirty-bitmap:1", "qemu:depth"];
 
-/// A session with a server that has the exports `disk` and, for nobody, `locked`.
+/// A session with a server that has the exports `disk`, `frozen` and, for nobody, `locked`.
 struct Talk {
     session: Handshake,
     opened: Vec<String>,
@@ -32,6 +34,14 @@ fn facts(name: &str) -> Result<ExportFacts, OpenError> {
             size_bytes: SIZE,
             access: Access::Writable,
             multi_conn: true,
+            preferred_block: 4096,
+        }),
+        "frozen" => Ok(ExportFacts {
+            name: "frozen".into(),
+            description: String::new(),
+            size_bytes: SIZE,
+            access: Access::ReadOnly,
+            multi_conn: false,
             preferred_block: 4096,
         }),
         "locked" => Err(OpenError::NotAllowed("not for you".into())),

@@ -64,6 +64,70 @@ fn each_rule_has_its_error() {
     assert_eq!(code(&rules, &fast), Some(ErrorCode::NotSupported));
 }
 
+/// Codes that are reserved for one command each.
+#[test]
+fn not_supported_is_for_fast_zeroes_and_overflow_for_reads_alone() {
+    for replies in [Replies::Structured, Replies::Extended] {
+        let rules = Transmission { replies, size_bytes: 1 << 40, ..rules() };
+        let long = u64::from(MAX_REQUEST) + 1;
+        for command in (0..10).map(Command::from) {
+            for (offset, length) in [(0, long), (512, long), (0, 1 << 33), (1 << 40, 1)] {
+                for bits in 0..1 << 6 {
+                    let flags = CommandFlags::from_bits(bits);
+                    let asked = request(command, flags, offset, length);
+                    let code = code(&rules, &asked);
+                    let fast = flags.contains(CommandFlags::FAST_ZERO);
+                    let slow = code == Some(ErrorCode::NotSupported);
+                    assert!(!slow || command == Command::WriteZeroes && fast, "{asked:?}");
+                    let too_long = code == Some(ErrorCode::Overflow);
+                    assert!(!too_long || command == Command::Read, "{asked:?}");
+                }
+            }
+        }
+        assert_eq!(code(&rules, &plain(Command::Read, 0, long)), Some(ErrorCode::Overflow));
+        assert_eq!(code(&rules, &plain(Command::WriteZeroes, 512, 100)), None, "slow is allowed");
+    }
+}
+
+#[test]
+fn zeroes_of_whole_blocks_are_fast_and_the_end_cuts_none() {
+    let rules = Transmission { size_bytes: SIZE + 512, ..rules() };
+    let code = |offset, length| {
+        code(&rules, &request(Command::WriteZeroes, CommandFlags::FAST_ZERO, offset, length))
+    };
+    for (offset, length) in [(0, SIZE + 512), (SIZE, 512), (SIZE - 4096, 4608), (4096, 8192)] {
+        assert_eq!(code(offset, length), None, "{length} at {offset}");
+    }
+    for (offset, length) in [(512, SIZE), (SIZE + 256, 256), (0, SIZE + 511), (4096, 512)] {
+        assert_eq!(code(offset, length), Some(ErrorCode::NotSupported), "{length} at {offset}");
+    }
+}
+
+/// Once `NBD_FLAG_SEND_FUA` was sent, the flag is valid with every command, and obeyed where something is written.
+#[test]
+fn fua_is_taken_with_any_command_and_obeyed_by_those_that_write() {
+    for replies in [Replies::Simple, Replies::Structured, Replies::Extended] {
+        let rules = Transmission { replies, ..rules() };
+        for command in (0..8).map(Command::from) {
+            let length = if command == Command::Flush { 0 } else { 4096 };
+            let decide = |flags| {
+                let decided = rules.decide(&request(command, flags, 0, length));
+                decided.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+            };
+            let durability = |action| match action {
+                Action::Write { durability, .. }
+                | Action::WriteZeroes { durability, .. }
+                | Action::Trim { durability, .. } => Some(durability),
+                _ => None,
+            };
+            let writes = matches!(command, Command::Write | Command::WriteZeroes | Command::Trim);
+            let expected = |durability| writes.then_some(durability);
+            assert_eq!(durability(decide(CommandFlags::FUA)), expected(Durability::Durable));
+            assert_eq!(durability(decide(CommandFlags::NONE)), expected(Durability::Cached));
+        }
+    }
+}
+
 #[test]
 fn flags_choose_the_action() {
     let rules = rules();
@@ -168,7 +232,7 @@ fn a_filter_names_selected_contexts_once() {
     let action = |contexts| Ok(Action::BlockStatus { range, extents: Extents::One, contexts });
     assert_eq!(decide(512, 4096, &[9]), action(second));
     assert_eq!(decide(512, 4096, &[9, 1]), action(second.and(0).expect("it was not there")));
-    assert_eq!(decide(512, 4096, &[]), action(ContextSet::NONE));
+    assert_eq!(decide(512, 4096, &[]), Err(RequestError::EmptyFilter));
     assert_eq!(decide(512, 4096, &[2]), Err(RequestError::FilterContext(2)));
     assert_eq!(decide(512, 4096, &[1, 1]), Err(RequestError::FilterContext(1)));
     assert_eq!(decide(512, 0, &[1]), Err(RequestError::EmptyStatus));
