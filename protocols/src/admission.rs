@@ -1,17 +1,20 @@
 //! Who may connect to a listener: so many that are served, and so many that negotiate.
 //!
 //! ```text
-//!   accepted ─▶ Place among those who negotiate ─▶ Served
+//!   accepted ─▶ Place among those who negotiate ◀─▶ Served
 //!                 └ the oldest of them goes when there is one more than may be
 //! ```
 //!
 //! Nobody is known while it negotiates, so whoever has nothing to show could hold every place for as long as negotiation may
 //! take. Those who mean it are through within milliseconds: it is the oldest that is in the way.
 //!
-//! **Invariant:** places of a listener are its own: a crowd at one of them keeps nobody from another.
+//! **Invariants**
+//! - Places of a listener are its own: a crowd at one of them keeps nobody from another.
+//! - Whoever is served is not cut off: what it was promised is kept.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -36,12 +39,14 @@ struct Places {
 pub(crate) struct Place {
     admission: Arc<Admission>,
     number: u64,
-    cut_off: oneshot::Receiver<()>,
+    cut_off: Option<oneshot::Receiver<()>>,
 }
 
 /// That of a connection that is served.
 pub(crate) struct Served {
     admission: Arc<Admission>,
+    /// Its place among those who negotiate, which it has left, and may come back to.
+    left: Option<(u64, oneshot::Sender<()>)>,
 }
 
 impl Admission {
@@ -58,34 +63,52 @@ impl Admission {
     /// A place for one more that negotiates.
     pub(crate) fn admit(self: &Arc<Self>) -> Place {
         let mut places = self.places.lock();
-        if places.negotiating.len() >= self.negotiating {
-            places.negotiating.pop_front();
-        }
         let (hold, cut_off) = oneshot::channel();
         let number = places.next;
         places.next += 1;
-        places.negotiating.push_back((number, hold));
-        Place { admission: Arc::clone(self), number, cut_off }
+        self.join(&mut places, (number, hold));
+        Place { admission: Arc::clone(self), number, cut_off: Some(cut_off) }
+    }
+
+    /// Joins those who negotiate, the oldest of whom goes if there is one too many.
+    fn join(&self, places: &mut Places, joining: (u64, oneshot::Sender<()>)) {
+        let at = places.negotiating.partition_point(|(number, _)| *number < joining.0);
+        places.negotiating.insert(at, joining);
+        if places.negotiating.len() > self.negotiating {
+            places.negotiating.pop_front();
+        }
     }
 }
 
 impl Place {
-    /// Returns when it is cut off.
-    pub(crate) async fn cut_off(&mut self) {
-        // Nothing is ever sent: the other end is let go.
-        let _ = (&mut self.cut_off).await;
+    /// Returns when it is cut off. There is one who waits for that.
+    pub(crate) fn cut_off(&mut self) -> impl Future<Output = ()> + use<> {
+        let cut_off = self.cut_off.take().expect("one waits for it");
+        async move {
+            // Nothing is ever sent: the other end is let go.
+            let _ = cut_off.await;
+        }
     }
 
-    /// Negotiation led somewhere. Nothing, if it was cut off or others were quicker.
-    pub(crate) fn serve(self) -> Option<Served> {
+    /// Negotiation led somewhere. Nothing, if it was cut off or as many are served as may be.
+    pub(crate) fn serve(&self) -> Option<Served> {
         let mut places = self.admission.places.lock();
-        let here = places.negotiating.iter().any(|(number, _)| *number == self.number);
-        if !here || places.served >= self.admission.served {
+        if places.served >= self.admission.served {
             return None;
         }
+        let at = places.negotiating.iter().position(|(number, _)| *number == self.number)?;
+        let left = places.negotiating.remove(at);
         places.served += 1;
-        drop(places);
-        Some(Served { admission: Arc::clone(&self.admission) })
+        Some(Served { admission: Arc::clone(&self.admission), left })
+    }
+}
+
+impl Served {
+    /// It came to nothing: negotiation goes on, at the place it had.
+    pub(crate) fn step_back(mut self) {
+        if let Some(left) = self.left.take() {
+            self.admission.join(&mut self.admission.places.lock(), left);
+        }
     }
 }
 
@@ -107,23 +130,41 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    fn is_cut_off(place: &mut Place) -> bool {
-        place.cut_off().now_or_never().is_some()
+    fn is_cut_off(place: &Place) -> bool {
+        let places = place.admission.places.lock();
+        !places.negotiating.iter().any(|(number, _)| *number == place.number)
     }
 
     #[test]
     fn the_oldest_of_those_who_negotiate_makes_way() {
         let admission = Admission::new(9, 2);
         let (mut first, mut second) = (admission.admit(), admission.admit());
-        assert!(!is_cut_off(&mut first) && !is_cut_off(&mut second));
-        let mut third = admission.admit();
-        assert!(is_cut_off(&mut first) && !is_cut_off(&mut second) && !is_cut_off(&mut third));
+        let (first_goes, second_goes) = (first.cut_off(), second.cut_off());
+        let third = admission.admit();
+        assert!(first_goes.now_or_never().is_some(), "it is told");
+        assert!(is_cut_off(&first) && !is_cut_off(&second) && !is_cut_off(&third));
         assert!(first.serve().is_none(), "it was cut off");
         let served = second.serve().expect("it is here");
         // Its place is free: nobody has to go for the next one.
         let _fourth = admission.admit();
-        assert!(!is_cut_off(&mut third));
+        assert!(!is_cut_off(&third));
+        let _fifth = admission.admit();
+        assert!(is_cut_off(&third));
+        assert!(second_goes.now_or_never().is_none(), "whoever is served is not cut off");
         drop(served);
+    }
+
+    #[test]
+    fn whoever_is_not_served_after_all_negotiates_on_as_old_as_it_is() {
+        let admission = Admission::new(1, 2);
+        let (mut old, young) = (admission.admit(), admission.admit());
+        let goes = old.cut_off();
+        old.serve().expect("nobody is served").step_back();
+        assert!(!admission.is_full() && !is_cut_off(&old) && !is_cut_off(&young));
+        old.serve().expect("it may be served again").step_back();
+        let third = admission.admit();
+        assert!(goes.now_or_never().is_some() && is_cut_off(&old), "it is the oldest all the same");
+        assert!(!is_cut_off(&young) && !is_cut_off(&third));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod memory;
 mod newer;
 mod peers;
 mod raw;
+mod rules;
 mod serve;
 mod tls;
 mod usage;

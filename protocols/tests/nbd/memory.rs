@@ -42,6 +42,8 @@ pub(crate) struct MemoryDisk {
     pub(crate) gate: Semaphore,
     /// Reads that have come to the gate so far.
     pub(crate) arrived: AtomicU64,
+    /// What makes durable takes a permit, and gives it back, before that is so.
+    pub(crate) flush_gate: Semaphore,
 }
 
 impl MemoryDisk {
@@ -56,6 +58,7 @@ impl MemoryDisk {
             flushes: AtomicU64::new(0),
             gate: Semaphore::new(1_000_000),
             arrived: AtomicU64::new(0),
+            flush_gate: Semaphore::new(1_000_000),
         }
     }
 
@@ -84,8 +87,9 @@ impl MemoryDisk {
         content
     }
 
-    fn settle(&self, durability: Durability) {
+    async fn settle(&self, durability: Durability) {
         if durability == Durability::Durable {
+            drop(self.flush_gate.acquire().await);
             self.flushes.fetch_add(1, SeqCst);
         }
     }
@@ -147,7 +151,7 @@ impl Disk for MemoryDisk {
             }
             self.room.fetch_sub(blocks, SeqCst);
             self.put(at.bytes(), &data);
-            self.settle(durability);
+            self.settle(durability).await;
             Ok(())
         }
         .boxed_local()
@@ -162,7 +166,7 @@ impl Disk for MemoryDisk {
         async move {
             DiskError::check_writable(&self.geometry(), range)?;
             self.zero(range, mode);
-            self.settle(durability);
+            self.settle(durability).await;
             Ok(())
         }
         .boxed_local()
@@ -179,7 +183,7 @@ impl Disk for MemoryDisk {
 
     fn flush(&self) -> IoFuture<'_, ()> {
         async move {
-            self.settle(Durability::Durable);
+            self.settle(Durability::Durable).await;
             Ok(())
         }
         .boxed_local()

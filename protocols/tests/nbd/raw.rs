@@ -3,6 +3,7 @@
 use crate::memory::{PATIENCE, Server};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// A connection on which bytes are sent by hand.
 pub(crate) struct Raw(UnixStream);
@@ -86,6 +87,14 @@ impl Raw {
         assert_eq!(reply[..4], [0x67, 0x44, 0x66, 0x98]);
         assert_eq!(reply[8..], cookie.to_be_bytes());
         u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]])
+    }
+
+    /// Whether nothing has come so far, and nothing comes for a moment.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.0.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out");
+        let read = self.0.read(&mut [0]);
+        self.0.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Whether the server has closed the connection.

@@ -1,6 +1,6 @@
 //! TLS: with stock clients of both generations, and byte by byte where they would not do what is tried.
 
-use crate::memory::Server;
+use crate::memory::{PATIENCE, Server};
 use crate::peers::{MIB, SIZE, attempt, newer, noise, run, same_bytes, text};
 use crate::raw::Raw;
 use crate::serve::wait_until;
@@ -208,6 +208,49 @@ fn both_versions_of_tls_carry_requests_and_end_in_good_order() {
         assert_eq!(&reply[16..], b"sealed");
         // The end of TLS, not only of the stream: that would be an error here.
         assert_eq!(tls.read(&mut [0]).expect("a close_notify"), 0);
+        site.server.stop();
+    }
+}
+
+/// A client that TLS has begun with.
+fn secured(site: &Site) -> StreamOwned<ClientConnection, UnixStream> {
+    let mut raw = greeted(site);
+    raw.option(5, b"");
+    assert_eq!(raw.option_reply(5).0, 1);
+    let mut tls = upgraded(site, "friend", &rustls::version::TLS13, raw);
+    tls.conn.complete_io(&mut tls.sock).expect("TLS");
+    tls
+}
+
+/// Section "Protocol phases": a hard disconnect shuts TLS down before the connection. The end of the stream alone would be an
+/// error to whoever reads.
+#[test]
+fn however_a_connection_ends_tls_ends_before_it() {
+    const ENTER: &[u8] = b"IHAVEOPT\0\0\0\x01\0\0\0\x04disk";
+    let handshake_time = Duration::from_millis(500);
+    for (what, sent, stops) in [
+        ("an abort", &b"IHAVEOPT\0\0\0\x02\0\0\0\0"[..], false),
+        ("nonsense for an option", &[0x55; 16], false),
+        ("an option that never ends", &b"IHAVEOPT\0"[..], false),
+        ("nonsense for a request", &[ENTER, &[0x55; 28]].concat(), false),
+        ("a stop while it negotiates", &b"IHAVEOPT"[..], true),
+        ("a stop while it is served", ENTER, true),
+    ] {
+        let time = if stops { PATIENCE } else { handshake_time };
+        let settings = Settings { handshake_time: time, ..Settings::default() };
+        let site = Site::with_settings(Security::Required, settings);
+        let mut tls = secured(&site);
+        tls.write_all(sent).expect("sent");
+        if sent.starts_with(ENTER) {
+            tls.read_exact(&mut [0; 10]).expect("entered");
+        }
+        if stops {
+            site.server.service.stop();
+        }
+        let mut last = Vec::new();
+        if let Err(error) = tls.read_to_end(&mut last) {
+            panic!("{what}: {error}");
+        }
         site.server.stop();
     }
 }

@@ -56,6 +56,7 @@ pub(super) async fn serve(
     };
     let session = ServerSession::new(server.settings.limits, Instant::now());
     let served = place.serve();
+    drop(place);
     let mut connection = Connection { server, transport, session, identity };
     let end = connection.run(served.is_none()).await;
     connection.report(&end);

@@ -50,43 +50,21 @@ pub(super) async fn run(
     stream: Stream,
     peer: Peer,
     security: &Security,
-    mut place: Place,
+    place: Place,
     service: &Service,
 ) {
     let (receiver, sender) = stream.split();
-    let visitor = Visitor { peer: peer.clone(), certificate: None };
-    let negotiation = {
-        let work = negotiate(Link::plain(receiver, sender), security, service, visitor);
-        let limited = pin!(timeout(service.settings.handshake_time, work));
-        let (parted, cut_off) = (pin!(service.parted()), pin!(place.cut_off()));
-        match select(limited, select(parted, cut_off)).await {
-            Either::Left((Ok(outcome), _)) => outcome,
-            Either::Left((Err(_elapsed), _)) => {
-                Err(NegotiationError::Socket(io::ErrorKind::TimedOut.into()))
-            }
-            Either::Right((Either::Left(_), _)) => return,
-            Either::Right((Either::Right(_), _)) => Err(NegotiationError::CutOff),
-        }
-    };
-    let negotiation = match negotiation {
-        Ok(Some(entered)) => match place.serve() {
-            Some(served) => Ok(Some((entered, served))),
-            None => Err(NegotiationError::CutOff),
-        },
-        Ok(None) => Ok(None),
-        Err(error) => Err(error),
-    };
-    let (Entered { link, visitor, negotiated, export, sources }, _served) = match negotiation {
-        Ok(Some(entered)) => entered,
-        Ok(None) => return,
-        Err(error) => {
-            count(&service.counters.handshakes_failed);
-            tracing::debug!(%peer, %error, "NBD negotiation failed");
-            return;
-        }
-    };
+    // Out of the reach of whatever ends negotiation: it ends in good order, TLS before the connection.
+    let mut link = Some(Link::plain(receiver, sender));
+    let outcome = negotiate_in_time(&mut link, &peer, security, place, service).await;
+    if let Err(error) = &outcome {
+        count(&service.counters.handshakes_failed);
+        tracing::debug!(%peer, %error, "NBD negotiation failed");
+    }
+    let Some(Link { mut incoming, mut outgoing }) = link else { return };
+    let Ok(Some(entered)) = outcome else { return outgoing.shutdown().await };
+    let Entered { visitor, negotiated, export, sources, served: _served } = entered;
     tracing::debug!(%visitor, asked = negotiated.name, export = export.name, "NBD export opened");
-    let Link { mut incoming, mut outgoing } = link;
     let rules = negotiated.transmission;
     let connection = Rc::new(Connection::new((export, sources), rules, visitor, service));
     let ended = {
@@ -106,11 +84,35 @@ pub(super) async fn run(
     outgoing.shutdown().await;
 }
 
+/// Negotiates, for as long as that may take; nothing, if the client took leave or the server is to stop.
+async fn negotiate_in_time(
+    link: &mut Option<Link>,
+    peer: &Peer,
+    security: &Security,
+    mut place: Place,
+    service: &Service,
+) -> Result<Option<Entered>, NegotiationError> {
+    let (parted, cut_off) = (pin!(service.parted()), pin!(place.cut_off()));
+    let visitor = Visitor { peer: peer.clone(), certificate: None };
+    let work = negotiate(link, security, service, visitor, &place);
+    let limited = pin!(timeout(service.settings.handshake_time, work));
+    match select(limited, select(parted, cut_off)).await {
+        Either::Left((Ok(outcome), _)) => outcome,
+        Either::Left((Err(_elapsed), _)) => {
+            Err(NegotiationError::Socket(io::ErrorKind::TimedOut.into()))
+        }
+        Either::Right((Either::Left(_), _)) => Ok(None),
+        Either::Right((Either::Right(_), _)) => Err(NegotiationError::CutOff),
+    }
+}
+
 /// How transmission came to its end.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error("the client disconnected")]
     Disconnected,
+    #[error("the client disconnected and did not take the answers to all it had asked for")]
+    Unanswered,
     #[error("the client closed the connection without a disconnect")]
     Closed,
     #[error("the server stops")]
@@ -182,12 +184,27 @@ impl Connection {
         service: &Service,
     ) -> Ended {
         let ended = self.receive(incoming, service).await;
-        // All permits are back when every reply was sent.
-        let drained = self.requests.acquire_many(self.requests_in_flight);
-        if timeout(service.settings.drain_time, drained).await.is_err() {
-            tracing::debug!(visitor = %self.visitor, "NBD connection closed before all was answered");
+        match (self.drain(&ended, service).await, ended) {
+            (false, Ended::Disconnected) => Ended::Unanswered,
+            (_, ended) => ended,
         }
-        ended
+    }
+
+    /// Waits until every accepted request was answered, and says whether that was so. Whoever took its leave is answered in
+    /// full, however long that takes, as long as it takes what it is sent and the server is not to stop.
+    async fn drain(&self, ended: &Ended, service: &Service) -> bool {
+        // All permits are back when every reply was sent.
+        let mut drained = pin!(self.requests.acquire_many(self.requests_in_flight));
+        loop {
+            let before = self.outbox.waits_at();
+            if timeout(service.settings.drain_time, drained.as_mut()).await.is_ok() {
+                return true;
+            }
+            let stuck = before.is_some() && before == self.outbox.waits_at();
+            if stuck || service.is_stopping() || !matches!(ended, Ended::Disconnected) {
+                return false;
+            }
+        }
     }
 
     /// Takes requests off the socket until there are no more to be taken.
@@ -351,20 +368,16 @@ impl Connection {
     /// Tells whoever has to know how the client left.
     async fn take_leave(&self, ended: &Ended) {
         let Some(usage) = &self.export.usage else { return };
-        let all = usize::try_from(self.requests_in_flight).expect("32 bits fit a usize");
-        let answered = self.requests.available_permits() == all;
-        usage
-            .leave(match ended {
-                Ended::Disconnected if answered => Leaving::InOrder,
-                Ended::Disconnected => Leaving::Broken("requests were not answered in time".into()),
-                other => Leaving::Broken(other.to_string()),
-            })
-            .await;
+        let how = match ended {
+            Ended::Disconnected => Leaving::InOrder,
+            other => Leaving::Broken(other.to_string()),
+        };
+        usage.leave(how).await;
     }
 
     fn farewell(&self, ended: &Ended) {
         match ended {
-            Ended::Disconnected | Ended::Closed | Ended::Stopped => {}
+            Ended::Disconnected | Ended::Unanswered | Ended::Closed | Ended::Stopped => {}
             Ended::SendFailed | Ended::Magic(_) | Ended::Payload(_) | Ended::Socket(_) => {
                 count(&self.counters.connections_broken);
             }

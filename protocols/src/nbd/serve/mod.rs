@@ -22,7 +22,7 @@ mod outbox;
 
 use self::link::FAREWELL;
 use super::counters::{Counters, count};
-use super::export::Exports;
+use super::export::{Exports, OpenError};
 use super::tls::Security;
 use super::wire::MAX_REQUEST;
 use crate::admission::{Admission, Place};
@@ -57,7 +57,8 @@ pub struct Settings {
     /// Time, from the stop of the server on, in which clients hear of it: what they ask is answered with an error that
     /// says so, and they may take their leave. Then their connections are closed.
     pub parting_time: Duration,
-    /// Time that requests in flight get to finish once a connection or the server is to end.
+    /// Time that requests in flight get to finish once a connection or the server is to end. Whoever says that it leaves is
+    /// answered in full, unless it takes nothing of the answers for so long.
     pub drain_time: Duration,
 }
 
@@ -109,6 +110,12 @@ impl Service {
 
     fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
+    }
+
+    /// Why nobody else is served.
+    fn is_full(&self) -> OpenError {
+        let connections = self.settings.connections;
+        OpenError::Failed(format!("all {connections} connections of this listener are taken"))
     }
 
     /// Returns when clients have had their time to part.

@@ -3,6 +3,7 @@
 use super::Service;
 use super::execute::Source;
 use super::link::{Link, SecureError};
+use crate::admission::{Place, Served};
 use crate::nbd::contexts::BlockContext;
 use crate::nbd::export::{Export, Exports, OpenError, Visitor};
 use crate::nbd::session::{
@@ -23,6 +24,10 @@ const MAX_HELD: usize = 8;
 /// Smallest preferred block that may be announced, in bytes: the unit of history.
 const PREFERRED_BLOCK: u32 = 4096;
 
+/// Largest one, in bytes.
+const LARGEST_PREFERRED_BLOCK: u32 = 1 << 20;
+const _: () = assert!(LARGEST_PREFERRED_BLOCK <= MAX_REQUEST);
+
 /// Why negotiation led nowhere.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NegotiationError {
@@ -38,20 +43,22 @@ pub(super) enum NegotiationError {
 
 /// A connection on which requests follow.
 pub(super) struct Entered {
-    pub(super) link: Link,
     pub(super) visitor: Visitor,
     pub(super) negotiated: Negotiated,
     pub(super) export: Export,
     /// Who describes blocks, for each of the contexts that were negotiated.
     pub(super) sources: Vec<Source>,
+    /// Its place among those who are served.
+    pub(super) served: Served,
 }
 
-/// Negotiates; `None` when the client took leave.
+/// Negotiates; `None` when the client took leave. The link is there before and after, unless TLS did not come about.
 pub(super) async fn negotiate(
-    mut link: Link,
+    link: &mut Option<Link>,
     security: &Security,
     service: &Service,
     mut visitor: Visitor,
+    place: &Place,
 ) -> Result<Option<Entered>, NegotiationError> {
     let exports = &*service.exports;
     let mut session = Handshake::new(match security {
@@ -60,10 +67,12 @@ pub(super) async fn negotiate(
         Security::Required(_) => TlsMode::Required,
     });
     let mut held = Held::default();
+    let mut served = None;
     loop {
+        let Link { incoming, outgoing } = link.as_mut().expect("TLS came about");
         let output = session.take_output();
         if !output.is_empty() {
-            let sent = link.outgoing.send(vec![Buffer::copy_of(&output)]).await;
+            let sent = outgoing.send(vec![Buffer::copy_of(&output)]).await;
             // Whoever leaves need not wait until that is acknowledged.
             if session.step() != Step::End(End::Aborted) {
                 sent?;
@@ -71,7 +80,7 @@ pub(super) async fn negotiate(
         }
         match session.step() {
             Step::Receive(length) => {
-                let data = link.incoming.read_exact(length).await?;
+                let data = incoming.read_exact(length).await?;
                 if service.is_stopping() {
                     session.stop();
                 }
@@ -81,8 +90,9 @@ pub(super) async fn negotiate(
                 let (Security::Offered(config) | Security::Required(config)) = security else {
                     unreachable!("without TLS the session refuses it")
                 };
-                let (secured, subject) = link.secure(config).await?;
-                link = secured;
+                let plain = link.take().expect("looked at above");
+                let (secured, subject) = plain.secure(config).await?;
+                *link = Some(secured);
                 visitor.certificate = Some(subject);
                 // What was opened for whoever asked in the clear is not kept for the one who is known now.
                 held = Held::default();
@@ -90,9 +100,17 @@ pub(super) async fn negotiate(
             }
             Step::List => session.listed(&exports.list(&visitor).await),
             Step::Open(name) => {
-                let entering = session.is_entering();
-                match held.open(&name, exports, &visitor, entering).await {
-                    Ok(export) => session.opened(Ok(&facts(export))),
+                let opened = if session.is_entering() {
+                    let admitted = || place.serve().ok_or_else(|| service.is_full());
+                    held.enter(&name, exports, &visitor, admitted).await
+                } else {
+                    held.open(&name, exports, &visitor).await.map(|export| (export, None))
+                };
+                match opened {
+                    Ok((export, entered)) => {
+                        served = entered;
+                        session.opened(Ok(&facts(export)));
+                    }
                     Err(error) => session.opened(Err(&error)),
                 }
             }
@@ -103,17 +121,12 @@ pub(super) async fn negotiate(
             Step::OpenContexts(request) => {
                 session.contexts_opened(&held.open_contexts(&request).await);
             }
-            Step::End(End::Aborted) => {
-                link.outgoing.shutdown().await;
-                return Ok(None);
-            }
-            Step::End(End::Broken(error)) => {
-                link.outgoing.shutdown().await;
-                return Err(error.into());
-            }
+            Step::End(End::Aborted) => return Ok(None),
+            Step::End(End::Broken(error)) => return Err(error.into()),
             Step::End(End::Transmission(negotiated)) => {
                 let (export, sources) = held.take(&negotiated);
-                return Ok(Some(Entered { link, visitor, negotiated, export, sources }));
+                let served = served.expect("a place was taken before it was entered");
+                return Ok(Some(Entered { visitor, negotiated, export, sources, served }));
             }
         }
     }
@@ -140,7 +153,6 @@ impl Held {
         name: &str,
         exports: &dyn Exports,
         visitor: &Visitor,
-        entering: bool,
     ) -> Result<&Export, OpenError> {
         if self.find(name).is_none() {
             let export = exports.open(name, visitor).await?;
@@ -149,11 +161,31 @@ impl Held {
             }
             self.exports.push_back((name.to_owned(), export));
         }
-        let export = self.opened(name);
-        if let Some(usage) = export.usage.as_ref().filter(|_| entering) {
-            usage.enter().await?;
+        Ok(self.opened(name))
+    }
+
+    /// Opens an export to be used, with a place among those who are served: that comes first, so that nobody enters who could
+    /// not go on.
+    async fn enter(
+        &mut self,
+        name: &str,
+        exports: &dyn Exports,
+        visitor: &Visitor,
+        admitted: impl FnOnce() -> Result<Served, OpenError>,
+    ) -> Result<(&Export, Option<Served>), OpenError> {
+        let export = self.open(name, exports, visitor).await?;
+        let served = admitted()?;
+        let entered = match &export.usage {
+            Some(usage) => usage.enter().await,
+            None => Ok(()),
+        };
+        match entered {
+            Ok(()) => Ok((export, Some(served))),
+            Err(error) => {
+                served.step_back();
+                Err(error)
+            }
         }
-        Ok(export)
     }
 
     fn find(&self, name: &str) -> Option<&Export> {
@@ -205,16 +237,29 @@ impl Held {
 
 fn facts(export: &Export) -> ExportFacts {
     let geometry = export.disk.geometry();
-    let largest = MAX_REQUEST.min(1 << 20);
     ExportFacts {
         name: export.name.clone(),
         description: export.description.clone(),
         size_bytes: geometry.size_bytes,
         access: if geometry.read_only { Access::ReadOnly } else { Access::Writable },
         multi_conn: export.multi_conn,
-        preferred_block: geometry
-            .physical_sector
-            .clamp(PREFERRED_BLOCK, largest)
-            .next_power_of_two(),
+        preferred_block: preferred_block(geometry.physical_sector),
+    }
+}
+
+/// A power of two, whatever a disk says of its sectors.
+fn preferred_block(sector: u32) -> u32 {
+    sector.clamp(PREFERRED_BLOCK, LARGEST_PREFERRED_BLOCK).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_block_is_a_power_of_two_within_limits() {
+        let blocks = [0, 512, 4096, 4097, 6000, 65_536, 1 << 20, (1 << 20) + 1, 1 << 31, u32::MAX];
+        let expected = [4096, 4096, 4096, 8192, 8192, 65_536, 1 << 20, 1 << 20, 1 << 20, 1 << 20];
+        assert_eq!(blocks.map(preferred_block), expected);
     }
 }
