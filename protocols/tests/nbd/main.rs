@@ -13,5 +13,6 @@ mod peers;
 mod raw;
 mod rules;
 mod serve;
+mod sessions;
 mod tls;
 mod usage;

@@ -87,6 +87,11 @@ impl MemoryDisk {
         content
     }
 
+    /// Whether something is stored for the block, be it zeroes.
+    pub(crate) fn holds(&self, block: u64) -> bool {
+        self.blocks.lock().contains_key(&block)
+    }
+
     async fn settle(&self, durability: Durability) {
         if durability == Durability::Durable {
             drop(self.flush_gate.acquire().await);
