@@ -75,7 +75,7 @@ pub use journal::lane::{JournalSettings, LaneTask};
 pub use keeping::PolicyStatus;
 pub use keys::{KeyError, KeyState, KeyStatus};
 pub use lease::Holder;
-pub use moment::{Moment, ResolveError};
+pub use moment::{Moment, ResolveError, existing};
 pub use promote::Promoted;
 pub use provenance::{Provenance, Shown};
 pub use rebuild::{IndexMoreError, IndexStatus, NotIndexed};

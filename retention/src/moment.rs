@@ -163,16 +163,21 @@ pub enum ResolveError {
     Index(#[from] IndexError),
 }
 
-pub(crate) fn existing(what: &str, known: &[Name]) -> String {
+/// Bytes of names that an error lists: NBD wants what people read to be short.
+const LISTED_BYTES: usize = 200;
+
+/// What there is of `what`, in words that go behind an error; of many names the first ones.
+pub fn existing(what: &str, known: &[Name]) -> String {
     if known.is_empty() {
         return "there are none".into();
     }
     let mut text = format!("{what}:");
-    for name in known.iter().take(20) {
+    for (listed, name) in known.iter().enumerate() {
+        if listed > 0 && text.len() + 1 + name.as_str().len() > LISTED_BYTES {
+            let _ = write!(text, " and {} more", known.len() - listed);
+            break;
+        }
         let _ = write!(text, " {name}");
-    }
-    if known.len() > 20 {
-        let _ = write!(text, " and {} more", known.len() - 20);
     }
     text
 }
@@ -443,5 +448,27 @@ fn nothing_found(line: &Line, name: &MomentName) -> ResolveError {
         Some((oldest, newest)) => {
             ResolveError::NoSuchPoint { line: text, when: name.when.clone(), oldest, newest }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_the_first_ones_are_listed() {
+        let names = |count: usize| -> Vec<Name> {
+            (0..count).map(|number| Name::parse(&format!("machine-{number:04}")).unwrap()).collect()
+        };
+        assert_eq!(existing("machines", &[]), "there are none");
+        assert_eq!(existing("machines", &names(2)), "machines: machine-0000 machine-0001");
+        let many = existing("machines", &names(500));
+        assert!(many.len() <= LISTED_BYTES + " and 500 more".len(), "{} bytes", many.len());
+        assert!(many.starts_with("machines: machine-0000 ") && many.ends_with(" more"), "{many}");
+        let listed = many.matches("machine-").count();
+        assert!(many.ends_with(&format!(" and {} more", 500 - listed)), "{many}");
+        // However long it is, one name says more than none.
+        let long = Name::parse(&"x".repeat(63)).unwrap();
+        assert_eq!(existing("its branches", &[long.clone()]), format!("its branches: {long}"));
     }
 }

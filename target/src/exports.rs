@@ -18,6 +18,7 @@
 mod boot_set;
 mod contexts;
 mod fed;
+mod list;
 mod serving;
 mod warm;
 
@@ -29,9 +30,13 @@ use landfall_disks::Disk;
 use landfall_protocols::nbd::{
     Contexts, Export, ExportEntry, Exports, NoContexts, OpenError, Usage, Visitor,
 };
-use landfall_retention::name::{MomentName, Name, When};
-use landfall_retention::point::{PointOrder, PointQuery};
-use landfall_retention::{IngestMode, MachineStatus, Moment, ResolveError, Retention, Shown};
+use landfall_retention::ids::Sequence;
+use landfall_retention::name::{Label, MomentName, Name, When};
+use landfall_retention::point::PointKind;
+use landfall_retention::time::Timestamp;
+use landfall_retention::{
+    IngestMode, MachineStatus, Moment, ResolveError, Retention, Shown, existing,
+};
 use serving::Serving;
 pub(crate) use serving::ServingCounters;
 use std::collections::BTreeMap;
@@ -40,8 +45,6 @@ use std::sync::Arc;
 
 /// Newest points shown per disk in a list.
 const LISTED_POINTS: usize = 20;
-/// Most lines of a list.
-const LISTED: usize = 2000;
 
 /// The exports of a retention.
 pub(crate) struct RetentionExports {
@@ -102,30 +105,39 @@ impl RetentionExports {
         }
         let name =
             MomentName::parse(text).map_err(|error| OpenError::Unknown(error.to_string()))?;
-        if let Some(mode) = self.is_fed(text, &name) {
-            let feed = granted(&self.feed, visitor);
-            let disk = self.disk_of(&name, feed)?;
+        // Before anything else, be it whether there is such a machine.
+        let feed = granted(&self.feed, visitor);
+        let [reads, feeds] = [grant, feed].map(|grant| grant.covers(name.machine.as_str()));
+        let mode = if reads || feeds { self.is_fed(text, &name) } else { None };
+        if let Some(mode) = mode {
+            let disk = self.disk_of(&name, if feeds { feed } else { grant })?;
             let of = (&name.machine, &disk);
-            return fed::open(&self.retention, of, mode, visitor.to_string(), feed)
-                .map(Opened::from);
+            let opened = fed::open(&self.retention, of, mode, visitor.to_string(), feed);
+            return opened.map(Opened::from);
         }
-        if !grant.covers(name.machine.as_str()) {
+        if !reads {
             let what = format!("{} is not for the owner of this certificate", name.machine);
             return Err(OpenError::NotAllowed(format!("{what}; {}", self.machines(grant))));
         }
         let disk = self.disk_of(&name, grant)?;
         if let (Some(branch), When::Latest) = (&name.branch, &name.when) {
-            return self.open_head(&name, branch, &disk).await;
+            let opened = self.open_head(&name, branch, &disk).await;
+            return opened.map_err(|error| self.refused(&error, grant));
         }
-        let moment = self.retention.resolve(&name).await.map_err(refused)?;
-        let multi_conn = self.is_fixed(&name);
-        let view = self.retention.view(&moment, &disk).map_err(refused)?;
+        let opened = self.open_moment(&name, &disk).await;
+        opened.map_err(|error| self.refused(&error, grant))
+    }
+
+    async fn open_moment(&self, name: &MomentName, disk: &Name) -> Result<Opened, ResolveError> {
+        let moment = self.retention.resolve(name).await?;
+        let multi_conn = self.is_fixed(name);
+        let view = self.retention.view(&moment, disk)?;
         Ok(Opened {
-            disk: self.serving.wrap(&name.machine, &disk, view),
-            name: moment.absolute_name(Some(&disk)),
-            description: describe(&moment),
+            disk: self.serving.wrap(&name.machine, disk, view),
+            name: moment.absolute_name(Some(disk)),
+            description: describe_moment(&moment),
             multi_conn,
-            contexts: self.contexts(Shown::Moment(moment), &disk),
+            contexts: self.contexts(Shown::Moment(moment), disk),
             usage: None,
         })
     }
@@ -142,26 +154,27 @@ impl RetentionExports {
         name: &MomentName,
         branch: &Name,
         disk: &Name,
-    ) -> Result<Opened, OpenError> {
+    ) -> Result<Opened, ResolveError> {
         let line = format!("{}~{branch}", name.machine);
-        let writable = self.retention.exports().iter().any(|e| e.writable && e.name == line);
+        let writable = self.is_writable(&line);
+        let description = describe_head(&line, writable);
         if !writable {
-            let moment = self.retention.resolve(name).await.map_err(refused)?;
-            let view = self.retention.view(&moment, disk).map_err(refused)?;
+            let moment = self.retention.resolve(name).await?;
+            let view = self.retention.view(&moment, disk)?;
             return Ok(Opened {
                 disk: self.serving.wrap(&name.machine, disk, view),
                 name: moment.absolute_name(Some(disk)),
-                description: format!("branch {line} as it is now, read-only"),
+                description,
                 multi_conn: false,
                 contexts: self.contexts(Shown::Moment(moment), disk),
                 usage: None,
             });
         }
-        let head = self.retention.branch_disk(&name.machine, branch, disk).map_err(refused)?;
+        let head = self.retention.branch_disk(&name.machine, branch, disk)?;
         Ok(Opened {
             disk: self.serving.wrap(&name.machine, disk, head),
             name: format!("{line}/{disk}"),
-            description: format!("branch {line}, writable"),
+            description,
             multi_conn: true,
             contexts: self.contexts(
                 Shown::Head { machine: name.machine.clone(), branch: branch.clone() },
@@ -169,6 +182,11 @@ impl RetentionExports {
             ),
             usage: None,
         })
+    }
+
+    /// Whether there is a writable export of the branch `line`.
+    fn is_writable(&self, line: &str) -> bool {
+        self.retention.exports().iter().any(|export| export.writable && export.name == line)
     }
 
     fn contexts(&self, shown: Shown, disk: &Name) -> Arc<dyn Contexts> {
@@ -201,16 +219,21 @@ impl RetentionExports {
         self.retention.machines().into_iter().find(|machine| machine.name == *name)
     }
 
+    /// The machines that somebody with this grant may know of, in words.
     fn machines(&self, grant: &Grant) -> String {
-        let mut machines = self.retention.machines();
-        machines.retain(|machine| grant.covers(machine.name.as_str()));
-        let names: Vec<&str> = machines.iter().take(20).map(|m| m.name.as_str()).collect();
-        match machines.len() {
-            0 => "there are no machines".to_owned(),
-            count if count > names.len() => {
-                format!("machines: {} and {} more", names.join(", "), count - names.len())
+        let names = self.retention.machines().into_iter().map(|machine| machine.name);
+        let known: Vec<_> = names.filter(|name| grant.covers(name.as_str())).collect();
+        existing("machines", &known)
+    }
+
+    /// Why there is nothing to open, without a word of machines that are not for whoever asks.
+    fn refused(&self, error: &ResolveError, grant: &Grant) -> OpenError {
+        match error {
+            ResolveError::Index(error) => OpenError::Failed(error.to_string()),
+            ResolveError::UnknownMachine { machine, .. } => {
+                OpenError::Unknown(format!("no machine {machine}; {}", self.machines(grant)))
             }
-            _ => format!("machines: {}", names.join(", ")),
+            other => OpenError::Unknown(other.to_string()),
         }
     }
 
@@ -223,66 +246,6 @@ impl RetentionExports {
                 newest.is_some_and(|newest| time < newest.commit_time)
             }
             _ => false,
-        }
-    }
-
-    fn entries(&self, grant: &Grant, feed: &Grant) -> Vec<ExportEntry> {
-        let mut entries = Vec::new();
-        for machine in self.retention.machines() {
-            let fed = feed.covers(machine.name.as_str());
-            let status = fed.then(|| self.retention.feed_status(&machine.name)).flatten();
-            entries.extend(status.iter().flat_map(|status| fed::entries(&machine.name, status)));
-        }
-        let mut machines = self.retention.machines();
-        machines.retain(|machine| grant.covers(machine.name.as_str()));
-        for export in self.retention.exports() {
-            let what = if export.writable { "exported, writable" } else { "exported" };
-            let machine = machine_of(&export.name);
-            let found = machines.iter().find(|one| one.name.as_str() == machine);
-            for disk in found.iter().flat_map(|machine| &machine.disks) {
-                let name = with_disk(&export.name, &disk.name);
-                entries.push(ExportEntry { name, description: what.to_owned() });
-            }
-        }
-        for machine in &machines {
-            self.list_machine(machine, &mut entries);
-        }
-        entries.truncate(LISTED);
-        entries
-    }
-
-    fn list_machine(&self, machine: &MachineStatus, entries: &mut Vec<ExportEntry>) {
-        // A machine removed meanwhile has no points any more.
-        let order = PointOrder::NewestFirst;
-        let query = PointQuery { order, ..PointQuery::all(LISTED_POINTS) };
-        let points = self.retention.points(&machine.name, None, &query).unwrap_or_default();
-        if points.is_empty() {
-            return;
-        }
-        for disk in &machine.disks {
-            let span = &disk.span;
-            let (machine, disk) = (&machine.name, &disk.name);
-            // Without a moment it is what feeds the machine.
-            let is_fed = self.retention.ingest_mode(machine).is_some();
-            let name = format!("{machine}/{disk}{}", if is_fed { "@latest" } else { "" });
-            let newest = points.first().is_some_and(|newest| span.has(newest.point.sequence));
-            if newest {
-                entries.push(ExportEntry { name, description: "the newest point".to_owned() });
-            }
-            let there = points.iter().filter(|status| span.has(status.point.sequence));
-            entries.extend(there.map(|status| {
-                let point = &status.point;
-                let label = point.label.as_ref().map(|label| format!(" ({})", label.as_str()));
-                ExportEntry {
-                    name: format!("{machine}/{disk}@seq:{}", point.sequence),
-                    description: format!(
-                        "{} point of {}{}",
-                        point.kind,
-                        point.commit_time,
-                        label.unwrap_or_default()
-                    ),
-                }
-            }));
         }
     }
 }
@@ -307,25 +270,39 @@ fn granted<'a>(grants: &'a BTreeMap<String, Grant>, visitor: &Visitor) -> &'a Gr
     }
 }
 
-fn describe(moment: &Moment) -> String {
-    let kind = moment.kind.map_or("moment", |kind| match kind {
-        landfall_retention::point::PointKind::App => "app point",
-        landfall_retention::point::PointKind::Crash => "crash point",
-        landfall_retention::point::PointKind::Fuzzy => "fuzzy point (not one moment)",
-    });
-    format!("{kind} of {}", moment.commit_time)
+/// What is said of a moment, wherever it is said: the specification has a list and `NBD_INFO_DESCRIPTION` agree.
+fn describe(
+    kind: Option<PointKind>,
+    time: Timestamp,
+    sequence: Sequence,
+    label: Option<&Label>,
+) -> String {
+    let what = match kind {
+        Some(PointKind::App) => "app point",
+        Some(PointKind::Crash) => "crash point",
+        Some(PointKind::Fuzzy) => "fuzzy point (not one moment)",
+        None => "moment",
+    };
+    let label = label.map(|label| format!(", labelled {:?}", label.as_str()));
+    format!("{what} of {time}, sequence {sequence}{}", label.unwrap_or_default())
 }
 
-fn refused(error: ResolveError) -> OpenError {
-    match error {
-        ResolveError::Index(error) => OpenError::Failed(error.to_string()),
-        other => OpenError::Unknown(other.to_string()),
+fn describe_moment(moment: &Moment) -> String {
+    describe(moment.kind, moment.commit_time, moment.sequence, moment.label.as_ref())
+}
+
+/// What is said of the head of the branch `line`.
+fn describe_head(line: &str, writable: bool) -> String {
+    match writable {
+        true => format!("branch {line}, writable"),
+        false => format!("branch {line} as it is now, read-only"),
     }
 }
 
 impl Exports for RetentionExports {
     fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<ExportEntry>> {
-        Box::pin(async move { self.entries(self.grant_of(visitor), granted(&self.feed, visitor)) })
+        let (grant, feed) = (self.grant_of(visitor), granted(&self.feed, visitor));
+        Box::pin(self.entries(grant, feed))
     }
 
     fn open<'a>(

@@ -7,7 +7,7 @@ use crate::config::Grant;
 use futures_util::future::LocalBoxFuture;
 use landfall_protocols::nbd::{ExportEntry, Leaving, OpenError, Usage};
 use landfall_retention::name::Name;
-use landfall_retention::{FedDisk, FeedStatus, IngestMode, Retention};
+use landfall_retention::{FedDisk, FeedStatus, IngestError, IngestMode, ResolveError, Retention};
 use std::sync::Arc;
 
 /// An open disk that a machine is fed through.
@@ -33,7 +33,13 @@ pub(super) fn open(
         )));
     }
     let opened = retention.fed_disk(machine, disk, visitor);
-    let disk = opened.map_err(|error| OpenError::Unknown(error.to_string()))?;
+    let disk = opened.map_err(|error| match error {
+        // Removed just now: what other machines there are is no business of whoever asks.
+        IngestError::Resolve(ResolveError::UnknownMachine { machine, .. }) => {
+            OpenError::Unknown(format!("no machine {machine}"))
+        }
+        other => OpenError::Unknown(other.to_string()),
+    })?;
     Ok(Fed { disk, description: describe(machine, mode), name })
 }
 

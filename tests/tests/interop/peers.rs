@@ -1,6 +1,6 @@
 //! Stock tools, one after the other.
 
-use crate::machine::{SIZE, Web, same, text};
+use crate::machine::{Kept, SIZE, Web, same, text};
 use landfall_tests::harness::{MIB, Unmounter, is_mounted, legacy, newer, run};
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -28,7 +28,8 @@ fn nbdinfo_tells_what_a_point_is() {
     assert_eq!(export["can_multi_conn"], true);
     assert_eq!(export["contexts"][0], "base:allocation");
     let description = export["description"].as_str().expect("a description");
-    assert_eq!(description, format!("crash point of {}", web.kept[0].time));
+    let Kept { time, sequence, .. } = &web.kept[0];
+    assert_eq!(description, format!("crash point of {time}, sequence {sequence}"));
 
     // A name that will mean something else tomorrow must not be opened over several connections.
     let told = json(&run("nbdinfo", &["--json", &web.target.uri("web/os@latest")]));
@@ -58,7 +59,20 @@ fn lists_name_every_point() {
     for time in web.kept.iter().map(|kept| &kept.time) {
         assert!(qemu.contains(&format!("crash point of {time}")), "{time} is not in\n{qemu}");
     }
-    assert!(qemu.contains("(before update)"), "{qemu}");
+    assert!(qemu.contains(", labelled \"before update\""), "{qemu}");
+    // What a list says of a name is what is said when it is opened.
+    let listed = json(&run("nbdinfo", &["--list", "--json", &web.target.uri("")]));
+    let listed = listed["exports"].as_array().expect("a list").clone();
+    assert!(listed.len() >= 6, "{listed:?}");
+    let lines: Vec<&str> = qemu.lines().map(str::trim).collect();
+    for export in &listed {
+        let name = export["export-name"].as_str().expect("a name");
+        let told = json(&run("nbdinfo", &["--json", &web.target.uri(name)]));
+        let description = told["exports"][0]["description"].as_str().expect("a description");
+        let at = lines.iter().position(|line| *line == format!("export: '{name}'"));
+        let at = at.unwrap_or_else(|| panic!("{name} is not in\n{qemu}"));
+        assert_eq!(lines[at + 1], format!("description: {description}"), "{name}");
+    }
     assert!(qemu.contains("base:allocation"), "{qemu}");
     assert!(qemu.contains(&format!("size:  {SIZE}")), "{qemu}");
 }
