@@ -19,11 +19,15 @@ fn quoted(page: &str) -> impl Iterator<Item = &str> {
 
 /// The file a test on the page stands in.
 fn file_of(name: &str) -> PathBuf {
+    if let Some(of_disks) = name.strip_prefix("disks/") {
+        return repository().join("disks/src").join(of_disks);
+    }
     let folder = match name.split('/').next() {
         Some("session" | "wire" | "serve") => "protocols/src/nbd",
         Some("nbd") => "protocols/tests",
         Some("interop") => "tests/tests",
-        Some("config") => "target/src",
+        Some("config" | "exports") => "target/src",
+        Some("daemon") => "target/tests",
         _ => panic!("the page does not say where {name} is"),
     };
     repository().join(folder).join(name)
@@ -46,20 +50,95 @@ fn constants() -> BTreeSet<String> {
     found
 }
 
-/// Programs that tests start.
+/// Programs that tests start and that speak no NBD.
+const TOOLS: [&str; 3] = ["env", "kill", "sha256sum"];
+
+/// Programs that tests start, of this server alone and of the whole target.
 fn peers() -> BTreeSet<String> {
+    let mut files = vec![repository().join("tests/src/harness/qmp.rs")];
+    for folder in ["protocols/tests/nbd", "tests/tests/interop"] {
+        let folder = fs::read_dir(repository().join(folder)).expect("a folder");
+        let paths = folder.map(|file| file.expect("a file").path());
+        // This one has the words that it looks for.
+        files.extend(paths.filter(|path| path.is_file() && !path.ends_with("conformance.rs")));
+    }
     let mut found = BTreeSet::new();
-    for file in ["interop.rs", "newer.rs", "tls.rs"] {
-        let text = read(&repository().join("protocols/tests/nbd").join(file));
-        for start in ["run(\"", "attempt(\"", "newer(\""] {
+    for file in files {
+        let text = read(&file);
+        for start in ["run(\"", "attempt(\"", "newer(\"", "Command::new(\""] {
             for call in text.split(start).skip(1) {
                 let name = call.split('"').next().expect("a name");
                 found.insert(name.rsplit('/').next().expect("a name").to_owned());
             }
         }
     }
-    assert!(found.contains("nbdcopy") && found.contains("qemu-io"), "{found:?}");
+    found.retain(|name| !TOOLS.contains(&name.as_str()));
+    for known in ["nbdcopy", "qemu-io", "qemu-system-x86_64", "qemu-storage-daemon", "fio"] {
+        assert!(found.contains(known), "{known} is not among {found:?}");
+    }
     found
+}
+
+/// Sections of `doc/proto.md` that have rules for servers.
+const SECTIONS: [&str; 33] = [
+    "Conventions",
+    "Protocol phases",
+    "Oldstyle negotiation",
+    "Newstyle negotiation",
+    "Fixed newstyle negotiation",
+    "Termination of the session during option haggling",
+    "Ordering of messages and writes",
+    "Request message",
+    "Simple reply message",
+    "Structured reply chunk message",
+    "Terminating the transmission phase",
+    "Certificates, authentication and authorisation",
+    "Server-side requirements",
+    "NOTLS mode",
+    "FORCEDTLS mode",
+    "SELECTIVETLS mode",
+    "TLS versions",
+    "Size constraints",
+    "Metadata querying",
+    "The `base:` metadata namespace",
+    "`base:allocation` metadata context",
+    "Handshake flags",
+    "Client flags",
+    "Transmission flags",
+    "Option types",
+    "Option reply types",
+    "Command flags",
+    "Structured reply flags",
+    "Structured reply types",
+    "Request types",
+    "Error values",
+    "Experimental extensions",
+    "Baseline",
+];
+
+/// Tables of rules of the specification; their columns.
+const RULES: &str = "| rule | section | here | test |";
+
+#[test]
+fn every_rule_says_where_it_stands() {
+    let page = read(&repository().join("docs/interop-nbd.md"));
+    let (mut rules, mut sections, mut in_table) = (0, BTreeSet::new(), false);
+    for line in page.lines() {
+        in_table = line == RULES || in_table && line.starts_with('|');
+        if !in_table || line == RULES || line.starts_with("|---") {
+            continue;
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [rule, section, here, _tests] = cells.as_slice() else { panic!("columns of {line}") };
+        assert!(SECTIONS.contains(section), "{rule:?} stands in no section {section:?}");
+        assert!(!rule.is_empty() && !here.is_empty(), "{line}");
+        sections.insert(*section);
+        rules += 1;
+    }
+    assert!(rules > 80, "only {rules} rules");
+    // What has rules for servers has some here.
+    let without: Vec<_> = SECTIONS.iter().filter(|name| !sections.contains(*name)).collect();
+    assert!(without.is_empty(), "no rule of {without:?}");
 }
 
 #[test]

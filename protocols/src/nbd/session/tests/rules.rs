@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::nbd::session::handshake::{MAX_LIST_BYTES, MAX_OPTIONS};
-use crate::nbd::wire::MAX_REQUEST;
 use crate::nbd::wire::reply::BlockSizes;
 
 /// Section "Transmission phase": where the export of every kind stands in the bits of its flags.
@@ -198,9 +197,4 @@ fn where_tls_is_required_a_stop_is_told_to_whoever_asks_for_it() {
     }
     assert_eq!(refusal(&talk.ask(&OptionRequest::StartTls)), Some(Refusal::Shutdown));
     assert_eq!(talk.ask(&OptionRequest::Abort), [OptionReply::Ack]);
-}
-
-#[test]
-fn the_largest_payload_is_what_everybody_accepts() {
-    assert_eq!(MAX_REQUEST, 32 << 20);
 }
