@@ -97,8 +97,10 @@ perf: build ## figures beside peers and beside the device; needs root
 	unshare --mount $(BUILD)/release/landfall-perf
 perf-history: build ## a hundred million entries, 100,000 points: 14 GB, most of an hour
 	$(BUILD)/release/landfall-perf history --full --bounds
-soak: build ## the randomised suites with ten times the seeds
+soak: build ## the randomised suites with ten times the seeds, and guests killed ten times after a minute each
 	$(MAKE) simulation crash LANDFALL_SIMULATION_SEEDS=2000 LANDFALL_CRASH_SEEDS=1000
+	LANDFALL_NBD_SEEDS=5000 LANDFALL_LIVE_LIVES=10 LANDFALL_LIVE_SECONDS=60 cargo nextest run $(ALL) --profile soak \
+	  -E 'test(=sessions::sessions_of_any_kind_get_what_is_due_and_leave_what_they_wrote) + binary(=interop) & test(live::)'
 fuzz: ## every fuzz target for ten minutes each; TARGET=name for one
 	scripts/fuzz long $(TARGET)
 

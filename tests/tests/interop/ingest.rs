@@ -187,6 +187,59 @@ fn a_full_target_says_enospc_and_the_client_goes_on_later() {
     }
 }
 
+/// A block that is not a hole may lack room all the same: what is written anew goes into the journal. The specification allows
+/// that where the definition of another context says so, and that of `landfall:age` does.
+const NO_ROOM: &str = r#"
+import errno, os, sys
+handle = nbd.NBD()
+for context in ("base:allocation", "landfall:age"):
+    handle.add_meta_context(context)
+handle.connect_uri(sys.argv[1])
+assert handle.can_meta_context("landfall:age")
+told = {}
+def status(name, offset, entries, error):
+    told[name] = entries
+def refused(at):
+    try:
+        handle.pwrite(os.urandom(1 << 20), at)
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, error
+        return True
+    return False
+assert any(refused((round % 16) << 20) for round in range(200)), "it is never full"
+handle.block_status(4096, 0, status, nbd.CMD_FLAG_REQ_ONE)
+assert told["base:allocation"][1] == 0, told
+assert refused(0), "where the hole bit is clear"
+# The connection goes on.
+handle.pread(4096, 0)
+handle.shutdown()
+"#;
+
+#[test]
+fn a_branch_without_room_says_enospc_wherever_it_is_written() {
+    use landfall_tests::harness::Mount;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = Mount::ext4(folder.path(), 96 * MIB);
+    {
+        let journal = mount.at().join("journal");
+        std::fs::create_dir(&journal).expect("made");
+        let settings = Settings { journal: Some(journal), reserve: "1MiB", ..Settings::default() };
+        let target = Target::with(&settings);
+        let source = Source::create(target.folder(), "web.raw", SIZE, 11);
+        let disk = format!("name=os,size={SIZE}");
+        target.landfall(&["machine", "add", "web", "--disk", &disk, "--ingest", "nbd"]).ok();
+        convert(&target, &source).ok();
+        wait_for_points(&target, 1);
+        target.landfall(&["export", "add", "web@latest", "--writable", "--branch", "b"]).ok();
+        target.log().expect("the journal is full");
+        target.log().expect("a write was refused");
+        let script = format!("import nbd\n{NO_ROOM}");
+        run("/usr/bin/python3", &["-c", &script, &target.uri("web~b/os")]);
+        let metrics = target.metrics();
+        assert_eq!(metrics.sum("landfall_nbd_connections_broken_total"), 0.0);
+    }
+}
+
 /// Takes all the room that is left.
 fn fill(path: &std::path::Path) {
     use std::io::Write;

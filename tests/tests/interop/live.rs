@@ -9,6 +9,8 @@
 //!
 //! **Held:** the file system of every moment tried is sound after a replay of its journal, entries have no hole and no
 //! wrong checksum, and the newest moment has every entry that the console ever told of.
+//!
+//! `LANDFALL_LIVE_LIVES` says how often they are killed, `LANDFALL_LIVE_SECONDS` after how long.
 
 use crate::machine::text;
 use landfall_disks::faults::Seed;
@@ -24,9 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How often everything is killed, and after how long a time of work.
+/// How often everything is killed, and after how many seconds of work, unless the environment says otherwise.
 const LIVES: usize = 3;
-const WORK_TIME: Duration = Duration::from_secs(20);
+const WORK_SECONDS: u64 = 20;
 /// How long a guest may take to boot: it is emulated, on a machine with other things to do.
 const BOOT_TIME: Duration = Duration::from_secs(180);
 /// Moments that are tried after each life, beside the newest.
@@ -191,13 +193,17 @@ fn a_guest_and_its_target_that_are_killed_together_lose_no_entry() {
     let disk = boot_disk(folder.path());
     let size = format!("name=os,size={}", std::fs::metadata(&disk).expect("made").len());
     target.landfall(&["machine", "add", "web", "--disk", &size, "--ingest", "nbd=ordered"]).ok();
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let lives = number("LANDFALL_LIVE_LIVES").map_or(LIVES, landfall_tests::harness::length);
+    let work_time = Duration::from_secs(number("LANDFALL_LIVE_SECONDS").unwrap_or(WORK_SECONDS));
+    assert!(lives > 0, "nobody lives");
     let mut seed = Seed::new(23);
-    for life in 1..=LIVES {
+    for life in 1..=lives {
         let mut guest = Guest::boot(folder.path(), &disk, life);
         guest.wait_for_entries(2);
         guest.mirror_in_order(&target);
         let before = guest.entries();
-        thread::sleep(WORK_TIME + Duration::from_micros(seed.below(300_000)));
+        thread::sleep(work_time + Duration::from_micros(seed.below(300_000)));
         target.kill();
         let told = guest.kill();
         assert!(told > before + 10, "{before} entries before it was mirrored, {told} at the end");

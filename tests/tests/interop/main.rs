@@ -7,6 +7,7 @@ mod branches;
 mod contexts;
 mod ingest;
 mod jobs;
+mod leaks;
 mod live;
 mod machine;
 mod mount;
