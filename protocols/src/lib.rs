@@ -5,6 +5,7 @@
 
 mod admission;
 pub mod delta;
+pub mod iscsi;
 pub mod nbd;
 pub mod pki;
 pub mod tls;

@@ -1,0 +1,261 @@
+//! The SCSI target device: its logical units, and the nexuses that have to be told about them.
+//!
+//! ```text
+//!   Device ── inventory ─┬─ units:   number → LogicalUnit ── state: mode pages, size last seen, attentions of each nexus
+//!                        └─ nexuses: id → initiator port   └ locks: ranges that commands read before they write
+//! ```
+//!
+//! **Lock order:** the inventory before the state of a unit; never two units at once. Nobody waits while holding either.
+
+use super::attention::{Attention, Pending};
+use super::lun::LunNumber;
+use super::modes::Modes;
+use super::nexus::{InitiatorPort, Nexus, NexusId};
+use super::unit::Unit;
+use landfall_disks::{Geometry, RangeLocks};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A target, as its initiators see it; shared by all its sessions, on every core.
+#[derive(Debug)]
+pub struct Device {
+    /// iSCSI name of the target.
+    name: String,
+    inventory: RwLock<Inventory>,
+}
+
+#[derive(Debug, Default)]
+struct Inventory {
+    units: BTreeMap<LunNumber, Arc<LogicalUnit>>,
+    nexuses: BTreeMap<NexusId, InitiatorPort>,
+    arrivals: u64,
+}
+
+/// There is a unit of that number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("logical unit {0} is taken")]
+pub struct Occupied(pub LunNumber);
+
+/// There is no unit of that number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no logical unit {0}")]
+pub struct NoUnit(pub LunNumber);
+
+impl Device {
+    /// A target named `name` (RFC 7143 4.2.7) without units.
+    pub fn new(name: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), inventory: RwLock::default() })
+    }
+
+    /// Its iSCSI name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Offers `unit` as number `number`. Every nexus learns that the inventory has changed.
+    pub fn attach(&self, number: LunNumber, unit: Unit) -> Result<(), Occupied> {
+        let mut inventory = self.inventory.write();
+        if inventory.units.contains_key(&number) {
+            return Err(Occupied(number));
+        }
+        let unit = LogicalUnit::new(number, unit);
+        for nexus in inventory.nexuses.keys() {
+            unit.enter(*nexus, Attention::PowerOn);
+        }
+        inventory.tell(Attention::ReportedLunsChanged);
+        inventory.units.insert(number, Arc::new(unit));
+        Ok(())
+    }
+
+    /// Takes number `number` away. Commands under way end as they would have; every nexus learns that the inventory has changed.
+    pub fn detach(&self, number: LunNumber) -> Result<Unit, NoUnit> {
+        let mut inventory = self.inventory.write();
+        let gone = inventory.units.remove(&number).ok_or(NoUnit(number))?;
+        inventory.tell(Attention::ReportedLunsChanged);
+        Ok(gone.unit.clone())
+    }
+
+    /// Tells every nexus that unit `number` runs out of space.
+    pub fn soft_threshold_reached(&self, number: LunNumber) -> Result<(), NoUnit> {
+        let unit = self.unit(number).ok_or(NoUnit(number))?;
+        unit.tell(Attention::SoftThreshold, Audience::All);
+        Ok(())
+    }
+
+    /// A new nexus with `port`, which learns that it is new with its first command to each unit. One that exists for the same
+    /// port is being replaced: the session is reinstated (RFC 7143 6.3.5), which is a loss of the nexus.
+    pub fn nexus(self: &Arc<Self>, port: InitiatorPort) -> Nexus {
+        let mut inventory = self.inventory.write();
+        let lost = inventory.nexuses.values().any(|known| *known == port);
+        let attention = if lost { Attention::NexusLoss } else { Attention::PowerOn };
+        inventory.arrivals += 1;
+        let id = NexusId::new(inventory.arrivals);
+        for unit in inventory.units.values() {
+            unit.enter(id, attention);
+        }
+        inventory.nexuses.insert(id, port);
+        Nexus::new(Arc::clone(self), id)
+    }
+
+    /// The nexus is gone, and what was kept for it.
+    pub(super) fn leave(&self, nexus: NexusId) {
+        let mut inventory = self.inventory.write();
+        inventory.nexuses.remove(&nexus);
+        for unit in inventory.units.values() {
+            unit.leave(nexus);
+        }
+    }
+
+    pub(super) fn unit(&self, number: LunNumber) -> Option<Arc<LogicalUnit>> {
+        self.inventory.read().units.get(&number).cloned()
+    }
+
+    pub(super) fn units(&self) -> Vec<Arc<LogicalUnit>> {
+        self.inventory.read().units.values().cloned().collect()
+    }
+
+    /// The initiator was given the list of units: it knows of changes.
+    pub(super) fn list_reported(&self, nexus: NexusId) {
+        for unit in self.inventory.read().units.values() {
+            unit.forget(nexus, Attention::ReportedLunsChanged);
+        }
+    }
+}
+
+impl Inventory {
+    fn tell(&self, attention: Attention) {
+        for unit in self.units.values() {
+            unit.tell(attention, Audience::All);
+        }
+    }
+}
+
+/// A unit of the device and what initiators have done to it.
+#[derive(Debug)]
+pub(super) struct LogicalUnit {
+    pub(super) number: LunNumber,
+    pub(super) unit: Unit,
+    /// Held by commands for the blocks they touch: exclusively where bytes are read in order to be written.
+    pub(super) locks: Locks,
+    state: Mutex<UnitState>,
+}
+
+/// The range locks of a unit.
+#[derive(Default)]
+pub(super) struct Locks(pub(super) RangeLocks);
+
+impl std::fmt::Debug for Locks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Locks")
+    }
+}
+
+/// What a unit remembers between commands.
+#[derive(Debug)]
+pub(super) struct UnitState {
+    /// Mode pages.
+    pub(super) modes: Modes,
+    /// The medium was ejected.
+    pub(super) ejected: bool,
+    /// Who prevents its removal.
+    pub(super) preventing: BTreeSet<NexusId>,
+    /// Size of the disk that initiators know of, in bytes.
+    size_bytes: u64,
+    pending: BTreeMap<NexusId, Pending>,
+}
+
+/// Who learns of something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Audience {
+    All,
+    AllBut(NexusId),
+    Only(NexusId),
+}
+
+impl Audience {
+    fn includes(self, nexus: NexusId) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(other) => nexus != other,
+            Self::Only(only) => nexus == only,
+        }
+    }
+}
+
+impl LogicalUnit {
+    fn new(number: LunNumber, unit: Unit) -> Self {
+        let size_bytes = unit.disk.geometry().size_bytes;
+        let state = UnitState {
+            modes: Modes::default(),
+            ejected: false,
+            preventing: BTreeSet::new(),
+            size_bytes,
+            pending: BTreeMap::new(),
+        };
+        Self { number, unit, locks: Locks::default(), state: Mutex::new(state) }
+    }
+
+    /// What the unit remembers. Never held while waiting.
+    pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, UnitState> {
+        self.state.lock()
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.unit.disk.geometry()
+    }
+
+    /// Bytes of a logical block.
+    pub(super) fn block_bytes(&self) -> u64 {
+        u64::from(self.geometry().logical_sector)
+    }
+
+    fn enter(&self, nexus: NexusId, attention: Attention) {
+        self.state.lock().pending.insert(nexus, Pending::of(attention));
+    }
+
+    fn leave(&self, nexus: NexusId) {
+        let mut state = self.state.lock();
+        state.pending.remove(&nexus);
+        state.preventing.remove(&nexus);
+    }
+
+    fn forget(&self, nexus: NexusId, attention: Attention) {
+        if let Some(pending) = self.state.lock().pending.get_mut(&nexus) {
+            pending.remove(attention);
+        }
+    }
+
+    pub(super) fn tell(&self, attention: Attention, audience: Audience) {
+        self.state.lock().tell(attention, audience);
+    }
+}
+
+impl UnitState {
+    pub(super) fn tell(&mut self, attention: Attention, audience: Audience) {
+        for (nexus, pending) in &mut self.pending {
+            if audience.includes(*nexus) {
+                pending.add(attention);
+            }
+        }
+    }
+
+    /// Notices that the disk has another size than initiators know of.
+    pub(super) fn look_at_size(&mut self, size_bytes: u64) {
+        if self.size_bytes != size_bytes {
+            self.size_bytes = size_bytes;
+            self.tell(Attention::CapacityChanged, Audience::All);
+        }
+    }
+
+    /// What `nexus` has to be told first; told by that.
+    pub(super) fn take_attention(&mut self, nexus: NexusId) -> Option<Attention> {
+        self.pending.get_mut(&nexus)?.take()
+    }
+
+    /// Back to how it was when it was attached.
+    pub(super) fn reset(&mut self) {
+        self.modes = Modes::default();
+        self.preventing.clear();
+    }
+}

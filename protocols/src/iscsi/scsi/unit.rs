@@ -1,0 +1,105 @@
+//! A logical unit as whoever embeds the target describes it: a disk, and what it is called.
+
+use landfall_disks::Disk;
+use std::fmt;
+use std::sync::Arc;
+
+/// A disk that is offered as a logical unit.
+#[derive(Clone)]
+pub struct Unit {
+    /// The blocks. Its logical sector is the logical block; a disk that is read-only makes a write protected unit.
+    pub disk: Arc<dyn Disk>,
+    /// What it is called.
+    pub identity: Identity,
+    /// Refuses writes although the disk would take them.
+    pub write_protected: bool,
+    /// Says that its medium can be removed, and ejects it when told to.
+    pub removable: bool,
+    /// Who knows how much space is left, if somebody does.
+    pub space: Option<Arc<dyn Space>>,
+}
+
+impl Unit {
+    /// A fixed, writable unit (if the disk is), of which nobody knows how much space is left.
+    pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
+        Self { disk, identity, write_protected: false, removable: false, space: None }
+    }
+}
+
+impl fmt::Debug for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unit({})", self.identity.serial)
+    }
+}
+
+/// How much space there is for what is written to a unit.
+pub trait Space: Send + Sync {
+    /// What is known now. Called for LOG SENSE; must not wait.
+    fn left(&self) -> SpaceLeft;
+}
+
+/// Space, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpaceLeft {
+    /// What may still be allocated.
+    pub available_bytes: u64,
+    /// What this unit has allocated.
+    pub used_bytes: u64,
+}
+
+/// A company's 24-bit identifier, as the IEEE assigns it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Oui([u8; 3]);
+
+impl Oui {
+    /// The identifier with these bytes.
+    pub const fn new(bytes: [u8; 3]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn bytes(self) -> [u8; 3] {
+        self.0
+    }
+}
+
+/// Which kind of world wide name a unit has (SPC-4 7.8.6.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Naming {
+    /// NAA 3, locally assigned: 60 bits that nobody vouches for.
+    #[default]
+    Local,
+    /// NAA 6 of a company: 100 bits.
+    Registered(Oui),
+}
+
+/// What a unit is called. The same disk keeps its identity for ever, since guests know it by that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Eight ASCII characters at most; longer ones are cut.
+    pub vendor: String,
+    /// Sixteen ASCII characters at most.
+    pub product: String,
+    /// Four ASCII characters at most.
+    pub revision: String,
+    /// Up to [`Identity::MAX_SERIAL`] ASCII characters; two disks never have the same.
+    pub serial: String,
+    /// The kind of its world wide name, which follows from the serial number.
+    pub naming: Naming,
+}
+
+impl Identity {
+    /// Longest serial number, in characters.
+    pub const MAX_SERIAL: usize = 64;
+
+    /// Of landfall, with a locally assigned name.
+    pub fn new(serial: impl Into<String>) -> Self {
+        Self {
+            vendor: "LANDFALL".into(),
+            product: "DISK".into(),
+            revision: "1".into(),
+            serial: serial.into(),
+            naming: Naming::Local,
+        }
+    }
+}
