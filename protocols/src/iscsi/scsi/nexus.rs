@@ -62,11 +62,14 @@ impl Nexus {
     ///
     /// Commands that need neither are done here and now; the others come back as a [`Task`]. A CDB is as long as its operation
     /// code says (SAM-5 5.2); bytes behind it, with which iSCSI fills its field of sixteen, are not looked at.
-    pub fn decide(&self, lun: Lun, cdb: &[u8]) -> Decision {
-        super::decide::decide(&self.device, self.id, lun, cdb)
+    ///
+    /// `announced` is how many bytes of data-out the initiator says it has: commands that mean nothing with more or less than what
+    /// they ask for (WRITE SAME, COMPARE AND WRITE) are refused then; the others take what they ask for, or what there is.
+    pub fn decide(&self, lun: Lun, cdb: &[u8], announced: u32) -> Decision {
+        super::decide::decide(&self.device, self.id, lun, cdb, announced)
     }
 
-    /// Executes `task`, whose data-out is `data_out`: [`Task::data_out`] bytes, or fewer if the initiator announced fewer.
+    /// Executes `task`, whose data-out is `data_out`: [`Task::data_out`] bytes, in one piece from their first to their last.
     ///
     /// The future is bound to the I/O core that polls it first. It should be polled to its end also when the task is aborted:
     /// see [`Task`].

@@ -38,8 +38,14 @@ impl Task {
         self.command
     }
 
-    /// Bytes of data-out the command comes with. They are needed before it is executed.
+    /// Bytes of data-out that are needed before it is executed: no more than were announced. What was announced beyond them is
+    /// thrown away.
     pub fn data_out(&self) -> usize {
+        self.operation.data_out()
+    }
+
+    /// Bytes of data-out the command asks for, which may be more than were announced: what residual counts are made of.
+    pub fn data_out_wanted(&self) -> usize {
         self.operation.data_out()
     }
 
