@@ -18,6 +18,8 @@ pub enum Attention {
     NexusLoss,
     /// Another nexus cleared the task set, and commands of this one in it.
     CommandsCleared,
+    /// A medium was loaded.
+    MediumChanged,
     /// Units came or went.
     ReportedLunsChanged,
     /// The disk has another size.
@@ -29,12 +31,13 @@ pub enum Attention {
 }
 
 impl Attention {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::PowerOn,
         Self::TargetReset,
         Self::UnitReset,
         Self::NexusLoss,
         Self::CommandsCleared,
+        Self::MediumChanged,
         Self::ReportedLunsChanged,
         Self::CapacityChanged,
         Self::ModeParametersChanged,
@@ -49,6 +52,7 @@ impl Attention {
             Self::UnitReset => Additional::UNIT_RESET,
             Self::NexusLoss => Additional::NEXUS_LOSS,
             Self::CommandsCleared => Additional::COMMANDS_CLEARED,
+            Self::MediumChanged => Additional::MEDIUM_CHANGED,
             Self::ReportedLunsChanged => Additional::REPORTED_LUNS_CHANGED,
             Self::CapacityChanged => Additional::CAPACITY_CHANGED,
             Self::ModeParametersChanged => Additional::MODE_PARAMETERS_CHANGED,

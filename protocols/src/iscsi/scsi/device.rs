@@ -9,7 +9,7 @@
 
 use super::attention::{Attention, Pending};
 use super::lun::LunNumber;
-use super::modes::Modes;
+use super::mode::Modes;
 use super::nexus::{InitiatorPort, Nexus, NexusId};
 use super::unit::Unit;
 use landfall_disks::{Geometry, RangeLocks};
@@ -206,8 +206,8 @@ impl LogicalUnit {
     }
 
     /// Bytes of a logical block.
-    pub(super) fn block_bytes(&self) -> u64 {
-        u64::from(self.geometry().logical_sector)
+    pub(super) fn block_length(&self) -> usize {
+        usize::try_from(self.geometry().logical_sector).expect("512 or 4096")
     }
 
     fn enter(&self, nexus: NexusId, attention: Attention) {

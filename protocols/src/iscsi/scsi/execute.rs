@@ -1,14 +1,119 @@
-//! Carries out what was decided.
-use super::device::Device;
-use super::nexus::NexusId;
-use super::task::{Completion, Task};
-use landfall_disks::Buffer;
+//! Carries out what was decided: the only part that waits, for the disk and for range locks.
+//!
+//! **Invariant:** whoever reads bytes in order to write them, or to compare them with what it has just written, holds its range
+//! exclusively; every other command holds its range shared while it moves bytes. So COMPARE AND WRITE is atomic against everything
+//! on the unit, and plain reads and writes do not wait for each other.
 
-pub(super) async fn execute(
-    _device: &Device,
-    _nexus: NexusId,
-    _task: &Task,
-    _data_out: Buffer,
-) -> Completion {
-    Completion::GOOD
+use super::compare;
+use super::device::LogicalUnit;
+use super::failure::Failure;
+use super::mode;
+use super::nexus::NexusId;
+use super::operation::Operation;
+use super::provisioning;
+use super::sense::{Additional, Sense};
+use super::status::Status;
+use super::task::{Aborted, Completion, DataIn, Task};
+use super::transfer;
+use super::unmap;
+use super::verify;
+use super::write_same;
+use landfall_disks::{Buffer, ByteRange, Disk, Durability, RangeGuard};
+
+/// What the families are given to work with.
+pub(super) struct Run<'a> {
+    pub(super) nexus: NexusId,
+    pub(super) unit: &'a LogicalUnit,
+    aborted: &'a Aborted,
+}
+
+impl Run<'_> {
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.unit.unit.disk
+    }
+
+    /// Asked before everything that changes the disk.
+    pub(super) fn proceed(&self) -> Result<(), Failure> {
+        if self.aborted.is_set() { Err(Failure::Aborted) } else { Ok(()) }
+    }
+
+    /// How much has to be on stable storage where the command does not say: with the write cache switched off, all of it.
+    pub(super) fn durability(&self) -> Durability {
+        if self.unit.state().modes.caches_writes() {
+            Durability::Cached
+        } else {
+            Durability::Durable
+        }
+    }
+
+    pub(super) async fn shared(&self, range: ByteRange) -> RangeGuard {
+        self.unit.locks.0.lock_shared(range).await
+    }
+
+    pub(super) async fn exclusive(&self, range: ByteRange) -> RangeGuard {
+        self.unit.locks.0.lock_exclusive(range).await
+    }
+
+    /// What the sense data of a failed disk says.
+    pub(super) fn failure(&self, error: &landfall_disks::DiskError, range: ByteRange) -> Failure {
+        let block_bytes = u64::try_from(self.unit.block_length()).expect("512 or 4096");
+        tracing::debug!(lun = %self.unit.number, %error, "a command failed");
+        Failure::of_disk(error, range, block_bytes)
+    }
+}
+
+pub(super) async fn execute(nexus: NexusId, task: &Task, data_out: Buffer) -> Completion {
+    assert_eq!(data_out.len(), task.data_out(), "data-out is gathered before a task is executed");
+    let run = Run { nexus, unit: &task.unit, aborted: &task.aborted };
+    match perform(&run, task, data_out).await {
+        Ok(data_in) => Completion { data_in, ..Completion::GOOD },
+        Err(Failure::Aborted) => Completion::with_status(Status::TaskAborted),
+        Err(Failure::Refused(sense)) => {
+            let format = task.unit.state().modes.sense_format();
+            Completion::check(sense, format)
+        }
+    }
+}
+
+async fn perform(run: &Run<'_>, task: &Task, data_out: Buffer) -> Result<DataIn, Failure> {
+    run.proceed()?;
+    match task.operation {
+        Operation::Read(range) => return transfer::perform_read(run, range).await,
+        Operation::LbaStatus(query) => return provisioning::perform(run, query).await,
+        Operation::Write { range, durability, check } => {
+            verify::perform_write(run, range, data_out, durability, check).await?;
+        }
+        Operation::Verify { range, against } => {
+            verify::perform_verify(run, range, &data_out, against).await?;
+        }
+        Operation::Flush => flush(run).await?,
+        Operation::Eject => eject(run).await?,
+        Operation::Unmap { list_bytes } => unmap::perform(run, &data_out, list_bytes).await?,
+        Operation::WriteSame { range, zero, .. } => {
+            write_same::perform(run, range, &data_out, zero).await?;
+        }
+        Operation::Merge { range, durability, merge } => {
+            compare::perform(run, range, data_out, durability, merge).await?;
+        }
+        Operation::ModeSelect { form, list_bytes } => {
+            mode::perform_select(run, &data_out, form, list_bytes)?;
+        }
+    }
+    Ok(DataIn::Nothing)
+}
+
+async fn flush(run: &Run<'_>) -> Result<(), Failure> {
+    let whole = run.unit.geometry().whole();
+    run.disk().flush().await.map_err(|error| run.failure(&error, whole))
+}
+
+async fn eject(run: &Run<'_>) -> Result<(), Failure> {
+    flush(run).await?;
+    let mut state = run.unit.state();
+    // It may have been forbidden while the flush went on.
+    if !state.preventing.is_empty() {
+        return Err(Sense::illegal(Additional::REMOVAL_PREVENTED).into());
+    }
+    state.ejected = true;
+    Ok(())
 }

@@ -14,18 +14,38 @@
 //! is refused changes nothing; whatever reads before it writes holds its blocks against every other command of the unit.
 
 mod attention;
+mod cache;
+mod capacity;
+mod cdb;
 mod command;
+mod compare;
 mod decide;
+mod defects;
 mod device;
 mod execute;
+mod failure;
+mod inquiry;
+mod limits;
+mod log;
 mod lun;
-mod modes;
+mod luns;
+mod medium;
+mod mode;
 mod nexus;
+mod opcodes;
 mod operation;
+mod ports;
+mod provisioning;
+mod request_sense;
 mod sense;
 mod status;
 mod task;
+mod transfer;
 mod unit;
+mod unmap;
+mod verify;
+mod vpd;
+mod write_same;
 
 pub use attention::Attention;
 pub use command::Command;

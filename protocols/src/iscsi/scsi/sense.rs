@@ -61,15 +61,13 @@ macro_rules! additional {
 additional! {
     /// Nothing more to say.
     NONE = 0x00 / 0x00, "NO ADDITIONAL SENSE INFORMATION";
-    /// A unit was stopped.
-    NEEDS_START = 0x04 / 0x02, "LOGICAL UNIT NOT READY, INITIALIZING COMMAND REQUIRED";
-    /// A write failed for no reason that has a code of its own.
-    WRITE_ERROR = 0x0c / 0x00, "WRITE ERROR";
+    /// The disk has gone away.
+    NOT_READY = 0x04 / 0x00, "LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE";
     /// More unsolicited data than was agreed (RFC 7143 11.4.7.2).
     UNEXPECTED_UNSOLICITED_DATA = 0x0c / 0x0c, "WRITE ERROR - UNEXPECTED UNSOLICITED DATA";
     /// Less unsolicited data than was announced (RFC 7143 11.4.7.2).
     NOT_ENOUGH_UNSOLICITED_DATA = 0x0c / 0x0d, "WRITE ERROR - NOT ENOUGH UNSOLICITED DATA";
-    /// The transport cannot carry as much (SPC-4: too long a command, or too much data in its unit).
+    /// The announced data is less, or more, than the command means.
     INVALID_INFORMATION_UNIT = 0x0e / 0x03, "INVALID FIELD IN COMMAND INFORMATION UNIT";
     /// The stored bytes are damaged or lost.
     UNRECOVERED_READ_ERROR = 0x11 / 0x00, "UNRECOVERED READ ERROR";
@@ -93,6 +91,8 @@ additional! {
     WRITE_PROTECTED = 0x27 / 0x00, "WRITE PROTECTED";
     /// Space is gone.
     SPACE_ALLOCATION_FAILED = 0x27 / 0x07, "SPACE ALLOCATION FAILED WRITE PROTECT";
+    /// A medium was loaded.
+    MEDIUM_CHANGED = 0x28 / 0x00, "NOT READY TO READY CHANGE, MEDIUM MAY HAVE CHANGED";
     /// A new nexus, or a device that started again.
     POWER_ON = 0x29 / 0x00, "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED";
     /// A target was reset.
@@ -107,7 +107,7 @@ additional! {
     CAPACITY_CHANGED = 0x2a / 0x09, "CAPACITY DATA HAS CHANGED";
     /// Another nexus cleared the task set.
     COMMANDS_CLEARED = 0x2f / 0x00, "COMMANDS CLEARED BY ANOTHER INITIATOR";
-    /// Somebody else holds the space that a command needs; soft threshold of a thin unit.
+    /// Little space is left for a thin unit.
     SOFT_THRESHOLD = 0x38 / 0x07, "THIN PROVISIONING SOFT THRESHOLD REACHED";
     /// Saved values of mode pages do not exist.
     SAVING_NOT_SUPPORTED = 0x39 / 0x00, "SAVING PARAMETERS NOT SUPPORTED";

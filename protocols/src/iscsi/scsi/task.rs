@@ -29,6 +29,8 @@ pub struct Task {
     pub(super) command: Command,
     pub(super) unit: Arc<LogicalUnit>,
     pub(super) operation: Operation,
+    /// Bytes of data-out the initiator has.
+    pub(super) announced: usize,
     pub(super) aborted: Aborted,
 }
 
@@ -41,12 +43,12 @@ impl Task {
     /// Bytes of data-out that are needed before it is executed: no more than were announced. What was announced beyond them is
     /// thrown away.
     pub fn data_out(&self) -> usize {
-        self.operation.data_out()
+        self.data_out_wanted().min(self.announced)
     }
 
     /// Bytes of data-out the command asks for, which may be more than were announced: what residual counts are made of.
     pub fn data_out_wanted(&self) -> usize {
-        self.operation.data_out()
+        self.operation.data_out(self.unit.block_length())
     }
 
     /// Most bytes of data-in its completion can have: exactly as many for READ that succeeds.

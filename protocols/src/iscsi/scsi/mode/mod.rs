@@ -1,0 +1,53 @@
+//! Mode parameters: MODE SENSE, MODE SELECT and the pages behind them (SPC-4 6.11 to 6.14, 7.5; SBC-4 6.5).
+//!
+//! ```text
+//!   Modes    what initiators can change: three bits
+//!   pages    pages of them, as bytes: current, changeable and default values
+//!   sense    header, block descriptor and pages for an initiator
+//!   select   the way back: checked as a whole, then taken as a whole
+//! ```
+//!
+//! Nothing is saved: a unit that is attached anew, or reset, has the default values.
+
+mod pages;
+mod select;
+mod sense;
+
+pub(super) use select::{SelectForm, perform as perform_select, select6, select10};
+pub(super) use sense::{sense6, sense10};
+
+use super::sense::SenseFormat;
+
+/// What initiators can change of a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Modes {
+    /// D_SENSE: descriptor format sense data.
+    descriptors: bool,
+    /// SWP: software write protect.
+    protected: bool,
+    /// WCE: writes may be answered before they are durable.
+    cached: bool,
+}
+
+impl Default for Modes {
+    fn default() -> Self {
+        Self { descriptors: false, protected: false, cached: true }
+    }
+}
+
+impl Modes {
+    /// The format of sense data.
+    pub(super) fn sense_format(&self) -> SenseFormat {
+        if self.descriptors { SenseFormat::Descriptor } else { SenseFormat::Fixed }
+    }
+
+    /// Whether writes are refused.
+    pub(super) fn protects(&self) -> bool {
+        self.protected
+    }
+
+    /// Whether writes may be answered before they are durable.
+    pub(super) fn caches_writes(&self) -> bool {
+        self.cached
+    }
+}

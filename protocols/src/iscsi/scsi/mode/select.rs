@@ -1,0 +1,214 @@
+//! MODE SELECT (SPC-4 6.11, 6.12).
+
+use super::Modes;
+use super::pages::{Page, Values};
+use super::sense::{long_descriptor, short_descriptor};
+use crate::iscsi::scsi::attention::Attention;
+use crate::iscsi::scsi::decide::{Request, Step};
+use crate::iscsi::scsi::device::Audience;
+use crate::iscsi::scsi::execute::Run;
+use crate::iscsi::scsi::failure::Failure;
+use crate::iscsi::scsi::operation::Operation;
+use crate::iscsi::scsi::sense::{Additional, Sense};
+use landfall_disks::Geometry;
+
+/// Which of the two parameter headers comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::iscsi::scsi) enum SelectForm {
+    /// Four bytes.
+    Six,
+    /// Eight bytes.
+    Ten,
+}
+
+/// SPF: the page is a subpage. PS, before it, means nothing on the way here.
+const SUBPAGE: u8 = 0x40;
+const PAGE_CODE: u8 = 0x3f;
+/// Number of blocks that leaves it as it is.
+const UNCHANGED: [u8; 4] = [0xff; 4];
+
+pub(in crate::iscsi::scsi) fn select6(request: &Request<'_>) -> Step {
+    select(SelectForm::Six, request.cdb.length(4, 1))
+}
+
+pub(in crate::iscsi::scsi) fn select10(request: &Request<'_>) -> Step {
+    select(SelectForm::Ten, request.cdb.length(7, 2))
+}
+
+fn select(form: SelectForm, list_bytes: usize) -> Step {
+    match list_bytes {
+        0 => Step::GOOD,
+        _ => Step::Do(Operation::ModeSelect { form, list_bytes }),
+    }
+}
+
+pub(in crate::iscsi::scsi) fn perform(
+    run: &Run<'_>,
+    list: &[u8],
+    form: SelectForm,
+    announced: usize,
+) -> Result<(), Failure> {
+    if list.len() < announced {
+        return Err(Sense::illegal(Additional::PARAMETER_LIST_LENGTH).into());
+    }
+    let geometry = run.unit.geometry();
+    let mut state = run.unit.state();
+    let modes = parse(list, form, &geometry, state.modes)?;
+    if modes != state.modes {
+        state.modes = modes;
+        state.tell(Attention::ModeParametersChanged, Audience::AllBut(run.nexus));
+    }
+    Ok(())
+}
+
+/// What `modes` become by `list`.
+fn parse(
+    list: &[u8],
+    form: SelectForm,
+    geometry: &Geometry,
+    mut modes: Modes,
+) -> Result<Modes, Sense> {
+    let mut at = header(list, form, geometry)?;
+    while at < list.len() {
+        let page = page(list, at, &modes)?;
+        let length = page.encode(Values::Changeable, &modes).len();
+        page.apply(&list[at..at + length], &mut modes);
+        at += length;
+    }
+    Ok(modes)
+}
+
+const SHORT: Sense = Sense::illegal(Additional::PARAMETER_LIST_LENGTH);
+
+fn wrong(byte: usize) -> Sense {
+    Sense::invalid_parameter(u16::try_from(byte).expect("a list is short"))
+}
+
+/// Checks header and block descriptor, and says where the pages begin.
+fn header(list: &[u8], form: SelectForm, geometry: &Geometry) -> Result<usize, Sense> {
+    let header_bytes = match form {
+        SelectForm::Six => 4,
+        SelectForm::Ten => 8,
+    };
+    let header = list.get(..header_bytes).ok_or(SHORT)?;
+    // The mode data length is reserved here, and the device-specific parameter says nothing that could be set.
+    let (medium_type, long, descriptors) = match form {
+        SelectForm::Six => (1, false, usize::from(header[3])),
+        SelectForm::Ten => {
+            (2, header[4] & 1 != 0, usize::from(u16::from_be_bytes([header[6], header[7]])))
+        }
+    };
+    if header[medium_type] != 0 {
+        return Err(wrong(medium_type));
+    }
+    let expected = if long { long_descriptor(geometry) } else { short_descriptor(geometry) };
+    if descriptors != 0 && descriptors != expected.len() {
+        return Err(wrong(header_bytes - 1));
+    }
+    let end = header_bytes + descriptors;
+    let given = list.get(header_bytes..end).ok_or(SHORT)?;
+    // Neither size nor block length can be changed this way.
+    let blocks = expected.len() / 2;
+    let same_count = |given: &[u8]| {
+        given == &expected[..blocks]
+            || given.iter().all(|byte| *byte == 0)
+            || given.starts_with(&UNCHANGED) && given.iter().all(|byte| *byte == 0xff)
+    };
+    if descriptors != 0 && (!same_count(&given[..blocks]) || given[blocks..] != expected[blocks..])
+    {
+        return Err(wrong(header_bytes));
+    }
+    Ok(end)
+}
+
+/// The page at `at`, if it changes nothing that cannot be.
+fn page(list: &[u8], at: usize, modes: &Modes) -> Result<Page, Sense> {
+    let code = list[at];
+    let known = if code & SUBPAGE == 0 { Page::of_code(code & PAGE_CODE) } else { None };
+    let page = known.ok_or(wrong(at))?;
+    let current = page.encode(Values::Current, modes);
+    let changeable = page.encode(Values::Changeable, modes);
+    let length = *list.get(at + 1).ok_or(SHORT)?;
+    if length != current[1] {
+        return Err(wrong(at + 1));
+    }
+    let given = list.get(at..at + current.len()).ok_or(SHORT)?;
+    let bytes = given.iter().zip(&current).zip(&changeable).enumerate().skip(2);
+    for (place, ((given, current), changeable)) in bytes {
+        if (given ^ current) & !changeable != 0 {
+            return Err(wrong(at + place));
+        }
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEOMETRY: Geometry = Geometry {
+        size_bytes: 100 * 512,
+        logical_sector: 512,
+        physical_sector: 4096,
+        read_only: false,
+    };
+
+    fn of(page: Page, byte: usize, value: u8) -> Vec<u8> {
+        let mut bytes = page.encode(Values::Current, &Modes::default());
+        bytes[byte] = value;
+        bytes
+    }
+
+    fn six(block: &[u8], pages: &[Vec<u8>]) -> Vec<u8> {
+        let length = u8::try_from(block.len()).expect("short");
+        let mut list = vec![0, 0, 0, length];
+        list.extend(block);
+        list.extend(pages.concat());
+        list
+    }
+
+    fn parsed(list: &[u8]) -> Result<Modes, Sense> {
+        parse(list, SelectForm::Six, &GEOMETRY, Modes::default())
+    }
+
+    #[test]
+    fn pages_are_taken_one_after_the_other() {
+        let list = six(
+            &short_descriptor(&GEOMETRY),
+            &[of(Page::Caching, 2, 0), of(Page::Control, 4, 0x08)],
+        );
+        let modes = Modes { cached: false, protected: true, descriptors: false };
+        assert_eq!(parsed(&list), Ok(modes));
+        assert_eq!(parsed(&six(&[], &[])), Ok(Modes::default()));
+        let mut ten = vec![0; 8];
+        ten[4] = 1;
+        ten[7] = 16;
+        ten.extend(long_descriptor(&GEOMETRY));
+        ten.extend(of(Page::Control, 2, 0x06));
+        let modes = Modes { descriptors: true, ..Modes::default() };
+        assert_eq!(parse(&ten, SelectForm::Ten, &GEOMETRY, Modes::default()), Ok(modes));
+    }
+
+    #[test]
+    fn what_cannot_be_changed_is_pointed_at() {
+        assert_eq!(parsed(&six(&[], &[of(Page::Control, 3, 0)])), Err(wrong(7)));
+        assert_eq!(parsed(&six(&[], &[of(Page::Control, 1, 8)])), Err(wrong(5)));
+        assert_eq!(parsed(&six(&[], &[of(Page::Control, 0, 0x4a)])), Err(wrong(4)));
+        assert_eq!(parsed(&six(&[], &[of(Page::Control, 0, 0x0b)])), Err(wrong(4)));
+        assert_eq!(parsed(&[0, 1, 0, 0]), Err(wrong(1)));
+        assert_eq!(parsed(&[0, 0, 0, 4, 0, 0, 0, 0]), Err(wrong(3)));
+        let mut larger = short_descriptor(&GEOMETRY);
+        larger[3] += 1;
+        assert_eq!(parsed(&six(&larger, &[])), Err(wrong(4)));
+    }
+
+    #[test]
+    fn what_ends_too_early_is_told() {
+        let list = six(&short_descriptor(&GEOMETRY), &[of(Page::Caching, 2, 0)]);
+        for length in 0..list.len() {
+            let outcome = parsed(&list[..length]);
+            let whole = length == 12;
+            assert_eq!(outcome, if whole { Ok(Modes::default()) } else { Err(SHORT) }, "{length}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! WRITE SAME (SBC-4 5.43, 5.44).
+//!
+//! A block of zeroes is not written but zeroed: with UNMAP its space comes back, without it stays allocated. Any other block is
+//! written in strides, UNMAP or not, since unmapped blocks read as zeroes. No number of blocks means all to the end (WSNZ is zero).
+
+use super::cdb::block_range;
+use super::decide::{Request, Step};
+use super::execute::Run;
+use super::failure::Failure;
+use super::limits::STRIDE;
+use super::operation::Operation;
+use super::sense::Sense;
+use super::unmap::zero;
+use super::verify::strides;
+use landfall_disks::{Buffer, ByteOffset, ByteRange, ZeroMode, is_zero};
+
+/// Where the block comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pattern {
+    /// Nowhere: zeroes (NDOB).
+    Zeroes,
+    /// It is the data-out.
+    Given,
+}
+
+const UNMAP: u8 = 0x08;
+const NO_DATA_OUT: u8 = 0x01;
+
+pub(super) fn write_same(request: &Request<'_>) -> Result<Step, Sense> {
+    let extent = request.cdb.extent();
+    let mut range = extent.range(&request.geometry)?;
+    if extent.count == 0 {
+        // The first block must be one of the disk.
+        block_range(&request.geometry, extent.lba, 1)?;
+        let end = ByteOffset::new(request.geometry.size_bytes);
+        range = ByteRange::new(range.start(), end).expect("it starts within the disk");
+    }
+    let zero = if request.cdb.has(1, UNMAP) { ZeroMode::Unmap } else { ZeroMode::Allocate };
+    // The CDB of ten bytes has no such bit: it was refused.
+    let pattern = if request.cdb.has(1, NO_DATA_OUT) {
+        Pattern::Zeroes
+    } else {
+        request.announced_exactly(request.unit.block_length())?;
+        Pattern::Given
+    };
+    Ok(Step::Do(Operation::WriteSame { range, pattern, zero }))
+}
+
+pub(super) async fn perform(
+    run: &Run<'_>,
+    range: ByteRange,
+    block: &[u8],
+    mode: ZeroMode,
+) -> Result<(), Failure> {
+    if is_zero(block) {
+        return zero(run, range, mode).await;
+    }
+    let durability = run.durability();
+    let _held = run.shared(range).await;
+    for stride in strides(range, STRIDE) {
+        let length = usize::try_from(stride.length()).expect("a stride is short");
+        let mut bytes = Buffer::for_overwriting(length);
+        for piece in bytes.chunks_mut(block.len()) {
+            piece.copy_from_slice(&block[..piece.len()]);
+        }
+        run.proceed()?;
+        let done = run.disk().write(stride.start(), bytes, durability).await;
+        done.map_err(|error| run.failure(&error, stride))?;
+    }
+    Ok(())
+}
