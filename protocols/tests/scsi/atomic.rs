@@ -1,0 +1,210 @@
+//! Commands at the same time: what is compared and written is so against everything, and what was aborted stays invisible.
+
+use crate::model::disk::{BLOCK, Blocks, MemoryDisk};
+use landfall_disks::faults::{Seed, run};
+use landfall_disks::{
+    Buffer, ByteOffset, ByteRange, Disk, Durability, Geometry, IoFuture, MappedRange, ZeroMode,
+};
+use landfall_protocols::iscsi::scsi::{
+    Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
+    Status, Task, Unit,
+};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Every read and write takes its time, in the middle of which others run; writes are of single blocks, one after the other.
+struct SlowDisk {
+    below: MemoryDisk,
+    /// Writes take a permit, and give it back.
+    gate: Semaphore,
+}
+
+impl Disk for SlowDisk {
+    fn geometry(&self) -> Geometry {
+        self.below.geometry()
+    }
+
+    fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+        Box::pin(async move {
+            let mut all = Buffer::zeroed(range.length() as usize);
+            for (block, into) in range.chunks(BLOCK as u64).zip(all.chunks_mut(BLOCK)) {
+                tokio::task::yield_now().await;
+                into.copy_from_slice(&self.below.read(block).await?);
+            }
+            Ok(all)
+        })
+    }
+
+    fn write(&self, at: ByteOffset, data: Buffer, durability: Durability) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            drop(self.gate.acquire().await);
+            for (place, block) in data.chunks(BLOCK).enumerate() {
+                tokio::task::yield_now().await;
+                let at = ByteOffset::new(at.bytes() + (place * BLOCK) as u64);
+                self.below.write(at, Buffer::copy_of(block), durability).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_zeroes(
+        &self,
+        range: ByteRange,
+        mode: ZeroMode,
+        durability: Durability,
+    ) -> IoFuture<'_, ()> {
+        self.below.write_zeroes(range, mode, durability)
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        self.below.flush()
+    }
+
+    fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+        self.below.map(range)
+    }
+}
+
+const UNIT: [u8; 8] = [0; 8];
+
+fn slow() -> (Arc<SlowDisk>, Arc<Device>) {
+    let below = MemoryDisk::new(Blocks::new(16));
+    let disk = Arc::new(SlowDisk { below, gate: Semaphore::new(1000) });
+    let device = Device::new("iqn.2026-11.internal.landfall:slow");
+    let unit = Unit::new(Arc::clone(&disk) as Arc<dyn Disk>, Identity::new("slow"));
+    device.attach(LunNumber::default(), unit).expect("it is free");
+    (disk, device)
+}
+
+fn initiator(device: &Arc<Device>, who: u8) -> Nexus {
+    let nexus = device.nexus(InitiatorPort { name: "iqn.test".into(), isid: [who; 6] });
+    let Decision::Answer(told) = nexus.decide(Lun::from_bytes(UNIT), &[0; 6], 0) else {
+        panic!("TEST UNIT READY is answered at once");
+    };
+    assert_eq!(told.sense.expect("it is new").additional, Additional::POWER_ON);
+    nexus
+}
+
+fn task(nexus: &Nexus, cdb: &[u8], announced: usize) -> Task {
+    match nexus.decide(Lun::from_bytes(UNIT), cdb, announced as u32) {
+        Decision::Do(task) => task,
+        Decision::Answer(completion) => panic!("{completion:?}"),
+    }
+}
+
+async fn send(nexus: &Nexus, cdb: &[u8], data: &[u8]) -> Completion {
+    let task = task(nexus, cdb, data.len());
+    nexus.execute(&task, Buffer::copy_of(data)).await
+}
+
+/// Two blocks that hold the same number.
+fn pair(number: u64) -> Vec<u8> {
+    number.to_be_bytes().repeat(2 * BLOCK / 8)
+}
+
+const READ_PAIR: [u8; 16] = [0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
+const COMPARE_PAIR: [u8; 16] = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
+
+#[test]
+fn a_counter_that_is_compared_and_written_counts() {
+    for number in 0..60 {
+        let mut seed = Seed::new(number);
+        let (disk, device) = slow();
+        run(&mut seed, |spawner| async move {
+            let counted = Rc::new(Cell::new(0));
+            let (done, mut finished) = tokio::sync::mpsc::channel::<()>(1);
+            for who in 0..4 {
+                let (nexus, counted, done) =
+                    (initiator(&device, who), Rc::clone(&counted), done.clone());
+                spawner.spawn(async move {
+                    for _ in 0..5 {
+                        let read = send(&nexus, &READ_PAIR, &[]).await;
+                        let found = read.data_in.as_slice().to_vec();
+                        let first = u64::from_be_bytes(*found.first_chunk().expect("two blocks"));
+                        assert_eq!(found, pair(first), "a read saw half of a write");
+                        let both = [found, pair(first + 1)].concat();
+                        let swapped = send(&nexus, &COMPARE_PAIR, &both).await;
+                        match swapped.status {
+                            Status::Good => counted.set(counted.get() + 1),
+                            _ => assert_eq!(
+                                swapped.sense.expect("why").additional,
+                                Additional::MISCOMPARE
+                            ),
+                        }
+                    }
+                    drop(done);
+                });
+            }
+            drop(done);
+            assert_eq!(finished.recv().await, None);
+            let held = disk.below.0.lock().expect("no panic");
+            assert_eq!(held.bytes[..2 * BLOCK], pair(counted.get()));
+            assert!(counted.get() > 0);
+        });
+    }
+}
+
+#[test]
+fn bits_that_are_written_together_are_all_there() {
+    for number in 0..60 {
+        let (disk, device) = slow();
+        run(&mut Seed::new(number), |spawner| async move {
+            let (done, mut finished) = tokio::sync::mpsc::channel::<()>(1);
+            for who in 0..8 {
+                let (nexus, done) = (initiator(&device, who), done.clone());
+                spawner.spawn(async move {
+                    let cdb = [0x8b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
+                    let written = send(&nexus, &cdb, &[1 << who; 2 * BLOCK]).await;
+                    assert_eq!(written.status, Status::Good);
+                    drop(done);
+                });
+            }
+            drop(done);
+            assert_eq!(finished.recv().await, None);
+            let held = disk.below.0.lock().expect("no panic");
+            assert_eq!(held.bytes[..2 * BLOCK], [0xff; 2 * BLOCK]);
+        });
+    }
+}
+
+/// A write that waits for another one when it is aborted never reaches the disk; and its end hinders nobody.
+#[test]
+fn an_aborted_write_that_had_not_begun_stays_invisible() {
+    let (disk, device) = slow();
+    run(&mut Seed::new(1), |spawner| {
+        let disk = Arc::clone(&disk);
+        async move {
+            let nexus = Rc::new(initiator(&device, 0));
+            // The gate is shut: the first one holds its blocks and waits for the disk.
+            let permits = disk.gate.acquire_many(1000).await.expect("it is never closed");
+            let first = task(&nexus, &COMPARE_PAIR, 4 * BLOCK);
+            let second = Rc::new(task(&nexus, &COMPARE_PAIR, 4 * BLOCK));
+            let aborted = second.aborted();
+            let (done, mut finished) = tokio::sync::mpsc::channel::<Status>(2);
+            let (own, end) = (Rc::clone(&nexus), done.clone());
+            spawner.spawn(async move {
+                let swap = [pair(0), pair(1)].concat();
+                let completion = own.execute(&first, Buffer::copy_of(&swap)).await;
+                end.send(completion.status).await.expect("somebody listens");
+            });
+            let own = Rc::clone(&nexus);
+            spawner.spawn(async move {
+                let swap = [pair(1), pair(2)].concat();
+                let completion = own.execute(&second, Buffer::copy_of(&swap)).await;
+                done.send(completion.status).await.expect("somebody listens");
+            });
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            aborted.set();
+            drop(permits);
+            let mut ends = vec![finished.recv().await, finished.recv().await];
+            ends.sort_by_key(|end| end.map(Status::byte));
+            assert_eq!(ends, [Some(Status::Good), Some(Status::TaskAborted)]);
+            let after = send(&nexus, &READ_PAIR, &[]).await;
+            assert_eq!(after.data_in.as_slice(), pair(1));
+        }
+    });
+}

@@ -1,0 +1,198 @@
+//! What a device says of itself, and what is answered where no unit is.
+
+use crate::model::disk::{Blocks, MemoryDisk};
+use crate::model::rules::BITS;
+use landfall_protocols::iscsi::scsi::{
+    Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
+    Sense, SenseFormat, Space, SpaceLeft, Status, Unit,
+};
+use std::sync::Arc;
+
+struct HalfFull;
+
+impl Space for HalfFull {
+    fn left(&self) -> SpaceLeft {
+        SpaceLeft { available_bytes: 5 << 20, used_bytes: 7 << 20 }
+    }
+}
+
+fn number(number: u16) -> LunNumber {
+    LunNumber::new(number).expect("small")
+}
+
+fn nexus() -> Nexus {
+    let device = Device::new("iqn.2026-11.internal.landfall:web");
+    let disk = Arc::new(MemoryDisk::new(Blocks::new(64)));
+    let mut unit = Unit::new(disk, Identity::new("web/os"));
+    unit.space = Some(Arc::new(HalfFull));
+    device.attach(number(3), unit).expect("it is free");
+    let nexus =
+        device.nexus(InitiatorPort { name: "iqn.2026-11.internal.test:one".into(), isid: [1; 6] });
+    let sense = ask(&nexus, 3, &[0; 6]).sense.expect("it is new");
+    assert_eq!(sense.additional, Additional::POWER_ON);
+    nexus
+}
+
+fn ask(nexus: &Nexus, unit: u16, cdb: &[u8]) -> Completion {
+    match nexus.decide(Lun::from(number(unit)), cdb, 0) {
+        Decision::Answer(completion) => completion,
+        Decision::Do(task) => panic!("{task:?} is not answered at once"),
+    }
+}
+
+fn bytes(nexus: &Nexus, cdb: &[u8]) -> Vec<u8> {
+    let completion = ask(nexus, 3, cdb);
+    assert_eq!(completion.status, Status::Good, "{:?}", completion.sense);
+    completion.data_in.as_slice().to_vec()
+}
+
+fn page(nexus: &Nexus, code: u8) -> Vec<u8> {
+    let bytes = bytes(nexus, &[0x12, 1, code, 4, 0, 0]);
+    assert_eq!(bytes[..2], [0, code]);
+    assert_eq!(usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), bytes.len() - 4);
+    bytes[4..].to_vec()
+}
+
+#[test]
+fn standard_data_names_disk_and_standards() {
+    let nexus = nexus();
+    let all = bytes(&nexus, &[0x12, 0, 0, 0, 0xff, 0]);
+    assert_eq!(all[..8], [0, 0, 6, 0x12, 91, 0x10, 0, 0x02]);
+    assert_eq!(&all[8..36], b"LANDFALLDISK            1   ");
+    assert_eq!(all[58..66], [0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0, 0x09, 0x60]);
+    assert_eq!(all.len(), 96);
+    assert_eq!(bytes(&nexus, &[0x12, 0, 0, 0, 5, 0]), all[..5]);
+}
+
+#[test]
+fn identification_designates_unit_port_and_target() {
+    let nexus = nexus();
+    let body = page(&nexus, 0x83);
+    let mut rest = &body[..];
+    let mut found = Vec::new();
+    while let [code_set, kind, _, length, after @ ..] = rest {
+        let (bytes, next) = after.split_at(usize::from(*length));
+        found.push((*code_set, *kind, bytes.to_vec()));
+        rest = next;
+    }
+    let kinds: Vec<_> = found.iter().map(|(set, kind, _)| (*set, *kind)).collect();
+    assert_eq!(
+        kinds,
+        [(0x02, 0x01), (0x01, 0x03), (0x51, 0x94), (0x51, 0x95), (0x53, 0x98), (0x53, 0xa8)]
+    );
+    assert_eq!(found[0].2, b"LANDFALLDISK            web/os");
+    assert_eq!((found[1].2.len(), found[1].2[0] >> 4), (8, 3));
+    assert_eq!(found[4].2, b"iqn.2026-11.internal.landfall:web,t,0x0001\0\0");
+    assert_eq!(found[5].2, b"iqn.2026-11.internal.landfall:web\0\0\0");
+    assert_eq!(page(&nexus, 0x80), b"web/os");
+}
+
+#[test]
+fn every_listed_page_is_there_and_no_other() {
+    let nexus = nexus();
+    let listed = page(&nexus, 0x00);
+    assert_eq!(listed, [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+    for code in 0..=0xff {
+        let completion = ask(&nexus, 3, &[0x12, 1, code, 4, 0, 0]);
+        let good = completion.status == Status::Good;
+        assert_eq!(good, listed.contains(&code), "page {code:02x}");
+    }
+}
+
+#[test]
+fn limits_and_provisioning_are_told() {
+    let nexus = nexus();
+    let limits = page(&nexus, 0xb0);
+    let word = |at: usize| u32::from_be_bytes(*limits[at..].first_chunk().expect("four bytes"));
+    assert_eq!((limits[0], limits[1], limits[2], limits[3]), (0, 255, 0, 8));
+    // Transfers: most, best; UNMAP: blocks, descriptors, granularity and its alignment.
+    assert_eq!((word(4), word(8)), (32_768, 2048));
+    assert_eq!([16, 20, 24, 28].map(word), [u32::MAX, 256, 8, 0x8000_0000]);
+    assert_eq!(page(&nexus, 0xb1)[..2], [0, 1]);
+    assert_eq!(page(&nexus, 0xb2), [11, 0xe4, 2, 0]);
+    // Available and used, in units of a megabyte.
+    let log = bytes(&nexus, &[0x4d, 0, 0x4c, 0, 0, 0, 0, 4, 0, 0]);
+    assert_eq!(
+        log,
+        [0x8c, 0, 0, 24, 0, 1, 3, 8, 0, 0, 0, 5, 2, 0, 0, 0, 0, 2, 3, 8, 0, 0, 0, 7, 2, 0, 0, 0]
+    );
+    let used = bytes(&nexus, &[0x4d, 0, 0x4c, 0, 0, 0, 2, 4, 0, 0]);
+    assert_eq!(used[4..6], [0, 2]);
+}
+
+/// What is told of a command alone, of all commands, and what the standards say of its bits, agree.
+#[test]
+fn supported_operation_codes_are_those_there_are() {
+    let nexus = nexus();
+    let all = bytes(&nexus, &[0xa3, 0x0c, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+    let (listed, rest) = all[4..].as_chunks::<8>();
+    assert_eq!((rest.len(), listed.len()), (0, BITS.len()));
+    for ([code, _, high, low, _, flags, _, length], (known, action, bits)) in
+        listed.iter().zip(BITS)
+    {
+        assert_eq!((code, u8::from(action.is_some())), (known, *flags));
+        assert_eq!([*high, *low], [0, action.unwrap_or(0)]);
+        let option = if action.is_some() { 2 } else { 1 };
+        let one = bytes(&nexus, &[0xa3, 0x0c, option, *code, *high, *low, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(one[..4], [0, 3, 0, *length]);
+        assert_eq!(one.len(), 4 + usize::from(*length));
+        let bits: Vec<u8> =
+            bits.split(' ').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
+        assert_eq!(bits.len(), usize::from(*length));
+        for (used, allowed) in one[4..].iter().zip(&bits) {
+            assert_eq!(used & !allowed, 0, "{code:02x} uses a bit that must not be set");
+        }
+        let either = bytes(&nexus, &[0xa3, 0x0c, 3, *code, *high, *low, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(either, one);
+        let timed =
+            bytes(&nexus, &[0xa3, 0x0c, 0x80 | option, *code, *high, *low, 0, 0, 1, 0, 0, 0]);
+        assert_eq!((timed[1], timed.len()), (0x83, one.len() + 12));
+    }
+    for absent in [0x5e, 0x5f, 0x83, 0x48, 0x9c] {
+        let one = bytes(&nexus, &[0xa3, 0x0c, 1, absent, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(one, [0, 1, 0, 0], "{absent:02x} is of another time");
+        let sense = ask(&nexus, 3, &[absent; 16]).sense.expect("refused");
+        assert_eq!(sense, Sense::illegal(Additional::INVALID_OPERATION_CODE));
+    }
+    let timed = bytes(&nexus, &[0xa3, 0x0c, 0x80, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+    assert_eq!(timed.len(), 4 + BITS.len() * 20);
+    assert_eq!((timed[9], &timed[12..14]), (2, &[0, 10][..]));
+}
+
+#[test]
+fn port_groups_and_task_management_are_told() {
+    let nexus = nexus();
+    let groups = bytes(&nexus, &[0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(groups, [0, 0, 0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]);
+    let extended = bytes(&nexus, &[0xa3, 0x2a, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(extended[..8], [0, 0, 0, 16, 0x10, 0, 0, 0]);
+    assert_eq!(extended[8..], groups[4..]);
+    assert_eq!(bytes(&nexus, &[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0]), [0xda, 0, 0, 0]);
+    let long = bytes(&nexus, &[0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!((long.len(), long[3]), (16, 12));
+}
+
+#[test]
+fn where_no_unit_is_little_is_answered() {
+    let nexus = nexus();
+    let inquiry = ask(&nexus, 0, &[0x12, 0, 0, 0, 36, 0]);
+    assert_eq!(inquiry.data_in.as_slice()[0], 0x7f);
+    let luns = ask(&nexus, 0, &[0xa0, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(
+        luns.data_in.as_slice(),
+        [0, 0, 0, 16, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0xc1, 1, 0, 0, 0, 0, 0, 0]
+    );
+    let unsupported = Sense::illegal(Additional::NOT_SUPPORTED_LUN);
+    let told = ask(&nexus, 1, &[0x03, 0, 0, 0, 18, 0]);
+    assert_eq!(told.data_in.as_slice(), unsupported.encode(SenseFormat::Fixed));
+    for cdb in [[0x00; 6], [0xa0; 6], [0x08, 0, 0, 0, 1, 0]] {
+        assert_eq!(ask(&nexus, 1, &cdb).sense, Some(unsupported));
+    }
+    let known = |cdb: &[u8]| match nexus.decide(Lun::REPORT_LUNS, cdb, 0) {
+        Decision::Answer(completion) => completion,
+        Decision::Do(task) => panic!("{task:?}"),
+    };
+    assert_eq!(known(&[0x12, 0, 0, 0, 36, 0]).data_in.as_slice()[0], 0x1e);
+    assert_eq!(known(&[0; 6]).status, Status::Good);
+    assert_eq!(known(&[0x28; 10]).sense, Some(unsupported));
+}
