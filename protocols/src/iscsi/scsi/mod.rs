@@ -22,6 +22,8 @@ mod compare;
 mod decide;
 mod defects;
 mod device;
+#[cfg(test)]
+mod documented;
 mod execute;
 mod failure;
 mod inquiry;

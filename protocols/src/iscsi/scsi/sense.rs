@@ -48,78 +48,82 @@ pub struct Additional {
 
 /// Names the codes in use, as constants and in words.
 macro_rules! additional {
-    ($($(#[$doc:meta])* $name:ident = $code:literal / $qualifier:literal, $text:literal;)*) => {
+    ($(#[doc = $when:literal] $name:ident = $code:literal / $qualifier:literal, $text:literal;)*) => {
         impl Additional {
-            $($(#[$doc])* pub const $name: Self = Self { code: $code, qualifier: $qualifier };)*
+            $(#[doc = $when] pub const $name: Self = Self { code: $code, qualifier: $qualifier };)*
 
             /// Every code that is in use, with the text of the standard.
             pub const ALL: &'static [(Self, &'static str)] = &[$((Self::$name, $text)),*];
+
+            /// When each of them is used, for people.
+            #[cfg(test)]
+            pub(super) const WHEN: &'static [&'static str] = &[$($when),*];
         }
     };
 }
 
 additional! {
-    /// Nothing more to say.
+    /// NO SENSE: nothing to tell (REQUEST SENSE).
     NONE = 0x00 / 0x00, "NO ADDITIONAL SENSE INFORMATION";
-    /// The disk has gone away.
+    /// NOT READY: the disk has gone away, as a branch that was discarded.
     NOT_READY = 0x04 / 0x00, "LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE";
-    /// More unsolicited data than was agreed (RFC 7143 11.4.7.2).
+    /// ABORTED COMMAND: more unsolicited data than was agreed (RFC 7143 11.4.7.2).
     UNEXPECTED_UNSOLICITED_DATA = 0x0c / 0x0c, "WRITE ERROR - UNEXPECTED UNSOLICITED DATA";
-    /// Less unsolicited data than was announced (RFC 7143 11.4.7.2).
+    /// ABORTED COMMAND: less unsolicited data than was announced (RFC 7143 11.4.7.2).
     NOT_ENOUGH_UNSOLICITED_DATA = 0x0c / 0x0d, "WRITE ERROR - NOT ENOUGH UNSOLICITED DATA";
-    /// The announced data is less, or more, than the command means.
+    /// ILLEGAL REQUEST: data-out ends within a block, or WRITE SAME, COMPARE AND WRITE or VERIFY of one block come with more or less than they mean.
     INVALID_INFORMATION_UNIT = 0x0e / 0x03, "INVALID FIELD IN COMMAND INFORMATION UNIT";
-    /// The stored bytes are damaged or lost.
+    /// MEDIUM ERROR: stored blocks are damaged, lost or sealed; INFORMATION is the first of them.
     UNRECOVERED_READ_ERROR = 0x11 / 0x00, "UNRECOVERED READ ERROR";
-    /// Data was asked for again, which is not offered (RFC 7143 11.4.7.2).
+    /// ABORTED COMMAND: data was asked for again, which is not offered (RFC 7143 11.4.7.2).
     FAILED_RETRANSMISSION = 0x11 / 0x13, "READ ERROR - FAILED RETRANSMISSION REQUEST";
-    /// A parameter list ends too early.
+    /// ILLEGAL REQUEST: a parameter list ends too early.
     PARAMETER_LIST_LENGTH = 0x1a / 0x00, "PARAMETER LIST LENGTH ERROR";
-    /// What was compared differs.
+    /// MISCOMPARE: what was compared differs; INFORMATION is the offset of the first byte that does.
     MISCOMPARE = 0x1d / 0x00, "MISCOMPARE DURING VERIFY OPERATION";
-    /// No such command.
+    /// ILLEGAL REQUEST: there is no such command.
     INVALID_OPERATION_CODE = 0x20 / 0x00, "INVALID COMMAND OPERATION CODE";
-    /// Behind the end.
+    /// ILLEGAL REQUEST: blocks behind the end.
     LBA_OUT_OF_RANGE = 0x21 / 0x00, "LOGICAL BLOCK ADDRESS OUT OF RANGE";
-    /// A field of the command is wrong.
+    /// ILLEGAL REQUEST: a field of the CDB is wrong, or a bit is set that means nothing; with a pointer to it.
     INVALID_FIELD_IN_CDB = 0x24 / 0x00, "INVALID FIELD IN CDB";
-    /// No such unit.
+    /// ILLEGAL REQUEST: there is no such unit.
     NOT_SUPPORTED_LUN = 0x25 / 0x00, "LOGICAL UNIT NOT SUPPORTED";
-    /// A field of a parameter list is wrong.
+    /// ILLEGAL REQUEST: a field of a parameter list is wrong; with a pointer to it.
     INVALID_FIELD_IN_PARAMETERS = 0x26 / 0x00, "INVALID FIELD IN PARAMETER LIST";
-    /// It may not be written.
+    /// DATA PROTECT: the disk, the export or SWP forbids to write.
     WRITE_PROTECTED = 0x27 / 0x00, "WRITE PROTECTED";
-    /// Space is gone.
+    /// DATA PROTECT: space is gone; what was there is unharmed, and a later write may succeed.
     SPACE_ALLOCATION_FAILED = 0x27 / 0x07, "SPACE ALLOCATION FAILED WRITE PROTECT";
-    /// A medium was loaded.
+    /// UNIT ATTENTION: another nexus loaded the medium.
     MEDIUM_CHANGED = 0x28 / 0x00, "NOT READY TO READY CHANGE, MEDIUM MAY HAVE CHANGED";
-    /// A new nexus, or a device that started again.
+    /// UNIT ATTENTION: the nexus, or the unit, is new.
     POWER_ON = 0x29 / 0x00, "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED";
-    /// A target was reset.
+    /// UNIT ATTENTION: the target was reset; for every nexus, that of the reset too.
     TARGET_RESET = 0x29 / 0x02, "SCSI BUS RESET OCCURRED";
-    /// A logical unit was reset.
+    /// UNIT ATTENTION: the unit was reset; for every nexus, that of the reset too.
     UNIT_RESET = 0x29 / 0x03, "BUS DEVICE RESET FUNCTION OCCURRED";
-    /// A session was replaced by another one of the same name.
+    /// UNIT ATTENTION: the session was reinstated before the old one had ended.
     NEXUS_LOSS = 0x29 / 0x07, "I_T NEXUS LOSS OCCURRED";
-    /// Another nexus changed mode parameters.
+    /// UNIT ATTENTION: another nexus changed mode parameters.
     MODE_PARAMETERS_CHANGED = 0x2a / 0x01, "MODE PARAMETERS CHANGED";
-    /// The disk grew.
+    /// UNIT ATTENTION: the disk grew.
     CAPACITY_CHANGED = 0x2a / 0x09, "CAPACITY DATA HAS CHANGED";
-    /// Another nexus cleared the task set.
+    /// UNIT ATTENTION: another nexus cleared commands of this one.
     COMMANDS_CLEARED = 0x2f / 0x00, "COMMANDS CLEARED BY ANOTHER INITIATOR";
-    /// Little space is left for a thin unit.
+    /// UNIT ATTENTION: little space is left.
     SOFT_THRESHOLD = 0x38 / 0x07, "THIN PROVISIONING SOFT THRESHOLD REACHED";
-    /// Saved values of mode pages do not exist.
+    /// ILLEGAL REQUEST: MODE SENSE for saved values, which do not exist.
     SAVING_NOT_SUPPORTED = 0x39 / 0x00, "SAVING PARAMETERS NOT SUPPORTED";
-    /// A medium was ejected.
+    /// NOT READY: the medium was ejected.
     NO_MEDIUM = 0x3a / 0x00, "MEDIUM NOT PRESENT";
-    /// Units came or went.
+    /// UNIT ATTENTION: units came or went; REPORT LUNS tells it, too.
     REPORTED_LUNS_CHANGED = 0x3f / 0x0e, "REPORTED LUNS DATA HAS CHANGED";
-    /// The disk below failed.
+    /// HARDWARE ERROR: the disk below failed.
     INTERNAL_FAILURE = 0x44 / 0x00, "INTERNAL TARGET FAILURE";
-    /// A digest was wrong (RFC 7143 11.4.7.2).
+    /// ABORTED COMMAND: a data digest was wrong (RFC 7143 11.4.7.2).
     PROTOCOL_SERVICE_CRC = 0x47 / 0x05, "PROTOCOL SERVICE CRC ERROR";
-    /// Somebody prevents removal.
+    /// ILLEGAL REQUEST: somebody prevents the removal of the medium.
     REMOVAL_PREVENTED = 0x53 / 0x02, "MEDIUM REMOVAL PREVENTED";
 }
 
