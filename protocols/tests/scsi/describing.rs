@@ -2,6 +2,10 @@
 
 use crate::model::disk::{Blocks, MemoryDisk};
 use crate::model::rules::BITS;
+use landfall_disks::faults::{Seed, run};
+use landfall_disks::{
+    Buffer, ByteOffset, ByteRange, Disk, Durability, Geometry, IoFuture, MappedRange,
+};
 use landfall_protocols::iscsi::scsi::{
     Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
     Sense, SenseFormat, Space, SpaceLeft, Status, Unit,
@@ -195,4 +199,58 @@ fn where_no_unit_is_little_is_answered() {
     assert_eq!(known(&[0x12, 0, 0, 0, 36, 0]).data_in.as_slice()[0], 0x1e);
     assert_eq!(known(&[0; 6]).status, Status::Good);
     assert_eq!(known(&[0x28; 10]).sense, Some(unsupported));
+}
+
+/// The disk of the model, with larger blocks.
+struct Coarse(MemoryDisk);
+
+impl Disk for Coarse {
+    fn geometry(&self) -> Geometry {
+        Geometry { logical_sector: 4096, ..self.0.geometry() }
+    }
+
+    fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+        self.0.read(range)
+    }
+
+    fn write(&self, at: ByteOffset, data: Buffer, durability: Durability) -> IoFuture<'_, ()> {
+        self.0.write(at, data, durability)
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        self.0.flush()
+    }
+
+    fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+        self.0.map(range)
+    }
+}
+
+#[test]
+fn blocks_may_have_4096_bytes() {
+    let device = Device::new("iqn.2026-11.internal.landfall:coarse");
+    let disk = Arc::new(Coarse(MemoryDisk::new(Blocks::new(64))));
+    device.attach(number(3), Unit::new(disk, Identity::new("coarse"))).expect("it is free");
+    let nexus = device.nexus(InitiatorPort { name: "iqn.test".into(), isid: [1; 6] });
+    assert!(ask(&nexus, 3, &[0; 6]).sense.is_some(), "it is new");
+    assert_eq!(bytes(&nexus, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]), [0, 0, 0, 7, 0, 0, 0x10, 0]);
+    let send = |cdb: &[u8], data: &[u8]| {
+        let announced = u32::try_from(data.len()).expect("little");
+        let Decision::Do(task) = nexus.decide(Lun::from(number(3)), cdb, announced) else {
+            panic!("{cdb:02x?} has to be done");
+        };
+        assert_eq!(task.data_out_wanted(), data.len());
+        let done = run(&mut Seed::new(0), |_| nexus.execute(&task, Buffer::copy_of(data)));
+        assert_eq!(done.status, Status::Good, "{:?}", done.sense);
+        done.data_in.as_slice().to_vec()
+    };
+    send(&[0x2a, 0, 0, 0, 0, 7, 0, 0, 1, 0], &[7; 4096]);
+    let swap = [[7; 4096], [8; 4096]].concat();
+    send(&[0x89, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0], &swap);
+    assert_eq!(send(&[0x28, 0, 0, 0, 0, 7, 0, 0, 1, 0], &[]), [8; 4096]);
+    let status = send(&[0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 40, 0, 0], &[]);
+    assert_eq!(status[8..24], [0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 1, 1, 0, 0, 0]);
+    assert_eq!(status[24..40], [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0]);
+    let behind = ask(&nexus, 3, &[0x28, 0, 0, 0, 0, 8, 0, 0, 1, 0]).sense;
+    assert_eq!(behind, Some(Sense::illegal(Additional::LBA_OUT_OF_RANGE)));
 }

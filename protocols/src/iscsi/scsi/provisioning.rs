@@ -18,6 +18,9 @@ const DESCRIPTOR_BYTES: usize = 16;
 /// Most descriptors in an answer: the initiator goes on from the last one.
 const MAX_DESCRIPTORS: usize = 4096;
 
+/// Longest answer.
+const MAX_BYTES: usize = HEADER_BYTES + MAX_DESCRIPTORS * DESCRIPTOR_BYTES;
+
 /// How often the disk is asked for one answer.
 const MAX_LOOKS: usize = 64;
 
@@ -48,7 +51,8 @@ pub(super) fn lba_status(request: &Request<'_>) -> Result<Step, Sense> {
     let first = block_range(&request.geometry, request.cdb.u64(2), 1)?;
     let end = ByteOffset::new(request.geometry.size_bytes);
     let range = ByteRange::new(first.start(), end).expect("it starts within the disk");
-    let allocation = request.cdb.length(10, 4);
+    // An answer never has more, so no more is promised.
+    let allocation = request.cdb.length(10, 4).min(MAX_BYTES);
     Ok(Step::Do(Operation::LbaStatus(StatusQuery { range, allocation })))
 }
 
