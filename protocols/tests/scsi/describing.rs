@@ -110,7 +110,7 @@ fn limits_and_provisioning_are_told() {
     let word = |at: usize| u32::from_be_bytes(*limits[at..].first_chunk().expect("four bytes"));
     assert_eq!((limits[0], limits[1], limits[2], limits[3]), (0, 255, 0, 8));
     // Transfers: most, best; UNMAP: blocks, descriptors, granularity and its alignment.
-    assert_eq!((word(4), word(8)), (32_768, 2048));
+    assert_eq!((word(4), word(8)), (65_536, 2048));
     assert_eq!([16, 20, 24, 28].map(word), [u32::MAX, 256, 8, 0x8000_0000]);
     assert_eq!(page(&nexus, 0xb1)[..2], [0, 1]);
     assert_eq!(page(&nexus, 0xb2), [11, 0xe4, 2, 0]);

@@ -104,7 +104,12 @@ impl Extent {
     /// As [`Extent::range`] for a command that moves all of the bytes, `most` at a time.
     pub(super) fn transfer(self, geometry: &Geometry, most: u64) -> Result<ByteRange, Sense> {
         let range = self.range(geometry)?;
-        if range.length() > most { Err(Sense::invalid_field(self.field, 7)) } else { Ok(range) }
+        if range.length() > most { Err(self.wrong_count()) } else { Ok(range) }
+    }
+
+    /// That the field that says how many is wrong.
+    pub(super) fn wrong_count(self) -> Sense {
+        Sense::invalid_field(self.field, 7)
     }
 }
 

@@ -23,7 +23,12 @@ pub(super) enum Merge {
 pub(super) fn compare_and_write(request: &Request<'_>) -> Result<Step, Sense> {
     let block_bytes = u64::from(request.geometry.logical_sector);
     let most = u64::from(MAX_COMPARE_BLOCKS) * block_bytes;
-    let range = request.cdb.short_extent().transfer(&request.geometry, most)?;
+    let extent = request.cdb.short_extent();
+    let range = extent.transfer(&request.geometry, most)?;
+    // Data for no blocks is what is left of 256 blocks, one more than the field can say.
+    if extent.count == 0 && request.announced != 0 {
+        return Err(extent.wrong_count());
+    }
     let operation =
         Operation::Merge { range, durability: request.durability(), merge: Merge::IfEqual };
     request.announced_exactly(operation.data_out(request.unit.block_length()))?;

@@ -1,7 +1,7 @@
 //! What a command may ask for at most: told in VPD page B0h, and kept to here and nowhere else.
 
-/// Most bytes that one command moves, or compares.
-pub(super) const MAX_TRANSFER_BYTES: u64 = 16 << 20;
+/// Most bytes that one command moves, or compares. `iscsi-test-cu` moves 65536 blocks at once where that may be unmapped at once.
+pub(super) const MAX_TRANSFER_BYTES: u64 = 32 << 20;
 
 /// Bytes that are moved best.
 pub(super) const OPTIMAL_TRANSFER_BYTES: u64 = 1 << 20;

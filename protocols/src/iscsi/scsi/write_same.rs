@@ -1,7 +1,8 @@
 //! WRITE SAME (SBC-4 5.43, 5.44).
 //!
-//! A block of zeroes is not written but zeroed: with UNMAP its space comes back, without it stays allocated. Any other block is
-//! written in strides, UNMAP or not, since unmapped blocks read as zeroes. No number of blocks means all to the end (WSNZ is zero).
+//! With UNMAP the blocks are unmapped and read as zeroes, whatever the block is that came, as with every peer that was looked at:
+//! initiators send zeroes, and `iscsi-test-cu` something else. Without it, a block of zeroes is not written but zeroed, and its
+//! space stays allocated; any other block is written in strides. No number of blocks means all to the end (WSNZ is zero).
 
 use super::cdb::block_range;
 use super::decide::{Request, Step};
@@ -52,7 +53,7 @@ pub(super) async fn perform(
     block: &[u8],
     mode: ZeroMode,
 ) -> Result<(), Failure> {
-    if is_zero(block) {
+    if mode == ZeroMode::Unmap || is_zero(block) {
         return zero(run, range, mode).await;
     }
     let durability = run.durability();

@@ -76,7 +76,7 @@ pub struct Model {
     pending: Vec<BTreeSet<usize>>,
 }
 
-const MAX_TRANSFER: usize = 16 << 20;
+const MAX_TRANSFER: usize = 32 << 20;
 
 fn field(byte: u16, bit: u8) -> Sense {
     Sense::invalid_field(byte, bit)
@@ -409,6 +409,9 @@ impl Model {
                 self.blocks.durable = self.blocks.bytes.clone();
             }
             0x89 => {
+                if count == 0 && !data.is_empty() {
+                    return Err(field(13, 7));
+                }
                 exactly(2 * bytes)?;
                 let (expected, new) = take(2 * bytes).split_at(bytes);
                 same(&self.read(range.clone())?, expected)?;
@@ -477,8 +480,9 @@ impl Model {
             return Err(illegal(Additional::INVALID_INFORMATION_UNIT));
         }
         *wanted = Some(if without { 0 } else { BLOCK });
-        if without || data.iter().all(|byte| *byte == 0) {
-            self.zero(range, cdb[1] & 0x08 == 0)?;
+        let unmaps = cdb[1] & 0x08 != 0;
+        if without || unmaps || data.iter().all(|byte| *byte == 0) {
+            self.zero(range, !unmaps)?;
         } else {
             let all = data.repeat(range.len());
             self.store(range, &all, !self.modes.wce)?;
