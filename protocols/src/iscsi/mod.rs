@@ -8,3 +8,4 @@
 //! of each refusal: `docs/interop-iscsi.md`.
 
 pub mod scsi;
+pub mod wire;
