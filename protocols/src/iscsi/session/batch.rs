@@ -1,0 +1,151 @@
+//! PDUs that are sent together, the data of reads among them uncopied.
+//!
+//! ```text
+//!   heads   ├ header [digest] ┤          ├ padding [digest] header … ┤       one allocation, cut without copying
+//!   data                      ├─ data ──┤                                    the buffers the disk filled
+//! ```
+
+use crate::iscsi::wire::HeaderBytes;
+use crate::iscsi::wire::digest::Digest;
+use crate::iscsi::wire::header::padding;
+use landfall_disks::Buffer;
+
+/// Which digests PDUs have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Digests {
+    /// Headers.
+    pub header: bool,
+    /// Data segments.
+    pub data: bool,
+}
+
+/// PDUs waiting to be sent.
+#[derive(Debug, Default)]
+pub struct Batch {
+    heads: Vec<u8>,
+    /// Buffers that go between the heads, each with the length of the heads before it.
+    data: Vec<(usize, Buffer)>,
+    /// PDUs.
+    count: usize,
+    /// Bytes that somebody held until they are sent.
+    held: u64,
+}
+
+impl Batch {
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// PDUs in it.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes that are free again when it was sent.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// `bytes` are held until it was sent.
+    pub fn hold(&mut self, bytes: u64) {
+        self.held += bytes;
+    }
+
+    /// Appends a PDU with a short data segment.
+    pub fn push(&mut self, digests: Digests, header: &HeaderBytes, data: &[u8]) {
+        self.head(digests, header);
+        if data.is_empty() {
+            return;
+        }
+        self.heads.extend_from_slice(data);
+        self.tail(digests, data);
+    }
+
+    /// Appends a PDU whose data segment is `data`, which is not copied.
+    pub fn push_buffer(&mut self, digests: Digests, header: &HeaderBytes, data: Buffer) {
+        self.head(digests, header);
+        if data.is_empty() {
+            return;
+        }
+        let place = self.heads.len();
+        self.tail(digests, &data);
+        self.data.push((place, data));
+    }
+
+    fn head(&mut self, digests: Digests, header: &HeaderBytes) {
+        self.count += 1;
+        self.heads.extend_from_slice(header);
+        if digests.header {
+            self.heads.extend_from_slice(&Digest::of(header).to_bytes());
+        }
+    }
+
+    /// What comes behind `data`.
+    fn tail(&mut self, digests: Digests, data: &[u8]) {
+        let padding = &[0; 3][..padding(data.len())];
+        self.heads.extend_from_slice(padding);
+        if digests.data {
+            self.heads.extend_from_slice(&Digest::of(data).with(padding).to_bytes());
+        }
+    }
+
+    /// What to send, in order.
+    pub fn into_parts(self) -> Vec<Buffer> {
+        let mut parts = Vec::with_capacity(2 * self.data.len() + 1);
+        let mut heads = Buffer::copy_of(&self.heads);
+        let mut done = 0;
+        for (before, data) in self.data {
+            let rest = heads.split_off(before - done);
+            if !heads.is_empty() {
+                parts.push(heads);
+            }
+            parts.push(data);
+            (heads, done) = (rest, before);
+        }
+        if !heads.is_empty() {
+            parts.push(heads);
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::iscsi::wire::HEADER;
+
+    #[test]
+    fn data_is_sent_from_the_buffer_it_was_read_into() {
+        let bytes = Buffer::copy_of(b"datum");
+        let address = bytes.as_ptr();
+        let mut batch = Batch::default();
+        batch.push(Digests::default(), &[1; HEADER], b"");
+        batch.push_buffer(Digests::default(), &[2; HEADER], bytes);
+        batch.push(Digests::default(), &[3; HEADER], b"ab");
+        assert_eq!((batch.count(), batch.is_empty()), (3, false));
+        let parts = batch.into_parts();
+        let lengths: Vec<_> = parts.iter().map(|part| part.len()).collect();
+        assert_eq!(lengths, [2 * HEADER, 5, 3 + HEADER + 2 + 2]);
+        assert_eq!(parts[1].as_ptr(), address);
+    }
+
+    #[test]
+    fn digests_stand_where_they_belong() {
+        let digests = Digests { header: true, data: true };
+        let mut batch = Batch::default();
+        batch.push(digests, &[1; HEADER], b"");
+        batch.push(digests, &[2; HEADER], b"abcde");
+        batch.push_buffer(digests, &[2; HEADER], Buffer::copy_of(b"abcde"));
+        let sent: Vec<u8> = batch.into_parts().iter().flat_map(|part| part.to_vec()).collect();
+        let mut expected = [1; HEADER].to_vec();
+        expected.extend(Digest::of(&[1; HEADER]).to_bytes());
+        for _ in 0..2 {
+            expected.extend([2; HEADER]);
+            expected.extend(Digest::of(&[2; HEADER]).to_bytes());
+            expected.extend(b"abcde\0\0\0");
+            expected.extend(Digest::of(b"abcde\0\0\0").to_bytes());
+        }
+        assert_eq!(sent, expected);
+    }
+}
