@@ -16,7 +16,7 @@ use crate::uring::op::{Message, Op};
 use rustix::net::Shutdown;
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -44,6 +44,11 @@ impl Stream {
             flight: None,
         };
         (receiver, Sender { socket: self.socket, broken: false })
+    }
+
+    /// The address of TCP that the peer has reached.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.socket)?)?)
     }
 
     /// Ends both directions; calls in flight return.

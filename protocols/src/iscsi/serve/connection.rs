@@ -1,0 +1,425 @@
+//! One connection, from its first byte to its last.
+//!
+//! ```text
+//!   login ─▶ receive, pump, orders, watch ─▶ last words ─▶ closed
+//!     │         └── logged out, closed, breach, silent, replaced, reset, server stopped
+//!     └── refused, time over, cut off, server stopped
+//! ```
+
+use super::incoming::{Incoming, Shape};
+use super::login::{self, Failure, login};
+use super::seats::Order;
+use super::units::{Units, is_good, outcome};
+use super::{Ended, FAREWELL, ORDER_TIME, Service};
+use crate::admission::Place;
+use crate::iscsi::counters::{add, count};
+use crate::iscsi::name::Name;
+use crate::iscsi::scsi::{Aborted, Lun, ResetScope, Task};
+use crate::iscsi::session::full::{Closing, Effect, Management, Scope, Session, TaskKey, Which};
+use crate::iscsi::session::login::{Entered, Want};
+use crate::iscsi::targets::Visitor;
+use crate::iscsi::wire::keys::append;
+use crate::iscsi::wire::number::Tsih;
+use crate::iscsi::wire::task::{Function, TaskAnswer};
+use futures_util::future::{Either, join_all, select};
+use landfall_disks::Buffer;
+use landfall_disks::uring::net::{Peer, Sender, Stream};
+use landfall_disks::uring::{sleep, spawn, timeout};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// PDUs waiting to be sent beyond which nothing more is received.
+const BACKLOG: usize = 512;
+
+/// Serves the connection until it ends.
+pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: Arc<Service>) {
+    let portal = stream.local().ok();
+    let (receiver, mut sender) = stream.split();
+    let mut incoming = Incoming::new(receiver);
+    let outcome = {
+        let work = login(&mut incoming, &mut sender, &service, &peer);
+        let limited = pin!(timeout(service.settings.login_time, work));
+        let (stopped, cut_off) = (pin!(service.stopped()), pin!(place.cut_off()));
+        match select(limited, select(stopped, cut_off)).await {
+            Either::Left((Ok(outcome), _)) => outcome,
+            Either::Left((Err(_elapsed), _)) => Err(Failure::TimedOut),
+            Either::Right((Either::Left(_), _)) => return,
+            Either::Right((Either::Right(_), _)) => Err(Failure::CutOff),
+        }
+    };
+    let outcome = outcome.and_then(|session| Ok((session, place.serve().ok_or(Failure::CutOff)?)));
+    let (session, _served) = match outcome {
+        Ok(entered) => entered,
+        Err(error) => {
+            count(&service.counters.logins_failed);
+            tracing::debug!(%peer, %error, "iSCSI login failed");
+            sender.shutdown();
+            return;
+        }
+    };
+    let login::Session { entered, visitor, units, seat } = session;
+    tracing::debug!(%visitor, want = ?entered.entering.want, "iSCSI session begun");
+    let connection = Connection::new(&entered, visitor, units, portal, &service);
+    service.counters.sessions_open.fetch_add(1, Relaxed);
+    let mut seat = seat;
+    let (ended, left) = connection.serve(&mut incoming, &mut sender, &mut seat.orders).await;
+    tracing::debug!(visitor = %connection.visitor, %ended, "iSCSI session ended");
+    service.counters.sessions_open.fetch_sub(1, Relaxed);
+    sender.shutdown();
+    // Whoever waits for its place has it now.
+    drop((seat, left));
+}
+
+/// Held by one who waits for the end of this session.
+type Left = Option<oneshot::Sender<()>>;
+
+/// What the parts of a session share.
+struct Connection {
+    session: RefCell<Session<Task>>,
+    units: Units,
+    tsih: Tsih,
+    target: Option<Name>,
+    visitor: Visitor,
+    portal: Option<SocketAddr>,
+    service: Arc<Service>,
+    /// How commands that run are told that they were aborted.
+    running: RefCell<HashMap<TaskKey, Aborted>>,
+    /// PDUs have come, in total.
+    heard: Cell<u64>,
+    ending: RefCell<Option<Ended>>,
+    /// What is ready is sent, and nothing after it.
+    closing: Cell<bool>,
+    /// There is something to send, or the end has come.
+    filled: Notify,
+    /// Something was sent.
+    room: Notify,
+    /// No command is under way any more.
+    idle: Notify,
+    /// The end has come.
+    over: Notify,
+}
+
+impl Connection {
+    fn new(
+        entered: &Entered,
+        visitor: Visitor,
+        units: Units,
+        portal: Option<SocketAddr>,
+        service: &Arc<Service>,
+    ) -> Rc<Self> {
+        let settings = &service.settings;
+        let target = match &entered.entering.want {
+            Want::Discovery => None,
+            Want::Target(name) => Some(name.clone()),
+        };
+        let session = Session::new(entered, settings.offer, settings.bytes_in_flight);
+        Rc::new(Self {
+            session: RefCell::new(session),
+            units,
+            tsih: entered.entering.tsih,
+            target,
+            visitor,
+            portal,
+            service: Arc::clone(service),
+            running: RefCell::default(),
+            heard: Cell::new(0),
+            ending: RefCell::default(),
+            closing: Cell::new(false),
+            filled: Notify::new(),
+            room: Notify::new(),
+            idle: Notify::new(),
+            over: Notify::new(),
+        })
+    }
+
+    /// Everything at once, until one of it ends; then the last words.
+    async fn serve(
+        self: &Rc<Self>,
+        incoming: &mut Incoming,
+        sender: &mut Sender,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+    ) -> (Ended, Left) {
+        let mut left = None;
+        let mut pump = pin!(self.pump(sender));
+        let ended = {
+            let receive = pin!(self.receive(incoming));
+            let (watch, part) = (pin!(self.watch()), pin!(self.part()));
+            let (follow, finished) = (pin!(self.follow(orders, &mut left)), pin!(self.finished()));
+            let work = select(receive, select(select(watch, part), select(follow, finished)));
+            match select(work, pump.as_mut()).await {
+                Either::Left((Either::Left((ended, _)), _)) => ended,
+                Either::Left((Either::Right((either, _)), _)) => match either {
+                    Either::Left((either, _)) => either.factor_first().0,
+                    Either::Right((either, _)) => either.factor_first().0,
+                },
+                Either::Right((ended, _)) => ended,
+            }
+        };
+        self.end(&ended);
+        // What is half sent is sent to its end: the pump is never dropped in the middle of a PDU.
+        if !matches!(ended, Ended::Sending(_)) && timeout(FAREWELL, pump).await.is_err() {
+            tracing::debug!(visitor = %self.visitor, "an iSCSI initiator did not take the last words");
+        }
+        (ended, left)
+    }
+
+    /// Takes PDUs off the socket until there are no more to be taken.
+    async fn receive(self: &Rc<Self>, incoming: &mut Incoming) -> Ended {
+        loop {
+            let shape = Shape::of(self.session.borrow().terms());
+            let pdu = match incoming.receive(shape).await {
+                Ok(pdu) => pdu,
+                Err(error) => return error.into(),
+            };
+            self.heard.set(self.heard.get() + 1);
+            self.session.borrow_mut().received(&pdu.header, pdu.data, &self.units);
+            self.act();
+            while self.session.borrow().output_count() > BACKLOG {
+                self.room.notified().await;
+            }
+        }
+    }
+
+    /// Sends what is ready, for as long as that works and the session has not ended.
+    async fn pump(self: &Rc<Self>, sender: &mut Sender) -> Ended {
+        loop {
+            let batch = self.session.borrow_mut().take_output();
+            if batch.is_empty() {
+                if self.closing.get() {
+                    return Ended::Closed;
+                }
+                self.filled.notified().await;
+                continue;
+            }
+            let held = batch.held();
+            if let Err(error) = sender.send(batch.into_parts()).await {
+                return Ended::Sending(error);
+            }
+            self.session.borrow_mut().sent(held);
+            self.act();
+            self.room.notify_one();
+        }
+    }
+
+    /// Asks an initiator that says nothing whether it is there.
+    async fn watch(&self) -> Ended {
+        loop {
+            let before = self.heard.get();
+            sleep(self.service.settings.idle_time).await;
+            if self.heard.get() != before {
+                continue;
+            }
+            if !self.session.borrow_mut().ping() {
+                return Ended::Silent;
+            }
+            self.filled.notify_one();
+        }
+    }
+
+    /// Once the server stops: asks the initiator to leave, and waits for it, and for what is under way.
+    async fn part(&self) -> Ended {
+        self.service.stopped().await;
+        let settings = &self.service.settings;
+        if self.target.is_some() {
+            let seconds = settings.parting_time.as_secs_f64().ceil();
+            let within =
+                if seconds < f64::from(u16::MAX) { settings.parting_time.as_secs() } else { 0 };
+            let within = u16::try_from(within.max(1)).unwrap_or(u16::MAX);
+            self.session.borrow_mut().ask_to_leave(within);
+            self.filled.notify_one();
+            sleep(settings.parting_time).await;
+            let drained = async {
+                while self.session.borrow().under_way() > 0 {
+                    self.idle.notified().await;
+                }
+            };
+            if timeout(settings.drain_time, drained).await.is_err() {
+                tracing::debug!(visitor = %self.visitor, "iSCSI session dropped before all was answered");
+            }
+        }
+        Ended::Stopped
+    }
+
+    /// Does what other sessions want.
+    async fn follow(
+        self: &Rc<Self>,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        left: &mut Left,
+    ) -> Ended {
+        loop {
+            match orders.recv().await {
+                Some(Order::Leave(why, waiting)) => {
+                    *left = Some(waiting);
+                    return why;
+                }
+                Some(Order::Abort { scope, cleared, _done }) => {
+                    let any = self.session.borrow_mut().abort(scope);
+                    if let (true, true, Scope::Unit(lun), Some(nexus)) =
+                        (cleared, any, scope, &self.units.0)
+                    {
+                        nexus.cleared_by_another(Lun::from_bytes(lun.0));
+                    }
+                    self.act();
+                }
+                None => unreachable!("a seat keeps its own end of the channel"),
+            }
+        }
+    }
+
+    /// Returns when the session itself is over.
+    async fn finished(&self) -> Ended {
+        loop {
+            if let Some(ended) = self.ending.borrow_mut().take() {
+                return ended;
+            }
+            self.over.notified().await;
+        }
+    }
+
+    fn finish(&self, ended: Ended) {
+        self.ending.borrow_mut().get_or_insert(ended);
+        self.over.notify_one();
+    }
+
+    /// Does what the session wants.
+    fn act(self: &Rc<Self>) {
+        loop {
+            let effect = self.session.borrow_mut().effect();
+            match effect {
+                None => break,
+                Some(Effect::Start { key, task, data }) => self.begin(key, task, data),
+                Some(Effect::Abort(key)) => {
+                    count(&self.service.counters.commands_aborted);
+                    if let Some(aborted) = self.running.borrow().get(&key) {
+                        aborted.set();
+                    }
+                }
+                Some(Effect::Manage(management)) => {
+                    let connection = Rc::clone(self);
+                    spawn(async move { connection.manage(management).await });
+                }
+                Some(Effect::Discover(which)) => {
+                    let connection = Rc::clone(self);
+                    spawn(async move { connection.discover(which).await });
+                }
+                Some(Effect::Close(closing)) => self.finish(Ended::Closing(closing)),
+            }
+        }
+        if self.session.borrow().output_count() > 0 {
+            self.filled.notify_one();
+        }
+    }
+
+    /// A command, on its way to the disk and back.
+    fn begin(self: &Rc<Self>, key: TaskKey, task: Task, data: Buffer) {
+        let counters = &self.service.counters;
+        count(&counters.commands);
+        add(&counters.bytes_written, data.len());
+        self.running.borrow_mut().insert(key, task.aborted());
+        let connection = Rc::clone(self);
+        spawn(async move {
+            let nexus = connection.units.0.as_ref().expect("commands have a nexus");
+            let outcome = outcome(nexus.execute(&task, data).await);
+            connection.running.borrow_mut().remove(&key);
+            let counters = &connection.service.counters;
+            add(&counters.bytes_read, outcome.data.len());
+            if !is_good(&outcome) {
+                count(&counters.commands_failed);
+            }
+            let under_way = {
+                let mut session = connection.session.borrow_mut();
+                session.completed(key, outcome);
+                session.under_way()
+            };
+            connection.act();
+            if under_way == 0 {
+                connection.idle.notify_one();
+            }
+        });
+    }
+
+    /// Task management that concerns other sessions and the units themselves.
+    async fn manage(self: &Rc<Self>, Management { tag, function, lun }: Management) {
+        let (Some(target), Some(nexus)) = (&self.target, &self.units.0) else { return };
+        let scope = match function {
+            Function::ClearTaskSet | Function::LogicalUnitReset => Scope::Unit(lun),
+            _ => Scope::All,
+        };
+        let cleared = function == Function::ClearTaskSet;
+        let waiting = RefCell::new(Vec::new());
+        self.service.seats.tell(target, self.tsih, || {
+            let (_done, done) = oneshot::channel();
+            waiting.borrow_mut().push(done);
+            Order::Abort { scope, cleared, _done }
+        });
+        // An error is what it waits for: the other end is let go.
+        if timeout(ORDER_TIME, join_all(waiting.into_inner())).await.is_err() {
+            tracing::warn!(visitor = %self.visitor, ?function, "an iSCSI session is late to abort its tasks");
+        }
+        let reset = match function {
+            Function::LogicalUnitReset => Some(ResetScope::Unit(Lun::from_bytes(lun.0))),
+            Function::TargetWarmReset | Function::TargetColdReset => Some(ResetScope::Target),
+            _ => None,
+        };
+        let found = reset.is_none_or(|scope| nexus.reset(scope));
+        let answer = if found { TaskAnswer::Complete } else { TaskAnswer::NoSuchUnit };
+        self.session.borrow_mut().managed(tag, answer);
+        self.filled.notify_one();
+        if function == Function::TargetColdReset {
+            // Section 11.5.1: all connections to the target are closed.
+            let leave = || Order::Leave(Ended::Reset, oneshot::channel().0);
+            self.service.seats.tell(target, self.tsih, leave);
+            self.finish(Ended::Reset);
+        }
+    }
+
+    async fn discover(self: &Rc<Self>, which: Which) {
+        let found = match (which, &self.target) {
+            (Which::Own, Some(own)) => vec![own.clone()],
+            (Which::Own, None) => Vec::new(),
+            (Which::All, _) => self.service.targets.list(&self.visitor).await,
+            (Which::Named(name), _) => {
+                let mut found = self.service.targets.list(&self.visitor).await;
+                found.retain(|target| target.as_str().eq_ignore_ascii_case(&name));
+                found
+            }
+        };
+        let mut text = Vec::new();
+        for target in found {
+            append(&mut text, "TargetName", target.as_str());
+            if let Some(portal) = self.portal {
+                let group = super::PORTAL_GROUP.number();
+                append(&mut text, "TargetAddress", &format!("{portal},{group}"));
+            }
+        }
+        self.session.borrow_mut().discovered(&text);
+        self.act();
+    }
+
+    /// The session is over; its last words are ready to be sent. Commands that run on are not waited for.
+    fn end(self: &Rc<Self>, ended: &Ended) {
+        self.session.borrow_mut().abort(Scope::All);
+        self.act();
+        match ended {
+            Ended::Closing(Closing::LoggedOut) => {}
+            Ended::Stopped | Ended::Replaced | Ended::Reset => {
+                if self.target.is_some() {
+                    self.session.borrow_mut().say_dropped();
+                }
+            }
+            Ended::Closing(Closing::Login)
+            | Ended::Closed
+            | Ended::Silent
+            | Ended::Incoming(_)
+            | Ended::Sending(_) => count(&self.service.counters.sessions_broken),
+        }
+        self.closing.set(true);
+        self.filled.notify_one();
+    }
+}

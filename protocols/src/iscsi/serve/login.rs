@@ -1,0 +1,151 @@
+//! Login over a socket: moves PDUs for the [`Login`], asks who may have what, and finds the session a seat.
+
+use super::incoming::{Incoming, IncomingError, Shape};
+use super::seats::{Port, Replaced, Seat};
+use super::units::Units;
+use super::{ORDER_TIME, PORTAL_GROUP, Service};
+use crate::iscsi::counters::count;
+use crate::iscsi::name::Name;
+use crate::iscsi::scsi::{InitiatorPort, Nexus};
+use crate::iscsi::session::batch::{Batch, Digests};
+use crate::iscsi::session::chap::{CHALLENGE, Challenge};
+use crate::iscsi::session::login::{End, Entered, Entering, Knock, Login, LoginError, Step, Want};
+use crate::iscsi::targets::{OpenError, Visitor};
+use crate::iscsi::wire::DEFAULT_SEGMENT;
+use crate::iscsi::wire::login::LoginStatus;
+use landfall_disks::uring::net::{Peer, Sender};
+use landfall_disks::uring::timeout;
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::io;
+use std::time::Duration;
+
+/// How long the session that is replaced has to end.
+const MAKE_WAY: Duration = Duration::from_secs(5);
+const _: () = assert!(ORDER_TIME.as_millis() < MAKE_WAY.as_millis());
+
+/// Why a login led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Incoming(#[from] IncomingError),
+    #[error("sending failed: {0}")]
+    Sending(io::Error),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error("too many others came meanwhile")]
+    CutOff,
+    #[error("it took too long")]
+    TimedOut,
+    #[error("no random bytes: {0}")]
+    Random(io::Error),
+}
+
+/// A session that begins.
+pub(super) struct Session {
+    pub(super) entered: Entered,
+    pub(super) visitor: Visitor,
+    pub(super) units: Units,
+    pub(super) seat: Seat,
+}
+
+/// Logs in.
+pub(super) async fn login(
+    incoming: &mut Incoming,
+    sender: &mut Sender,
+    service: &Service,
+    peer: &Peer,
+) -> Result<Session, Failure> {
+    let mut login = Login::new(service.settings.offer, PORTAL_GROUP, challenge()?);
+    let mut opened = None;
+    loop {
+        if let Some((header, text)) = login.take_output() {
+            let mut batch = Batch::default();
+            batch.push(Digests::default(), &header, &text);
+            sender.send(batch.into_parts()).await.map_err(Failure::Sending)?;
+        }
+        match login.step() {
+            Step::Receive => {
+                let pdu = incoming.receive(Shape::plain(DEFAULT_SEGMENT)).await?;
+                let data = pdu.data.expect("there are no digests in a login");
+                login.received(&pdu.header, &data);
+            }
+            Step::Knock(Knock { initiator, want }) => {
+                let visitor = Visitor { peer: peer.clone(), initiator, user: None };
+                let demand = service.targets.demand(&want, &visitor).await;
+                login.answered(demand.map_err(|error| refusal(&visitor, &want, &error)));
+            }
+            Step::Enter(entering) => {
+                let outcome = open(&entering, service, peer).await;
+                login.opened(
+                    outcome.as_ref().map(|(_, _, seat)| seat.tsih()).map_err(|status| *status),
+                );
+                opened = outcome.ok();
+            }
+            Step::End(End::Refused(error)) => return Err(error.into()),
+            Step::End(End::Entered(entered)) => {
+                let (visitor, units, seat) = opened.expect("it was opened just before");
+                return Ok(Session { entered: *entered, visitor, units, seat });
+            }
+        }
+    }
+}
+
+/// Fresh random bytes: a challenge is never used twice (RFC 1994, 2.3).
+fn challenge() -> Result<Challenge, Failure> {
+    let mut bytes = [0; CHALLENGE + 1];
+    let filled = getrandom(&mut bytes, GetRandomFlags::empty()).map_err(io::Error::from);
+    if filled.map_err(Failure::Random)? != bytes.len() {
+        return Err(Failure::Random(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let [identifier, bytes @ ..] = bytes;
+    Ok(Challenge { identifier, bytes })
+}
+
+fn refusal(visitor: &Visitor, want: &Want, error: &OpenError) -> LoginStatus {
+    match error {
+        OpenError::Failed(_) => tracing::warn!(%visitor, ?want, %error, "iSCSI target not opened"),
+        _ => tracing::debug!(%visitor, ?want, %error, "iSCSI login refused"),
+    }
+    error.status()
+}
+
+/// Opens what is wanted. Whoever had the same initiator port has gone when this returns.
+async fn open(
+    entering: &Entering,
+    service: &Service,
+    peer: &Peer,
+) -> Result<(Visitor, Units, Seat), LoginStatus> {
+    let Entering { initiator, user, want, isid, tsih, cid } = entering.clone();
+    let visitor = Visitor { peer: peer.clone(), initiator: initiator.clone(), user };
+    let (target, units) = match &want {
+        Want::Discovery => (None, Units(None)),
+        Want::Target(name) => {
+            let nexus = nexus(name, entering, &visitor, service).await;
+            let nexus = nexus.map_err(|error| refusal(&visitor, &want, &error))?;
+            (Some(name.clone()), Units(Some(nexus)))
+        }
+    };
+    let port = Port { target, initiator, isid };
+    let (seat, replaced) = service.seats.take(port, tsih, cid)?;
+    if let Some(Replaced(gone)) = replaced {
+        count(&service.counters.sessions_replaced);
+        // An error is what it waits for: the other end is let go.
+        if timeout(MAKE_WAY, gone).await.is_err() {
+            tracing::warn!(%visitor, "an iSCSI session does not make way");
+            return Err(LoginStatus::ServiceUnavailable);
+        }
+    }
+    Ok((visitor, units, seat))
+}
+
+/// The nexus is made while the one it replaces is there: SCSI has to know that it was lost.
+async fn nexus(
+    target: &Name,
+    entering: &Entering,
+    visitor: &Visitor,
+    service: &Service,
+) -> Result<Nexus, OpenError> {
+    let device = service.targets.open(target, visitor).await?;
+    let name = entering.initiator.as_str().to_owned();
+    Ok(device.nexus(InitiatorPort { name, isid: entering.isid.0 }))
+}

@@ -1,0 +1,244 @@
+//! The server: sockets and disks around the [`session`](super::session), on the io_uring engine.
+//!
+//! ```text
+//!   serve ──accept──▶ connection (a task on one of the cores)
+//!                       login        one PDU at a time, within a time limit; a seat among the sessions
+//!                       receive      PDU by PDU into the session ──Start──▶ a task of its own (disk) ──▶ session
+//!                       pump         everything that is ready goes out in one send
+//!                       orders       what other sessions want of this one
+//!                       watch        a ping when nothing comes, the end when nobody answers it
+//! ```
+//!
+//! **Invariants**
+//! - Nothing that a session does waits for a disk, but the task of the command itself: task management is answered whatever
+//!   the disks do.
+//! - A session never holds more commands or bytes than its budget. An initiator that does not read its answers is not read
+//!   from, once so many of them wait.
+//! - A command's future runs to its end, also when it was aborted or its session is gone.
+
+mod connection;
+mod incoming;
+mod login;
+mod seats;
+
+
+mod units;
+
+use self::incoming::IncomingError;
+use self::seats::Seats;
+use super::counters::{Counters, count};
+use super::session::full::Closing;
+use super::session::terms::Offer;
+use super::targets::Targets;
+use super::wire::number::PortalGroup;
+use crate::admission::{Admission, Place};
+use futures_util::future::{Either, select};
+use landfall_disks::uring::net::{Listener, Peer, Stream};
+use landfall_disks::uring::{Core, sleep, spawn, timeout};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long accepting pauses after an error: a shortage of descriptors ends when a connection does.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a session has to send its last words.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long others have to follow an order: a core that is busy is late by milliseconds.
+const ORDER_TIME: Duration = Duration::from_millis(500);
+
+/// The group of portals. All listeners of a server lead to the same sessions.
+const PORTAL_GROUP: PortalGroup = PortalGroup::new(1);
+
+/// Limits of a server. What it may hold in memory for the initiators of a listener is at most `sessions` times the sum of
+/// `bytes_in_flight` and the window times `FirstBurstLength`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Sessions of a listener at a time. One more connection is closed at once.
+    pub sessions: u64,
+    /// Connections of a listener that log in at a time. With one more, the oldest of them is closed.
+    pub logging_in: usize,
+    /// What is offered to initiators.
+    pub offer: Offer,
+    /// Bytes that the commands of a session may hold in either direction. A single command may hold more when it is alone.
+    pub bytes_in_flight: u64,
+    /// Time for a login, from the accepted connection to the first command.
+    pub login_time: Duration,
+    /// Time without a word after which an initiator is asked whether it is there, and after which it is not, if it does not
+    /// answer.
+    pub idle_time: Duration,
+    /// Time, from the stop of the server on, in which initiators are asked to log out, and served until they do.
+    pub parting_time: Duration,
+    /// Time that commands under way get to finish after that.
+    pub drain_time: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sessions: 128,
+            logging_in: 64,
+            offer: Offer::default(),
+            bytes_in_flight: 32 << 20,
+            login_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(30),
+            parting_time: Duration::from_secs(1),
+            drain_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a session came to its end.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Closing(Closing),
+    #[error("the initiator closed the connection without a logout")]
+    Closed,
+    #[error("the server stops")]
+    Stopped,
+    #[error("the initiator does not answer")]
+    Silent,
+    #[error("the initiator logged in again")]
+    Replaced,
+    #[error("the target was reset")]
+    Reset,
+    #[error(transparent)]
+    Incoming(IncomingError),
+    #[error("sending failed: {0}")]
+    Sending(io::Error),
+}
+
+impl From<IncomingError> for Ended {
+    fn from(error: IncomingError) -> Self {
+        match error {
+            IncomingError::Socket(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::Closed
+            }
+            other => Self::Incoming(other),
+        }
+    }
+}
+
+/// What all connections of a server share.
+pub struct Service {
+    targets: Arc<dyn Targets>,
+    settings: Settings,
+    counters: Arc<Counters>,
+    seats: Arc<Seats>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Service {
+    /// A service for `targets`, not listening anywhere yet.
+    pub fn new(targets: Arc<dyn Targets>, settings: Settings) -> Self {
+        let settings = Settings { offer: settings.offer.clamped(), ..settings };
+        Self {
+            targets,
+            settings,
+            counters: Arc::default(),
+            seats: Arc::default(),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Ends it, from any thread: no connection is accepted any more, initiators are asked to log out, and dropped when they do
+    /// not; [`serve`] returns when all connections have ended.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + 'static {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // An error means that the service itself is gone, which is as final.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+}
+
+/// An open connection, counted while it lives.
+struct Slot {
+    counters: Arc<Counters>,
+    /// Dropped with the slot: how [`serve`] learns that its last connection has ended.
+    _open: mpsc::Sender<()>,
+}
+
+impl Slot {
+    fn new(service: &Service, open: &mpsc::Sender<()>) -> Self {
+        let counters = Arc::clone(&service.counters);
+        counters.connections_open.fetch_add(1, Relaxed);
+        Self { counters, _open: open.clone() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.counters.connections_open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Accepts connections on `listener` and deals them out to `cores`, or keeps them on the current core if there are none. Runs
+/// on an I/O core. Returns after [`Service::stop`], when the connections it accepted have ended.
+pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
+    let Settings { sessions, logging_in, parting_time, drain_time, .. } = service.settings;
+    let admission = Admission::new(sessions, logging_in);
+    let (open, mut all_closed) = mpsc::channel(1);
+    let mut turn = cores.iter().cycle();
+    let mut stopped = pin!(service.stopped());
+    loop {
+        match select(pin!(listener.accept()), stopped.as_mut()).await {
+            Either::Left((Ok((stream, peer)), _)) => {
+                if admission.is_full() {
+                    count(&service.counters.connections_refused);
+                    tracing::debug!(%peer, "iSCSI connection refused: too many sessions");
+                    continue;
+                }
+                let (place, slot) = (admission.admit(), Slot::new(&service, &open));
+                start(Arrival { stream, peer, place, slot }, Arc::clone(&service), turn.next());
+            }
+            Either::Left((Err(error), _)) => {
+                tracing::warn!(%error, "cannot accept an iSCSI connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+            Either::Right(_) => break,
+        }
+    }
+    // Nobody is to connect while the last commands are answered.
+    drop((listener, open));
+    let closed = all_closed.recv();
+    if timeout(parting_time + drain_time + FAREWELL + ACCEPT_PAUSE, closed).await.is_err() {
+        tracing::warn!("iSCSI connections were still open when the time for draining was over");
+    }
+}
+
+/// A connection that was accepted.
+struct Arrival {
+    stream: Stream,
+    peer: Peer,
+    place: Place,
+    slot: Slot,
+}
+
+fn start(arrival: Arrival, service: Arc<Service>, core: Option<&Core>) {
+    count(&service.counters.connections);
+    let connection = move || async move {
+        let Arrival { stream, peer, place, slot } = arrival;
+        connection::run(stream, peer, place, service).await;
+        drop(slot);
+    };
+    match core {
+        Some(core) => core.spawn(connection),
+        None => spawn(connection()),
+    }
+}

@@ -1,0 +1,201 @@
+//! The sessions of a server: their names, and how they reach each other.
+//!
+//! ```text
+//!   a session ──orders──▶ those of the same target          task management that concerns all of them
+//!   a login   ──Leave───▶ the session that it replaces      section 6.3.5: same initiator, ISID and target
+//! ```
+//!
+//! **Invariant:** two sessions never have the same name, nor the same initiator port at a target.
+
+use super::Ended;
+use crate::iscsi::name::Name;
+use crate::iscsi::session::full::Scope;
+use crate::iscsi::wire::login::LoginStatus;
+use crate::iscsi::wire::number::{Cid, Isid, Tsih};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Who a session belongs to: what tells it apart from all others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Port {
+    /// None for discovery.
+    pub(super) target: Option<Name>,
+    pub(super) initiator: Name,
+    pub(super) isid: Isid,
+}
+
+/// What a session is told by others.
+pub(super) enum Order {
+    /// To end. What is here is dropped when it has.
+    Leave(Ended, oneshot::Sender<()>),
+    /// To abort its tasks. What is here is dropped when it has.
+    Abort {
+        scope: Scope,
+        /// By another initiator's CLEAR TASK SET: its own is told (SAM-5, 5.14).
+        cleared: bool,
+        _done: oneshot::Sender<()>,
+    },
+}
+
+/// Sessions by their names.
+#[derive(Default)]
+pub(super) struct Seats {
+    sessions: Mutex<BTreeMap<u16, Record>>,
+}
+
+struct Record {
+    port: Port,
+    cid: Cid,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// The place of a session, given up when it is dropped.
+pub(super) struct Seat {
+    seats: Arc<Seats>,
+    tsih: Tsih,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    own: mpsc::UnboundedSender<Order>,
+}
+
+/// A session that has to make way.
+pub(super) struct Replaced(pub(super) oneshot::Receiver<()>);
+
+impl Seats {
+    /// A place for a session of `port`: a new one, or the one of a session that exists (`tsih`). Whoever is there makes way.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        port: Port,
+        tsih: Tsih,
+        cid: Cid,
+    ) -> Result<(Seat, Option<Replaced>), LoginStatus> {
+        let mut sessions = self.sessions.lock();
+        let there = sessions.iter().find(|(_, record)| record.port == port);
+        let there = there.map(|(number, record)| (*number, record.cid));
+        let number = match (tsih, there) {
+            (Tsih::NEW, _) => free(&sessions).ok_or(LoginStatus::OutOfResources)?,
+            (tsih, Some((number, known))) if tsih.number() == number => {
+                // Section 6.3.4: the same connection is made anew. Another one is one too many: MaxConnections is 1.
+                if cid != known {
+                    return Err(LoginStatus::TooManyConnections);
+                }
+                number
+            }
+            (_, _) => return Err(LoginStatus::SessionDoesNotExist),
+        };
+        let replaced = there.and_then(|(number, _)| sessions.remove(&number)).map(|record| {
+            let (done, gone) = oneshot::channel();
+            // If it has gone by itself, `done` is dropped, which says so.
+            let _ = record.orders.send(Order::Leave(Ended::Replaced, done));
+            Replaced(gone)
+        });
+        let (own, orders) = mpsc::unbounded_channel();
+        sessions.insert(number, Record { port, cid, orders: own.clone() });
+        let seat = Seat { seats: Arc::clone(self), tsih: Tsih::new(number), orders, own };
+        Ok((seat, replaced))
+    }
+
+    /// Gives an order to all sessions of `target` but `own`.
+    pub(super) fn tell(&self, target: &Name, own: Tsih, order: impl Fn() -> Order) {
+        let of_target = |record: &Record| record.port.target.as_ref() == Some(target);
+        for (number, record) in &*self.sessions.lock() {
+            if *number != own.number() && of_target(record) {
+                // Whoever has gone has no tasks any more.
+                let _ = record.orders.send(order());
+            }
+        }
+    }
+}
+
+/// The first name that nobody has.
+fn free(sessions: &BTreeMap<u16, Record>) -> Option<u16> {
+    (1..=u16::MAX).find(|number| !sessions.contains_key(number))
+}
+
+impl Seat {
+    pub(super) fn tsih(&self) -> Tsih {
+        self.tsih
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut sessions = self.seats.sessions.lock();
+        // It may have been given to somebody else meanwhile.
+        let number = self.tsih.number();
+        if sessions.get(&number).is_some_and(|record| record.orders.same_channel(&self.own)) {
+            sessions.remove(&number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(target: &str, isid: u8) -> Port {
+        let name = |own: &str| Name::under("iqn.2026-11.com.example:", own).expect("a name");
+        Port { target: Some(name(target)), initiator: name("host"), isid: Isid([isid; 6]) }
+    }
+
+    fn take(seats: &Arc<Seats>, port: Port) -> (Seat, Option<Replaced>) {
+        seats.take(port, Tsih::NEW, Cid::new(1)).expect("there is room")
+    }
+
+    #[test]
+    fn each_session_has_a_name_of_its_own() {
+        let seats = Arc::new(Seats::default());
+        let (one, none) = take(&seats, port("a", 1));
+        let (two, _) = take(&seats, port("a", 2));
+        assert!(none.is_none() && one.tsih() != two.tsih() && one.tsih() != Tsih::NEW);
+        drop(one);
+        let (three, none) = take(&seats, port("b", 1));
+        assert!(none.is_none() && three.tsih() != two.tsih());
+    }
+
+    #[test]
+    fn who_comes_again_replaces_itself() {
+        let seats = Arc::new(Seats::default());
+        let (mut old, _) = take(&seats, port("a", 1));
+        let (new, replaced) = take(&seats, port("a", 1));
+        let mut gone = replaced.expect("somebody was there").0;
+        assert!(matches!(old.orders.try_recv(), Ok(Order::Leave(Ended::Replaced, _))));
+        assert!(matches!(gone.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        drop(old);
+        let (_, replaced) = take(&seats, port("a", 1));
+        assert!(replaced.is_some(), "the new one is still there");
+        drop(new);
+    }
+
+    #[test]
+    fn a_session_is_joined_by_its_own_connection_only() {
+        let seats = Arc::new(Seats::default());
+        let (old, _) = take(&seats, port("a", 1));
+        let tsih = old.tsih();
+        let join =
+            |port, tsih, cid| seats.take(port, tsih, Cid::new(cid)).map(|(seat, _)| seat.tsih());
+        let none = Err(LoginStatus::SessionDoesNotExist);
+        assert_eq!(join(port("a", 1), Tsih::new(99), 1), none);
+        assert_eq!(join(port("a", 2), tsih, 1), none);
+        assert_eq!(join(port("b", 1), tsih, 1), none);
+        assert_eq!(join(port("a", 1), tsih, 2), Err(LoginStatus::TooManyConnections));
+        assert_eq!(join(port("a", 1), tsih, 1), Ok(tsih));
+    }
+
+    #[test]
+    fn orders_reach_the_others_of_a_target() {
+        let seats = Arc::new(Seats::default());
+        let (mut own, _) = take(&seats, port("a", 1));
+        let (mut other, _) = take(&seats, port("a", 2));
+        let (mut elsewhere, _) = take(&seats, port("b", 1));
+        let target = port("a", 1).target.expect("a target");
+        seats.tell(&target, own.tsih(), || Order::Abort {
+            scope: Scope::All,
+            cleared: false,
+            _done: oneshot::channel().0,
+        });
+        assert!(other.orders.try_recv().is_ok());
+        assert!(own.orders.try_recv().is_err() && elsewhere.orders.try_recv().is_err());
+    }
+}
