@@ -5,7 +5,7 @@
 //! answered).
 
 use super::task::{Held, State};
-use super::{Effect, Logical, Management, Scope, Session, Waiting};
+use super::{Effect, Logical, MAX_IMMEDIATE, Management, Scope, Session, Waiting};
 use crate::iscsi::session::window::Place;
 use crate::iscsi::wire::number::{InitiatorTaskTag, LunField};
 use crate::iscsi::wire::task::{Function, TaskAnswer, TaskRequest};
@@ -42,6 +42,11 @@ impl<T> Session<T> {
     }
 
     fn let_others_know(&mut self, tag: InitiatorTaskTag, function: Function, lun: LunField) {
+        if self.managing >= MAX_IMMEDIATE {
+            // Its own tasks are gone; whoever floods others with resets gets no more of them.
+            return self.answer_task(tag, TaskAnswer::Rejected);
+        }
+        self.managing += 1;
         self.effects.push_back(Effect::Manage(Management { tag, function, lun }));
     }
 

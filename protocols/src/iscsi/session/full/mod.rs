@@ -17,6 +17,7 @@
 //! | bytes that commands read, or are asked to write, at a time | the budget: those that do not fit wait in line |
 //! | bytes that come without being asked for | the window times `FirstBurstLength` |
 //! | text | `MAX_TEXT`, one negotiation at a time |
+//! | resets that concern others | `MAX_IMMEDIATE` at a time |
 //!
 //! **Invariants**
 //! - Task management is answered whatever the disks do: an aborted task that runs on is a ghost, which keeps its slot and its
@@ -51,7 +52,7 @@ use crate::iscsi::wire::{CDB, HeaderBytes};
 use landfall_disks::Buffer;
 use std::collections::{HashMap, VecDeque};
 
-/// Immediate commands that may be under way beside the window.
+/// Immediate commands that may be under way beside the window, and requests for task management that concern others.
 const MAX_IMMEDIATE: u32 = 16;
 
 /// What SCSI says of a command; the session asks it and knows nothing of it.
@@ -223,6 +224,7 @@ pub struct Session<T> {
     in_line: VecDeque<InitiatorTaskTag>,
     budget: Budget,
     immediate: u32,
+    managing: u32,
     keys_given: u64,
     tags_given: u32,
     talk: Option<Talk>,
@@ -250,6 +252,7 @@ impl<T> Session<T> {
             in_line: VecDeque::new(),
             budget: Budget { limit: budget, held: 0 },
             immediate: 0,
+            managing: 0,
             keys_given: 0,
             tags_given: 0,
             talk: None,
@@ -454,6 +457,7 @@ impl<T> Session<T> {
 
     /// Task management is done beside this session.
     pub fn managed(&mut self, tag: InitiatorTaskTag, answer: TaskAnswer) {
+        self.managing = self.managing.checked_sub(1).expect("each request is managed once");
         self.answer_task(tag, answer);
     }
 

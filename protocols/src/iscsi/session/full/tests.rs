@@ -645,6 +645,29 @@ fn a_reset_of_the_target_ends_all_tasks() {
 }
 
 #[test]
+fn nobody_floods_others_with_resets() {
+    let mut pair = Pair::new();
+    let command = pair.command(READ, 1);
+    pair.started();
+    for _ in 0..MAX_IMMEDIATE {
+        pair.manage(Function::LogicalUnitReset, UNIT, &command);
+        assert!(pair.answers().is_empty());
+    }
+    pair.manage(Function::LogicalUnitReset, UNIT, &command);
+    assert_eq!(pair.task_answer(), TaskAnswer::Rejected);
+    let tags = std::iter::from_fn(|| match pair.session.effect()? {
+        Effect::Manage(management) => Some(Some(management.tag)),
+        _ => Some(None),
+    });
+    let tags: Vec<_> = tags.flatten().collect();
+    assert_eq!(tags.len(), MAX_IMMEDIATE as usize);
+    pair.session.managed(tags[0], TaskAnswer::Complete);
+    pair.answers();
+    pair.manage(Function::LogicalUnitReset, UNIT, &command);
+    assert!(pair.answers().is_empty(), "there is room for another one");
+}
+
+#[test]
 fn what_is_not_done_here_is_said_so() {
     let mut pair = Pair::new();
     let command = pair.command(READ, 1);
