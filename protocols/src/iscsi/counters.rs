@@ -17,7 +17,7 @@ pub struct Counters {
     pub connections_refused: AtomicU64,
     /// Logins that led nowhere.
     pub logins_failed: AtomicU64,
-    /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket.
+    /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket; not those whose initiator just went.
     pub sessions_broken: AtomicU64,
     /// Sessions that made way for another one of the same initiator port.
     pub sessions_replaced: AtomicU64,

@@ -407,14 +407,13 @@ impl Connection {
         self.session.borrow_mut().abort(Scope::All);
         self.act();
         match ended {
-            Ended::Closing(Closing::LoggedOut) => {}
+            Ended::Closing(Closing::LoggedOut) | Ended::Closed => {}
             Ended::Stopped | Ended::Replaced | Ended::Reset => {
                 if self.target.is_some() {
                     self.session.borrow_mut().say_dropped();
                 }
             }
             Ended::Closing(Closing::Login)
-            | Ended::Closed
             | Ended::Silent
             | Ended::Incoming(_)
             | Ended::Sending(_) => count(&self.service.counters.sessions_broken),

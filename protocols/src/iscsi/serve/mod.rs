@@ -21,7 +21,6 @@ mod incoming;
 mod login;
 mod seats;
 
-
 mod units;
 
 use self::incoming::IncomingError;
@@ -242,3 +241,6 @@ fn start(arrival: Arrival, service: Arc<Service>, core: Option<&Core>) {
         None => spawn(connection()),
     }
 }
+
+#[cfg(test)]
+mod tests;

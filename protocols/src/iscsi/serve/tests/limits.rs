@@ -1,0 +1,197 @@
+//! Initiators that dawdle, vanish, flood or lie.
+
+use super::initiator::{Initiator, Opening};
+use super::*;
+use crate::iscsi::wire::control::NopOut;
+use crate::iscsi::wire::data::DataOut;
+use crate::iscsi::wire::header::DataLength;
+use crate::iscsi::wire::login::Stage;
+use crate::iscsi::wire::notice::RejectReason;
+use crate::iscsi::wire::number::{
+    CmdSn, DataSn, InitiatorTaskTag, LunField, StatSn, TargetTransferTag,
+};
+use crate::iscsi::wire::pdu::{Request, Response};
+
+#[test]
+fn half_a_login_is_over_some_time() {
+    let settings = Settings { login_time: Duration::from_millis(100), ..brisk() };
+    let server = Server::start(settings);
+    let mut silent = Initiator::connect(server.address);
+    assert!(silent.next().is_none());
+    let mut half = Initiator::connect(server.address);
+    let request = half.login_request(&Opening::default(), Stage::Operational, None);
+    let header = Request::Login(request).encode(DataLength::new(100).expect("short"));
+    half.send_bytes(&header, b"", None);
+    assert!(half.next().is_none());
+    assert_eq!(server.service.counters.logins_failed.load(Relaxed), 2);
+    server.stop();
+}
+
+#[test]
+fn the_oldest_login_makes_way() {
+    let settings = Settings { logging_in: 2, ..brisk() };
+    let server = Server::start(settings);
+    let mut crowd: Vec<_> = (0..3).map(|_| Initiator::connect(server.address)).collect();
+    assert!(crowd[0].next().is_none());
+    let session = Initiator::in_session(server.address, &Opening::default());
+    session.logout();
+    server.stop();
+}
+
+#[test]
+fn there_are_no_more_sessions_than_may_be() {
+    let settings = Settings { sessions: 1, ..brisk() };
+    let server = Server::start(settings);
+    let session = Initiator::in_session(server.address, &Opening::default());
+    let mut next = Initiator::connect(server.address);
+    assert!(next.next().is_none());
+    assert_eq!(server.service.counters.connections_refused.load(Relaxed), 1);
+    session.logout();
+    server.until(|counters| counters.connections_open.load(Relaxed) == 0);
+    Initiator::in_session(server.address, &Opening::default()).logout();
+    server.stop();
+}
+
+#[test]
+fn who_answers_pings_stays_and_who_does_not_goes() {
+    let settings = Settings { idle_time: Duration::from_millis(50), ..brisk() };
+    let server = Server::start(settings);
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    for _ in 0..3 {
+        let (Response::Nop(ping), _) = initiator.receive() else { panic!("no ping") };
+        initiator.pong(ping.transfer_tag);
+    }
+    let mut last = None;
+    while let Some((answer, _)) = initiator.next() {
+        last = Some(answer);
+    }
+    assert!(matches!(last, Some(Response::Nop(_))), "it was asked before: {last:?}");
+    assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 1);
+    // A discovery session has nothing to wait for.
+    let opening = Opening { target: None, ..Opening::default() };
+    let mut idle = Initiator::logged_in(server.address, &opening);
+    assert!(idle.next().is_none());
+    server.stop();
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from_and_loses_nothing() {
+    let settings = Settings { bytes_in_flight: 64 << 10, ..brisk() };
+    let server = Server::start(settings);
+    let data = pattern(1 << 20, 11);
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    for lba in (0..2048).step_by(128) {
+        let at = lba as usize * 512;
+        initiator.write(lba, &data[at..at + 65536]);
+    }
+    // 16 MiB are asked for before anything is read.
+    let mut commands = Vec::new();
+    for round in 0..128 {
+        let command = initiator.read_command(round % 8 * 256, 256);
+        initiator.start(&command, &[]);
+        commands.push((command, round as usize % 8 * 131_072));
+    }
+    for (command, at) in commands {
+        let done = initiator.finish(&command, &[]);
+        assert!(done.status == 0 && done.data == data[at..at + 131_072]);
+    }
+    initiator.logout();
+    server.stop();
+}
+
+#[test]
+fn a_flood_of_pings_is_answered_as_fast_as_it_is_read() {
+    let server = Server::start(brisk());
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    for round in 0..2000u32 {
+        let ping = NopOut {
+            immediate: true,
+            lun: LunField::default(),
+            task_tag: InitiatorTaskTag::new(round),
+            transfer_tag: TargetTransferTag::RESERVED,
+            cmd_sn: CmdSn::new(initiator.cmd_sn),
+            exp_stat_sn: StatSn::new(0),
+        };
+        initiator.send(&Request::Nop(ping), &pattern(64, 3));
+    }
+    for round in 0..2000 {
+        let (Response::Nop(pong), data) = initiator.receive() else { panic!("no pong") };
+        assert_eq!((pong.task_tag.number(), data), (round, pattern(64, 3)));
+    }
+    initiator.logout();
+    server.stop();
+}
+
+#[test]
+fn digests_that_are_wrong_cost_the_pdu_or_the_connection() {
+    let server = Server::start(brisk());
+    let keys = Opening::with_keys("HeaderDigest=CRC32C DataDigest=CRC32C");
+    let mut initiator = Initiator::in_session(server.address, &keys);
+    let command = initiator.write_command(5, 1);
+    let header = Request::Command(command).encode(DataLength::new(512).expect("short"));
+    initiator.send_bytes(&header, &pattern(512, 3), Some("data"));
+    let (Response::Reject(reject), rejected) = initiator.receive() else { panic!("no reject") };
+    assert_eq!((reject.reason, rejected), (RejectReason::DataDigest, header.to_vec()));
+    // It comes again, under its own number.
+    initiator.send_bytes(&header, &pattern(512, 3), None);
+    assert_eq!(initiator.finish(&command, &[]).status, 0);
+    assert_eq!(initiator.read(5, 1), pattern(512, 3));
+    // Data that was asked for and is damaged ends its command.
+    let command = initiator.write_command(5, 1);
+    initiator.start(&command, &[]);
+    let (Response::Ready(ready), _) = initiator.receive() else { panic!("no R2T") };
+    let pdu = DataOut {
+        is_final: true,
+        lun: ready.lun,
+        task_tag: ready.task_tag,
+        transfer_tag: ready.transfer_tag,
+        exp_stat_sn: StatSn::new(0),
+        data_sn: DataSn::new(0),
+        offset: 0,
+    };
+    let header = Request::Data(pdu).encode(DataLength::new(512).expect("short"));
+    initiator.send_bytes(&header, &pattern(512, 9), Some("data"));
+    assert!(matches!(initiator.receive(), (Response::Reject(_), _)));
+    let done = initiator.finish(&command, &[]);
+    assert_eq!((done.status, done.sense), (2, Some((0x0b, 0x47, 0x05))));
+    assert_eq!(initiator.read(5, 1), pattern(512, 3), "nothing was written");
+    let command = initiator.read_command(0, 1);
+    let header = Request::Command(command).encode(DataLength::NONE);
+    initiator.send_bytes(&header, b"", Some("header"));
+    assert!(initiator.next().is_none());
+    assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 1);
+    server.stop();
+}
+
+#[test]
+fn a_segment_that_is_too_long_ends_the_connection() {
+    let server = Server::start(brisk());
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    let command = initiator.write_command(0, 1);
+    let length = Settings::default().offer.max_receive_segment as usize + 1;
+    let header = Request::Command(command).encode(DataLength::new(length).expect("24 bits"));
+    initiator.send_bytes(&header, b"", None);
+    assert!(initiator.next().is_none());
+    // In a login, what was not negotiated yet is what the standard has.
+    let mut early = Initiator::connect(server.address);
+    let request = early.login_request(&Opening::default(), Stage::Operational, None);
+    let header = Request::Login(request).encode(DataLength::new(8193).expect("short"));
+    early.send_bytes(&header, b"", None);
+    assert!(early.next().is_none());
+    server.stop();
+}
+
+#[test]
+fn additional_headers_are_stepped_over() {
+    let server = Server::start(brisk());
+    let mut initiator =
+        Initiator::in_session(server.address, &Opening::with_keys("HeaderDigest=None"));
+    let command = initiator.make(&[0; 6], 0, 0);
+    let mut header = Request::Command(command).encode(DataLength::NONE).to_vec();
+    header[4] = 2;
+    header.extend([0, 5, 2, 0, 1, 2, 3, 4]);
+    initiator.send_raw(&header);
+    assert_eq!(initiator.finish(&command, &[]).status, 0);
+    initiator.logout();
+    server.stop();
+}
