@@ -26,14 +26,17 @@ pub(super) fn start_stop(request: &Request<'_>) -> Result<Step, Sense> {
         return Err(Sense::invalid_field(4, 1));
     }
     let mut state = request.unit.state();
-    if start {
-        if std::mem::replace(&mut state.ejected, false) {
-            state.tell(Attention::MediumChanged, Audience::AllBut(request.nexus));
-        }
+    if start && !state.ejected {
         return Ok(Step::GOOD);
     }
+    // Neither out nor in.
     if !state.preventing.is_empty() {
         return Err(Sense::illegal(Additional::REMOVAL_PREVENTED));
+    }
+    if start {
+        state.ejected = false;
+        state.tell(Attention::MediumChanged, Audience::AllBut(request.nexus));
+        return Ok(Step::GOOD);
     }
     Ok(if state.ejected { Step::GOOD } else { Step::Do(Operation::Eject) })
 }

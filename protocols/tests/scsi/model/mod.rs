@@ -237,14 +237,12 @@ impl Model {
                 nothing
             }
             (true, _) if !self.removable => Err(field(4, 1)),
+            (true, true) if !self.ejected => nothing,
+            (true, _) if !self.preventing.is_empty() => Err(illegal(Additional::REMOVAL_PREVENTED)),
             (true, true) => {
-                if std::mem::take(&mut self.ejected) {
-                    self.tell(Additional::MEDIUM_CHANGED, |nexus| nexus != who);
-                }
+                self.ejected = false;
+                self.tell(Additional::MEDIUM_CHANGED, |nexus| nexus != who);
                 nothing
-            }
-            (true, false) if !self.preventing.is_empty() => {
-                Err(illegal(Additional::REMOVAL_PREVENTED))
             }
             (true, false) => {
                 if !self.ejected {
