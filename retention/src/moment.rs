@@ -469,6 +469,9 @@ mod tests {
         assert!(many.ends_with(&format!(" and {} more", 500 - listed)), "{many}");
         // However long it is, one name says more than none.
         let long = Name::parse(&"x".repeat(63)).unwrap();
-        assert_eq!(existing("its branches", &[long.clone()]), format!("its branches: {long}"));
+        assert_eq!(
+            existing("its branches", std::slice::from_ref(&long)),
+            format!("its branches: {long}")
+        );
     }
 }
