@@ -14,6 +14,7 @@ use crate::journal::format::RecordKind;
 use crate::keeping::check_unlocked;
 use crate::line::{Line, LineState};
 use crate::manifest::ManifestError;
+use crate::manifest::iscsi::IscsiAccess;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::ManifestState;
 use crate::moment::{Moment, ResolveError, before_history, line_name};
@@ -71,6 +72,8 @@ pub struct NewExport {
     pub sequence: Option<Sequence>,
     /// Whether writes are allowed: branches only, and no fixed moment.
     pub writable: bool,
+    /// What it is over iSCSI, if it is.
+    pub iscsi: Option<Arc<IscsiAccess>>,
 }
 
 /// Why a change was not made.
@@ -476,7 +479,8 @@ impl Retention {
         if let Some(sequence) = export.sequence {
             name = format!("{name}@seq:{sequence}");
         }
-        let (sequence, writable) = (export.sequence, export.writable);
+        let NewExport { sequence, writable, iscsi, .. } = &export;
+        let (sequence, writable) = (*sequence, *writable);
         let (machine, branch) = (&export.machine, export.branch.as_ref());
         let id = self
             .manifest
@@ -490,8 +494,9 @@ impl Retention {
                 }
                 let export = state.given.export.next();
                 let (name, line) = (name.clone(), line.id());
-                let record = ManifestRecord::ExportAdded { export, name, line, sequence, writable };
-                Ok::<_, ChangeError>((vec![record], export))
+                let added = ManifestRecord::ExportAdded { export, name, line, sequence, writable };
+                let set = iscsi.clone().map(|access| ManifestRecord::IscsiSet { export, access });
+                Ok::<_, ChangeError>((std::iter::once(added).chain(set).collect(), export))
             })
             .await?;
         Ok(ExportStatus::new(&self.manifest.state().exports[&id]))

@@ -7,6 +7,7 @@ use crate::ids::{
 use crate::journal::lane::LaneHandle;
 use crate::lease::{Gone, Lease};
 use crate::line::Line;
+use crate::manifest::iscsi::IscsiAccess;
 use crate::manifest::state::{ExportEntry, Machine, ManifestState};
 use crate::manifest::streams::StreamChange;
 use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
@@ -149,6 +150,8 @@ pub struct ExportStatus {
     pub sequence: Option<Sequence>,
     /// Whether writes are allowed.
     pub writable: bool,
+    /// What it is over iSCSI, if it is.
+    pub iscsi: Option<Arc<IscsiAccess>>,
 }
 
 /// The journal and the index.
@@ -221,6 +224,7 @@ impl ExportStatus {
             line: entry.line,
             sequence: entry.sequence,
             writable: entry.writable,
+            iscsi: entry.iscsi.clone(),
         }
     }
 }

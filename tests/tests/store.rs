@@ -208,6 +208,7 @@ fn branches_nest_and_are_thrown_away() {
                 branch: Some(name("b")),
                 sequence: None,
                 writable: true,
+                iscsi: None,
             };
             let export = store.add_export(export).await.expect("a branch can be written");
             let error = store.discard_branch(&name("web"), &name("b")).await.expect_err("exported");

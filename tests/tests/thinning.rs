@@ -197,6 +197,7 @@ fn pins_branches_and_exports_keep_their_points() {
                 branch: None,
                 sequence: Some(exported.sequence),
                 writable: false,
+                iscsi: None,
             };
             let export = store.add_export(export).await.expect("an export");
             set_policy(&store, "keep all for 5m").await;

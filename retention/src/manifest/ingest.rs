@@ -30,7 +30,7 @@ impl ManifestRecord {
     /// Decodes the kinds of this module.
     pub(super) fn decode_ingest(kind: u16, from: &mut Reader<'_>) -> Result<Self, FrameError> {
         if kind != kind::INGEST_SET {
-            return Err(FrameError::Kind(kind));
+            return Self::decode_iscsi(kind, from);
         }
         let machine = MachineId::new(from.u32()?);
         let mode = match from.u8()? {

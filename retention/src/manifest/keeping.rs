@@ -171,7 +171,8 @@ impl ManifestState {
                 let applied = self.apply_streams(other)?
                     || self.apply_standby(other)?
                     || self.apply_groups(other)?
-                    || self.apply_ingest(other)?;
+                    || self.apply_ingest(other)?
+                    || self.apply_iscsi(other)?;
                 if !applied {
                     self.apply_disks(other)?;
                 }

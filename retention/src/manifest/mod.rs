@@ -18,6 +18,7 @@ pub mod groups;
 pub mod history;
 mod ingest;
 pub mod integrity;
+pub mod iscsi;
 mod keeping;
 pub mod keys;
 pub mod lineage;

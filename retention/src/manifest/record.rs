@@ -8,6 +8,7 @@ use super::compacted::CompactedEntry;
 use super::groups::{Barriers, CommonPoint};
 use super::history::HistoryStart;
 use super::integrity::ScrubEntry;
+use super::iscsi::IscsiAccess;
 use super::keys::KeyRecord;
 use super::lineage::Inherited;
 use super::released::ReleasedLine;
@@ -426,6 +427,13 @@ pub enum ManifestRecord {
         machine: MachineId,
         /// How, if it is.
         mode: Option<IngestMode>,
+    },
+    /// An export is a target of iSCSI from here on.
+    IscsiSet {
+        /// Which export.
+        export: ExportId,
+        /// What it is, and to whom.
+        access: Arc<IscsiAccess>,
     },
     /// What is remembered of scrubbing from here on.
     Scrubbed(Arc<ScrubEntry>),

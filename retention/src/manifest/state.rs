@@ -5,6 +5,7 @@ use super::dropped::Dropped;
 use super::groups::GroupEntry;
 use super::history::HistoryStart;
 use super::integrity::ScrubEntry;
+use super::iscsi::IscsiAccess;
 use super::keeping::ClockEntry;
 use super::keys::Keys;
 use super::lineage::Inherited;
@@ -137,6 +138,8 @@ pub struct ExportEntry {
     pub sequence: Option<Sequence>,
     /// Whether writes are allowed.
     pub writable: bool,
+    /// What it is over iSCSI, if it is.
+    pub iscsi: Option<Arc<IscsiAccess>>,
 }
 
 /// The sum of all records.
@@ -340,6 +343,7 @@ impl ManifestState {
                     line: *line,
                     sequence: *sequence,
                     writable: *writable,
+                    iscsi: None,
                 };
                 self.exports.insert(*export, entry);
             }
@@ -530,6 +534,7 @@ impl ManifestState {
             sequence: export.sequence,
             writable: export.writable,
         }));
+        self.iscsi_records(&mut records);
         if *self.scrubbed != ScrubEntry::default() {
             records.push(ManifestRecord::Scrubbed(Arc::clone(&self.scrubbed)));
         }

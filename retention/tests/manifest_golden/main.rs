@@ -4,6 +4,7 @@
 
 mod groups;
 mod ingest;
+mod iscsi;
 mod scrubbed;
 mod standby;
 

@@ -90,8 +90,13 @@ fn whoever_holds_an_older_moment_keeps_it_and_is_named() {
         held(Holder::Branch { name: name("b"), origin: old }).await;
         store.discard_branch(&name("web"), &name("b")).await.expect("nobody uses it");
 
-        let export =
-            NewExport { machine: name("web"), branch: None, sequence: Some(old), writable: false };
+        let export = NewExport {
+            machine: name("web"),
+            branch: None,
+            sequence: Some(old),
+            writable: false,
+            iscsi: None,
+        };
         let export = store.add_export(export).await.expect("a point");
         held(Holder::Export { name: at(1), sequence: old }).await;
         store.remove_export(export.id).await.expect("it is there");
@@ -108,8 +113,13 @@ fn whoever_holds_an_older_moment_keeps_it_and_is_named() {
         assert!(matches!(gone, Err(ResolveError::BeforeHistory { .. })), "{gone:?}");
         let gone = store.add_branch(&place, name("c")).await;
         assert!(gone.is_err_and(|error| error.to_string().contains("now begins at")));
-        let export =
-            NewExport { machine: name("web"), branch: None, sequence: Some(old), writable: false };
+        let export = NewExport {
+            machine: name("web"),
+            branch: None,
+            sequence: Some(old),
+            writable: false,
+            iscsi: None,
+        };
         let gone = store.add_export(export).await;
         assert!(gone.is_err_and(|error| error.to_string().contains("now begins at")));
     });

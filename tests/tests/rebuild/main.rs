@@ -109,6 +109,7 @@ async fn everything_that_needs_it_waits(store: &Arc<Retention>) {
         branch,
         sequence: None,
         writable: false,
+        iscsi: None,
     };
     waits_to_change("export", store.add_export(export(None)).await);
     waits_to_change("export", store.add_export(export(Some(name("test")))).await);

@@ -206,7 +206,8 @@ impl ManifestRecord {
                     || other.encode_keys(to)
                     || other.encode_standby(to)
                     || other.encode_groups(to)
-                    || other.encode_ingest(to);
+                    || other.encode_ingest(to)
+                    || other.encode_iscsi(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -6,10 +6,12 @@ use crate::index::tail_key::LineTail;
 use crate::journal::format::Chain;
 use crate::manifest::FrameError;
 use crate::manifest::format::{encode_frame, parse_frame};
+use crate::manifest::iscsi::ChapAccount;
 use crate::name::Label;
 use crate::point::PointKind;
 use crate::sealing::{KekId, WRAPPED_BYTES, WrappedKey};
 use crate::stream::StreamState;
+use zeroize::Zeroizing;
 
 fn start(kind: Option<PointKind>, label: Option<&str>) -> HistoryStart {
     HistoryStart {
@@ -199,7 +201,20 @@ fn of_lineages() -> Vec<ManifestRecord> {
         ManifestRecord::BranchDiskEnds { line, disk, since: Some(sequence), until: None },
         ManifestRecord::BranchDiskEnds { line, disk, since: None, until: Some(sequence) },
         ManifestRecord::IngestSet { machine: MachineId::new(1), mode: Some(IngestMode::Ordered) },
+        ManifestRecord::IscsiSet { export: ExportId::new(26), access: iscsi_access() },
     ]
+}
+
+fn iscsi_access() -> Arc<IscsiAccess> {
+    let account = |user: &str, secret: &str| {
+        Some(ChapAccount { user: user.into(), secret: Zeroizing::new(secret.into()) })
+    };
+    Arc::new(IscsiAccess {
+        initiators: vec!["iqn.2026-11.example:a".into(), "iqn.2026-11.example:b".into()],
+        chap: account("host", "a secret of both"),
+        mutual: account("target", "another secret"),
+        removable: true,
+    })
 }
 
 #[test]
