@@ -18,6 +18,7 @@
 mod boot_set;
 mod contexts;
 mod fed;
+mod iscsi;
 mod list;
 mod serving;
 mod warm;
@@ -26,6 +27,7 @@ use crate::config::{Grant, NbdConfig};
 use contexts::RetentionContexts;
 use fed::{Fed, Feeder};
 use futures_util::future::LocalBoxFuture;
+pub(crate) use iscsi::{RetentionTargets, target_name};
 use landfall_disks::Disk;
 use landfall_protocols::nbd::{
     Contexts, Export, ExportEntry, Exports, NoContexts, OpenError, Usage, Visitor,

@@ -6,6 +6,7 @@
 
 mod groups;
 mod integrity;
+mod iscsi;
 mod standby;
 
 use crate::exports::ServingCounters;
@@ -81,6 +82,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
         delta_numbers(&page, &server.counters())?;
     }
     nbd_numbers(&page, target.nbd.counters(), &target.nbd_serving)?;
+    iscsi::write(&page, target.portal.service().counters())?;
     Ok(TextEncoder::new().encode_to_string(&page.registry.gather())?)
 }
 

@@ -16,6 +16,7 @@ mod checkpointer;
 mod folding;
 mod indexer;
 mod listeners;
+mod portal;
 mod scrubber;
 mod standby;
 mod tasks;
@@ -34,7 +35,7 @@ pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::{Config, NbdTls};
 use crate::data_folder::{self, DataFolder};
-use crate::exports::{RetentionExports, ServingCounters};
+use crate::exports::{RetentionExports, RetentionTargets, ServingCounters};
 use crate::http;
 use crate::http::messages::Listening;
 use crate::images::Images;
@@ -50,6 +51,7 @@ use indexer::Indexer;
 use landfall_disks::uring::{self, Core, Directory, Engine, EngineSettings};
 use landfall_protocols::delta;
 use landfall_protocols::delta::tls;
+use landfall_protocols::iscsi::serve as iscsi;
 use landfall_protocols::nbd::serve as nbd;
 use landfall_protocols::nbd::tls::{Security, server_config};
 use landfall_protocols::pki::{Authority, Credentials, Validity};
@@ -61,6 +63,7 @@ use landfall_retention::{
     Surroundings,
 };
 use listeners::Listeners;
+pub(crate) use portal::Portal;
 use scrubber::Scrubber;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,6 +98,10 @@ pub(crate) struct Target {
     pub(crate) core: Core,
     /// NBD, whether it listens or not.
     pub(crate) nbd: Arc<nbd::Service>,
+    /// What there is over iSCSI.
+    pub(crate) targets: Arc<RetentionTargets>,
+    /// Where.
+    pub(crate) portal: Portal,
     /// Between NBD and the disks.
     pub(crate) nbd_serving: ServingCounters,
     /// The delta stream, if it listens.
@@ -172,6 +179,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         };
         let (target, listeners) = assemble(config, &engine, found, tls)?;
         let (stop, stopping) = watch::channel(false);
+        if target.retention.exports().iter().any(|export| export.iscsi.is_some()) {
+            target.portal.open()?;
+        }
         let running = listeners.start(&target, engine.cores(), stopping);
         target.thinner.start(&target.core, &target.retention);
         target.scrubber.start(&target.core, &target.retention);
@@ -339,6 +349,10 @@ fn assemble(
     let exports =
         RetentionExports::new(Arc::clone(&retention), &config.nbd, config.data.join(BOOTS));
     let exports = Arc::new(exports);
+    let prefix = config.iscsi_prefix.clone();
+    let exposed = config.listen.iscsi.is_some_and(|address| !address.ip().is_loopback());
+    let guarded = exposed && !config.insecure;
+    let targets = Arc::new(RetentionTargets::new(Arc::clone(&exports), prefix, guarded));
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);
@@ -352,6 +366,15 @@ fn assemble(
         retention,
         images,
         core: engine.cores()[0].clone(),
+        targets: Arc::clone(&targets),
+        portal: Portal::new(
+            Arc::new(iscsi::Service::new(
+                Arc::<RetentionTargets>::clone(&targets),
+                iscsi::Settings::default(),
+            )),
+            config.listen.iscsi,
+            engine.cores(),
+        ),
         nbd_serving: exports.counters().clone(),
         nbd: Arc::new(nbd::Service::new(exports, config.nbd.settings)),
         delta: listeners.has_delta().then(server),

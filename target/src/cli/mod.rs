@@ -298,6 +298,8 @@ mod tests {
             "branch list",
             "branch discard web~b",
             "export add web@latest --nbd --writable --json",
+            "export add web@latest --iscsi --writable --initiator iqn.2026-11.example:a --json",
+            "export add web@-1h --iscsi --chap host --chap-secret-file /s --removable",
             "export list --json",
             "export remove 3",
             "scrub",

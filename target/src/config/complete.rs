@@ -8,11 +8,14 @@ use super::{Address, Config, ConfigError, FoldConfig, Given, Listen, ListenGiven
 use crate::encryption::{EncryptionConfig, KeySource};
 use crate::service::ScrubSettings;
 use crate::units::{ByteSize, Period};
+use landfall_protocols::iscsi::name::Name as IscsiName;
 use landfall_retention::policy::{Policy, PolicyError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What names of iSCSI targets begin with unless something else is configured.
+const ISCSI_PREFIX: &str = "iqn.2026-11.internal.landfall:";
 /// Smallest and largest journal segment, in bytes. The smallest has room for any record: a batch of a stream and a piece
 /// of a branch write carry at most 1 MiB, the tables before it less than another.
 const SEGMENT_LIMITS: (u64, u64) = (2 << 20, 1 << 30);
@@ -47,6 +50,7 @@ pub(super) fn complete(
         delta: address(listen.delta.or(file.listen.delta), "127.0.0.1:9443"),
         nbd: address(listen.nbd.or(file.listen.nbd), "127.0.0.1:10809"),
         nbd_socket,
+        iscsi: address(file.listen.iscsi, "127.0.0.1:3260"),
         http: address(listen.http.or(file.listen.http), "127.0.0.1:9440"),
         control: inside(file.listen.control, "landfall.sock"),
     };
@@ -63,6 +67,8 @@ pub(super) fn complete(
         images: inside(file.paths.images, "images"),
         pki: inside(file.paths.pki, "pki"),
         listen,
+        insecure: file.insecure,
+        iscsi_prefix: iscsi_prefix(file.iscsi.prefix)?,
         nbd,
         names: file.delta.names,
         segment_bytes,
@@ -87,6 +93,19 @@ pub(super) fn complete(
         allowed: file.volumes.allow,
         data,
     })
+}
+
+/// What names of targets begin with: they have to be names of iSCSI with the name of a machine and a number behind it.
+fn iscsi_prefix(written: Option<String>) -> Result<String, ConfigError> {
+    let prefix = written.unwrap_or_else(|| ISCSI_PREFIX.to_owned());
+    let longest = format!("{prefix}{}:{}", "m".repeat(63), u32::MAX);
+    match IscsiName::parse(&longest) {
+        Ok(name) if name.as_str() == longest => Ok(prefix),
+        Ok(_) => {
+            Err(ConfigError::Value { key: "iscsi.prefix", what: "small letters, please".into() })
+        }
+        Err(error) => Err(ConfigError::Value { key: "iscsi.prefix", what: error.to_string() }),
+    }
 }
 
 fn address(written: Option<Address>, default: &str) -> Option<SocketAddr> {

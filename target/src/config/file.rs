@@ -16,6 +16,7 @@ pub(super) struct File {
     pub(super) paths: PathsSection,
     pub(super) listen: ListenSection,
     pub(super) nbd: NbdSection,
+    pub(super) iscsi: IscsiSection,
     pub(super) delta: DeltaSection,
     pub(super) journal: JournalSection,
     pub(super) memory: MemorySection,
@@ -26,6 +27,12 @@ pub(super) struct File {
     pub(super) fold: FoldSection,
     pub(super) encryption: EncryptionSection,
     pub(super) volumes: VolumesSection,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct IscsiSection {
+    pub(super) prefix: Option<String>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -72,6 +79,7 @@ pub(super) struct ListenSection {
     pub(super) delta: Option<Address>,
     pub(super) nbd: Option<Address>,
     pub(super) nbd_socket: Option<PathBuf>,
+    pub(super) iscsi: Option<Address>,
     pub(super) http: Option<Address>,
     pub(super) control: Option<PathBuf>,
 }

@@ -50,6 +50,10 @@ pub(crate) struct Config {
     pub(crate) pki: PathBuf,
     /// Where the target listens.
     pub(crate) listen: Listen,
+    /// Whether plain service beyond loopback is wanted.
+    pub(crate) insecure: bool,
+    /// What names of iSCSI targets begin with.
+    pub(crate) iscsi_prefix: String,
     /// Who may open what over NBD, and how it is carried.
     pub(crate) nbd: NbdConfig,
     /// More names the target's certificate is good for.
@@ -136,6 +140,8 @@ pub(crate) struct Listen {
     pub(crate) nbd: Option<SocketAddr>,
     /// NBD over a Unix socket.
     pub(crate) nbd_socket: Option<PathBuf>,
+    /// iSCSI, once something is exported over it.
+    pub(crate) iscsi: Option<SocketAddr>,
     /// Metrics.
     pub(crate) http: Option<SocketAddr>,
     /// The control API, a Unix socket.

@@ -53,6 +53,16 @@ fn plain_listeners_stay_on_loopback() {
 }
 
 #[test]
+fn names_of_targets_begin_as_configured() {
+    let prefix = |text: &str| load(text, Some("/d")).map(|config| config.iscsi_prefix);
+    assert_eq!(prefix("").expect("complete"), "iqn.2026-11.internal.landfall:");
+    let own = "iqn.2020-01.com.example.backup:";
+    assert_eq!(prefix(&format!("[iscsi]\nprefix = '{own}'")).expect("complete"), own);
+    assert!(refused("[iscsi]\nprefix = 'web'").contains("iqn."));
+    assert!(refused("[iscsi]\nprefix = 'iqn.2020-01.com.Example:'").contains("small letters"));
+}
+
+#[test]
 fn what_nbd_clients_may_use_is_limited() {
     let text = "[nbd]\nconnections = 7\nin_flight = 9\nbytes_in_flight = '64MiB'\nhandshake = '3s'\n\
                 [nbd.limit]\nweb = { iops = 500, bandwidth = '20MiB' }\n'*' = { bandwidth = '1GiB' }";

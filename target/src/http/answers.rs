@@ -2,16 +2,17 @@
 
 use super::messages::{
     Branch, Disk, Export, FoldUnderWay, Folding, History, HistoryMoment, HistorySpace, IndexBuild,
-    Journal, Machine, Moment, MomentDisk, Point, Status, Stream,
+    IscsiTarget, Journal, Listening, Machine, Moment, MomentDisk, Point, Status, Stream,
 };
 use crate::config::NbdTls;
-use crate::exports::{machine_of, with_disk};
+use crate::exports::{machine_of, target_name, with_disk};
 use crate::service::{Growth, Target, alarm_in_words, shrinks_in_words, volume_in_words};
 use crate::units::{ByteSize, Span, counted};
 use landfall_disks::image::Format;
 use landfall_retention as retention;
 use landfall_retention::DiskState;
 use landfall_retention::ids::Sequence;
+use landfall_retention::manifest::iscsi::{ChapAccount, IscsiAccess};
 use landfall_retention::name::{MomentName, Name};
 use landfall_retention::time::{Clock, SystemClock, Timestamp};
 use std::time::Duration;
@@ -203,6 +204,37 @@ impl Target {
             uris: uris.unwrap_or_default(),
             name: status.name.clone(),
             writable: status.writable,
+            iscsi: status.iscsi.as_ref().map(|access| self.iscsi_target(status, access, disks)),
+        }
+    }
+
+    /// Where it listens now.
+    pub(crate) fn listening(&self) -> Listening {
+        let iscsi = self.portal.address().map(|address| address.to_string());
+        Listening { iscsi, ..self.listening.clone() }
+    }
+
+    fn iscsi_target(
+        &self,
+        status: &retention::ExportStatus,
+        access: &IscsiAccess,
+        disks: &[retention::DiskStatus],
+    ) -> IscsiTarget {
+        let name = MomentName::parse(&status.name).ok();
+        let head = status.sequence.unwrap_or(Sequence::MAX);
+        let place = name
+            .and_then(|name| self.retention.place(&name.machine, name.branch.as_ref(), head).ok());
+        let there =
+            disks.iter().filter(|disk| place.as_ref().is_some_and(|at| disk.span.is_in(at)));
+        let user = |account: &Option<ChapAccount>| account.as_ref().map(|one| one.user.clone());
+        IscsiTarget {
+            name: target_name(&self.config.iscsi_prefix, status),
+            portal: self.portal.address().map(|address| address.to_string()),
+            units: there.map(|disk| disk.name.to_string()).collect(),
+            initiators: access.initiators.clone(),
+            chap_user: user(&access.chap),
+            mutual_chap_user: user(&access.mutual),
+            removable: access.removable,
         }
     }
 
@@ -236,7 +268,7 @@ impl Target {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             data: self.config.data.display().to_string(),
-            listen: self.listening.clone(),
+            listen: self.listening(),
             warnings: self.warnings(&machines, journal),
             machines,
             exports: self.all_exports(),

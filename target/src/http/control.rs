@@ -2,8 +2,8 @@
 
 use super::answers::{branch, line_name};
 use super::messages::{
-    Branch, BranchAdd, Branches, DiskAdd, Export, ExportAdd, Exports, Machine, MachineAdd,
-    Machines, Moment, Named, Nothing, Status,
+    Account, Branch, BranchAdd, Branches, DiskAdd, Export, ExportAdd, Exports, IscsiAdd, Machine,
+    MachineAdd, Machines, Moment, Named, Nothing, Status,
 };
 use super::problem::{Problem, of_image};
 use crate::exports::machine_of;
@@ -14,7 +14,9 @@ use axum::http::request::Parts;
 use axum::routing::{delete, get};
 use axum::{Json, Router};
 use landfall_disks::image::Format;
+use landfall_protocols::iscsi::name::Name as IscsiName;
 use landfall_retention::ids::ExportId;
+use landfall_retention::manifest::iscsi::{ChapAccount, IscsiAccess, MAX_INITIATORS};
 use landfall_retention::name::{MomentName, Name, When};
 use landfall_retention::{
     ChangeError, ExportStatus, ImageSpec, IngestError, IngestMode, MachineStatus, NewDisk,
@@ -23,6 +25,7 @@ use landfall_retention::{
 use serde::de::DeserializeOwned;
 use std::path::{Component, Path as FilePath};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// How often another generated name is tried when somebody was quicker.
 const NAME_TRIES: u32 = 10_000;
@@ -344,11 +347,16 @@ async fn add_export(
     if branch.is_some() && !wanted.writable {
         return Err(Problem::bad("only a writable export makes a branch"));
     }
+    let iscsi = wanted.iscsi.map(|wanted| iscsi_access(&target, wanted)).transpose()?;
+    if iscsi.is_some() {
+        // Before it is promised that it can be reached.
+        target.portal.open().map_err(|error| Problem::conflict(format!("{error:#}")))?;
+    }
     let export = target
         .on_core(move |retention| async move {
             match wanted.writable {
-                false => export_moment(&retention, &origin).await,
-                true => export_writable(&retention, &origin, branch).await,
+                false => export_moment(&retention, &origin, iscsi).await,
+                true => export_writable(&retention, &origin, branch, iscsi).await,
             }
         })
         .await?;
@@ -356,10 +364,59 @@ async fn add_export(
     Ok(Json(target.export(&export)))
 }
 
+/// Fewest characters of a secret (RFC 7143 section 9.2.1: 96 bits).
+const SHORTEST_SECRET: usize = 12;
+
+/// What an export is to be over iSCSI, checked.
+fn iscsi_access(target: &Target, wanted: IscsiAdd) -> Result<Arc<IscsiAccess>, Problem> {
+    let IscsiAdd { initiators, chap, mutual_chap, removable } = wanted;
+    if initiators.len() > MAX_INITIATORS {
+        return Err(Problem::bad(format!("at most {MAX_INITIATORS} initiators can be named")));
+    }
+    let name = |text: &String| match IscsiName::parse(text) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(error) => Err(Problem::bad(format!("initiator {text:?}: {error}"))),
+    };
+    let initiators = initiators.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+    if target.targets.is_guarded() && chap.is_none() && initiators.is_empty() {
+        return Err(Problem::bad(
+            "iSCSI listens beyond loopback: say who may have it, with --chap and \
+             --chap-secret-file or --initiator",
+        ));
+    }
+    if mutual_chap.is_some() && chap.is_none() {
+        return Err(Problem::bad(
+            "the target proves itself only to those that do, too: add --chap",
+        ));
+    }
+    let account = |account: Option<Account>| {
+        account.map(|Account { user, secret }| {
+            if user.is_empty() || user.len() > 255 || secret.len() > 255 {
+                return Err(Problem::bad("a user and a secret have 1 to 255 characters"));
+            }
+            if secret.len() < SHORTEST_SECRET {
+                let what = format!("a secret has at least {SHORTEST_SECRET} characters");
+                return Err(Problem::bad(what));
+            }
+            Ok(ChapAccount { user, secret: Zeroizing::new(secret) })
+        })
+    };
+    let (chap, mutual) = (account(chap).transpose()?, account(mutual_chap).transpose()?);
+    if let (Some(chap), Some(mutual)) = (&chap, &mutual)
+        && chap.secret == mutual.secret
+    {
+        return Err(Problem::bad(
+            "the two secrets must differ, or one side could answer for the other",
+        ));
+    }
+    Ok(Arc::new(IscsiAccess { initiators, chap, mutual, removable }))
+}
+
 /// A read-only export: of a moment that stays the same, whatever the name means later.
 async fn export_moment(
     retention: &Retention,
     name: &MomentName,
+    iscsi: Option<Arc<IscsiAccess>>,
 ) -> Result<ExportStatus, ChangeError> {
     let moment = retention.resolve(name).await?;
     let export = NewExport {
@@ -367,6 +424,7 @@ async fn export_moment(
         branch: moment.branch,
         sequence: Some(moment.sequence),
         writable: false,
+        iscsi,
     };
     retention.add_export(export).await
 }
@@ -376,6 +434,7 @@ async fn export_writable(
     retention: &Retention,
     name: &MomentName,
     wanted: Option<Name>,
+    iscsi: Option<Arc<IscsiAccess>>,
 ) -> Result<ExportStatus, ChangeError> {
     let machine = name.machine.clone();
     let export = |branch| NewExport {
@@ -383,6 +442,7 @@ async fn export_writable(
         branch: Some(branch),
         sequence: None,
         writable: true,
+        iscsi: iscsi.clone(),
     };
     if let (Some(branch), When::Latest, None) = (&name.branch, &name.when, &wanted) {
         return retention.add_export(export(branch.clone())).await;

@@ -82,6 +82,7 @@ impl Listeners {
             delta: tcp(&self.delta),
             nbd: tcp(&self.nbd),
             nbd_socket: listen.nbd_socket.as_ref().map(|path| path.display().to_string()),
+            iscsi: None,
             http: http.map(|address| address.to_string()),
             control: listen.control.display().to_string(),
         }
@@ -177,6 +178,6 @@ impl Running {
                 }
             }
         };
-        tokio::join!(delta, nbd, http);
+        tokio::join!(delta, nbd, http, target.portal.stop());
     }
 }

@@ -94,7 +94,7 @@ impl Target {
         let journal = settings.journal.as_deref().unwrap_or(Path::new("journal"));
         let text = format!(
             "data = {:?}\n[listen]\ndelta = \"127.0.0.1:0\"\nnbd = \"127.0.0.1:0\"\n\
-             http = \"127.0.0.1:0\"\n[paths]\njournal = {journal:?}\n[journal]\nsegment = {:?}\n\
+             http = \"127.0.0.1:0\"\niscsi = \"127.0.0.1:0\"\n[paths]\njournal = {journal:?}\n[journal]\nsegment = {:?}\n\
              reserve = {:?}\n[memory]\nleaf_cache = \"16MiB\"\nindex_cache = \"16MiB\"\n\
              [policy]\nkeep = {:?}\n[fold]\n{}\n{}\n",
             folder.path().join("data"),

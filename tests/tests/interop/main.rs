@@ -6,6 +6,7 @@
 mod branches;
 mod contexts;
 mod ingest;
+mod iscsi;
 mod jobs;
 mod leaks;
 mod live;

@@ -56,7 +56,7 @@ mod stream;
 pub(crate) use branch::{Branch, BranchAdd, BranchPromote, BranchPromoted, Branches};
 pub(crate) use changes::{ChangedRange, Changes, ChangesAsked};
 pub(crate) use disk::{Disk, DiskGrow, DiskGrown, DiskJoin, DiskLeft};
-pub(crate) use export::{Export, ExportAdd, Exports};
+pub(crate) use export::{Account, Export, ExportAdd, Exports, IscsiAdd, IscsiTarget};
 pub(crate) use group::{
     BarriersGiven, CommonPoint, CommonPoints, Group, GroupAdd, GroupBranch, GroupBranched,
     GroupMachine, GroupMark, GroupMarked, GroupMember, GroupSet, Groups,

@@ -73,6 +73,8 @@ pub(crate) struct Listening {
     pub(crate) nbd: Option<String>,
     /// NBD over a Unix socket.
     pub(crate) nbd_socket: Option<String>,
+    /// iSCSI, once something is exported over it.
+    pub(crate) iscsi: Option<String>,
     /// Metrics.
     pub(crate) http: Option<String>,
     /// This API.

@@ -1,0 +1,221 @@
+//! What iSCSI initiators can have: the exports that were set up for it, a target each, a unit for each disk.
+//!
+//! ```text
+//!   landfall export add web@latest --iscsi --writable     iqn.2026-11.internal.landfall:web:3    unit 0: os, unit 1: data
+//! ```
+//!
+//! **Invariants**
+//! - Whoever an access list does not name is told no more of a target than of one that is not there.
+//! - All sessions of a target share one device, so what one of them resets or locks the others see; it lives as long as a
+//!   session does, and what it shows with it.
+//! - A unit keeps its serial number and name in every export of its disk: a guest finds the disk it knows.
+
+use super::{RetentionExports, machine_of};
+use futures_util::future::LocalBoxFuture;
+use landfall_disks::Disk;
+use landfall_protocols::iscsi::name::Name as IscsiName;
+use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Unit};
+use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
+use landfall_protocols::iscsi::session::login::{Demand, Want};
+use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
+use landfall_retention::ids::{DiskIdentity, ExportId, Sequence};
+use landfall_retention::manifest::iscsi::{ChapAccount, IscsiAccess};
+use landfall_retention::name::{MomentName, Name};
+use landfall_retention::{ExportStatus, ResolveError, Retention};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// Most targets in an answer to SendTargets.
+const LISTED: usize = 2000;
+
+/// The targets of a retention.
+pub(crate) struct RetentionTargets {
+    exports: Arc<RetentionExports>,
+    /// What names of targets begin with.
+    prefix: String,
+    /// Only exports that say who may have them are offered.
+    guarded: bool,
+    /// Those that somebody has open.
+    devices: Mutex<HashMap<ExportId, Weak<Device>>>,
+}
+
+/// The name of the target that an export is. It begins with `prefix`.
+pub(crate) fn target_name(prefix: &str, export: &ExportStatus) -> String {
+    format!("{prefix}{}:{}", machine_of(&export.name), export.id)
+}
+
+impl RetentionTargets {
+    /// The targets of `exports`, whose names begin with `prefix`. If they are `guarded`, only those that say who may have them.
+    pub(crate) fn new(exports: Arc<RetentionExports>, prefix: String, guarded: bool) -> Self {
+        Self { exports, prefix, guarded, devices: Mutex::default() }
+    }
+
+    /// Whether exports have to say who may have them.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guarded
+    }
+
+    fn retention(&self) -> &Arc<Retention> {
+        &self.exports.retention
+    }
+
+    /// The exports that are targets and that `visitor` may know of.
+    fn known(&self, visitor: &Visitor) -> Vec<(ExportStatus, Arc<IscsiAccess>)> {
+        let exports = self.retention().exports().into_iter();
+        let targets = exports.filter_map(|export| {
+            let access = export.iscsi.clone()?;
+            let initiator = visitor.initiator.as_str();
+            let names = &access.initiators;
+            let may = names.is_empty() || names.iter().any(|one| one == initiator);
+            let open = access.chap.is_none() && names.is_empty();
+            (may && !(open && self.guarded)).then_some((export, access))
+        });
+        targets.collect()
+    }
+
+    fn find(
+        &self,
+        target: &IscsiName,
+        visitor: &Visitor,
+    ) -> Result<(ExportStatus, Arc<IscsiAccess>), OpenError> {
+        let known = self.known(visitor).into_iter();
+        let of_name =
+            |(export, _): &(ExportStatus, _)| target_name(&self.prefix, export) == target.as_str();
+        known.into_iter().find(of_name).ok_or(OpenError::Unknown)
+    }
+
+    async fn device(
+        &self,
+        export: &ExportStatus,
+        access: &IscsiAccess,
+    ) -> Result<Arc<Device>, OpenError> {
+        let open = || self.devices.lock().get(&export.id).and_then(Weak::upgrade);
+        if let Some(device) = open() {
+            return Ok(device);
+        }
+        let made = self.make(export, access).await?;
+        let mut devices = self.devices.lock();
+        devices.retain(|_, device| device.strong_count() > 0);
+        // Somebody else may have been faster, and has it by now.
+        if let Some(device) = devices.get(&export.id).and_then(Weak::upgrade) {
+            return Ok(device);
+        }
+        devices.insert(export.id, Arc::downgrade(&made));
+        Ok(made)
+    }
+
+    async fn make(
+        &self,
+        export: &ExportStatus,
+        access: &IscsiAccess,
+    ) -> Result<Arc<Device>, OpenError> {
+        let name = MomentName::parse(&export.name);
+        let name = name.map_err(|error| OpenError::Failed(error.to_string()))?;
+        let device = Device::new(target_name(&self.prefix, export));
+        let disks = self.disks(&name, export)?;
+        for (number, (disk, identity)) in (0..).zip(disks) {
+            let content = self.open_disk(&name, export, &disk).await?;
+            let mut unit = Unit::new(content, Identity::new(identity.to_string()));
+            unit.write_protected = !export.writable;
+            unit.removable = access.removable;
+            let number = LunNumber::new(number).expect("a machine has fewer disks");
+            device.attach(number, unit).expect("numbers are given once");
+        }
+        Ok(device)
+    }
+
+    /// The disks that the export has, in the order of the machine.
+    fn disks(
+        &self,
+        name: &MomentName,
+        export: &ExportStatus,
+    ) -> Result<Vec<(Name, DiskIdentity)>, OpenError> {
+        let machines = self.retention().machines();
+        let machine = machines.iter().find(|machine| machine.name == name.machine);
+        let machine = machine.ok_or(OpenError::Removed)?;
+        let head = export.sequence.unwrap_or(Sequence::MAX);
+        let place = self.retention().place(&name.machine, name.branch.as_ref(), head);
+        let place = place.map_err(refused)?;
+        let there = machine.disks.iter().filter(|disk| disk.span.is_in(&place));
+        Ok(there.map(|disk| (disk.name.clone(), disk.identity)).collect())
+    }
+
+    async fn open_disk(
+        &self,
+        name: &MomentName,
+        export: &ExportStatus,
+        disk: &Name,
+    ) -> Result<Arc<dyn Disk>, OpenError> {
+        let retention = self.retention();
+        let content = match &name.branch {
+            Some(branch) if export.writable => {
+                retention.branch_disk(&name.machine, branch, disk).map_err(refused)?
+            }
+            _ => {
+                let moment = retention.resolve(name).await.map_err(refused)?;
+                retention.view(&moment, disk).map_err(refused)?
+            }
+        };
+        Ok(self.exports.serving.wrap(&name.machine, disk, content))
+    }
+}
+
+fn refused(error: ResolveError) -> OpenError {
+    match error {
+        ResolveError::Index(error) => OpenError::Unavailable(error.to_string()),
+        other => OpenError::Failed(other.to_string()),
+    }
+}
+
+fn credential(account: &ChapAccount) -> Credential {
+    let secret = Secret::new(account.secret.as_bytes().to_vec());
+    Credential { user: account.user.clone(), secret }
+}
+
+impl Targets for RetentionTargets {
+    fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<IscsiName>> {
+        let name = |(export, _): (ExportStatus, _)| {
+            IscsiName::parse(&target_name(&self.prefix, &export)).ok()
+        };
+        let names = self.known(visitor).into_iter().filter_map(name).take(LISTED).collect();
+        Box::pin(std::future::ready(names))
+    }
+
+    fn demand<'a>(
+        &'a self,
+        want: &'a Want,
+        visitor: &'a Visitor,
+    ) -> LocalBoxFuture<'a, Result<Demand, OpenError>> {
+        let demand = match want {
+            Want::Discovery => Ok(Demand::Nothing),
+            Want::Target(target) => self.find(target, visitor).and_then(|(_, access)| {
+                let Some(account) = &access.chap else { return Ok(Demand::Nothing) };
+                let mutual = access.mutual.as_ref().map(credential);
+                let chap = Chap::new(credential(account), mutual);
+                chap.map(Demand::Chap).map_err(|error| OpenError::Failed(error.to_string()))
+            }),
+        };
+        Box::pin(std::future::ready(demand))
+    }
+
+    fn open<'a>(
+        &'a self,
+        target: &'a IscsiName,
+        visitor: &'a Visitor,
+    ) -> LocalBoxFuture<'a, Result<Arc<Device>, OpenError>> {
+        Box::pin(async move {
+            let (export, access) = self.find(target, visitor)?;
+            // Who logs in without a demand being met is a defect of the server; the door stays shut all the same.
+            if access.chap.as_ref().is_some_and(|chap| visitor.user.as_ref() != Some(&chap.user)) {
+                return Err(OpenError::NotAllowed);
+            }
+            let opened = self.device(&export, &access).await;
+            match &opened {
+                Ok(device) => tracing::debug!(%visitor, target = device.name(), "iSCSI open"),
+                Err(error) => tracing::debug!(%visitor, %target, %error, "iSCSI open refused"),
+            }
+            opened
+        })
+    }
+}

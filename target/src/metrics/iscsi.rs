@@ -1,0 +1,54 @@
+//! Numbers of iSCSI.
+
+use super::{Page, Written, float};
+use landfall_protocols::iscsi::Counters;
+use std::sync::atomic::Ordering::Relaxed;
+
+pub(super) fn write(page: &Page, counters: &Counters) -> Written {
+    for (name, help, count) in [
+        ("connections", "iSCSI connections open now.", &counters.connections_open),
+        ("sessions", "iSCSI sessions open now, discovery among them.", &counters.sessions_open),
+    ] {
+        page.gauge(&format!("landfall_iscsi_{name}"), help, float(count.load(Relaxed)))?;
+    }
+    page.totals(&[
+        ("landfall_iscsi_connections_total", "iSCSI connections accepted.", &counters.connections),
+        (
+            "landfall_iscsi_connections_refused_total",
+            "iSCSI connections closed at once because too many were open.",
+            &counters.connections_refused,
+        ),
+        (
+            "landfall_iscsi_logins_failed_total",
+            "iSCSI logins that led nowhere.",
+            &counters.logins_failed,
+        ),
+        (
+            "landfall_iscsi_sessions_broken_total",
+            "iSCSI sessions ended by a breach of the protocol, silence or a failed socket.",
+            &counters.sessions_broken,
+        ),
+        (
+            "landfall_iscsi_sessions_replaced_total",
+            "iSCSI sessions that made way for another one of the same initiator.",
+            &counters.sessions_replaced,
+        ),
+        ("landfall_iscsi_commands_total", "SCSI commands started.", &counters.commands),
+        (
+            "landfall_iscsi_commands_failed_total",
+            "SCSI commands that ended with another status than GOOD.",
+            &counters.commands_failed,
+        ),
+        (
+            "landfall_iscsi_commands_aborted_total",
+            "SCSI commands that were aborted after they were started.",
+            &counters.commands_aborted,
+        ),
+        ("landfall_iscsi_read_bytes_total", "Bytes that commands read.", &counters.bytes_read),
+        (
+            "landfall_iscsi_written_bytes_total",
+            "Bytes that commands were given.",
+            &counters.bytes_written,
+        ),
+    ])
+}
