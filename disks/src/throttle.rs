@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each limit is a clock of its own that says when all that was let through would be done at exactly that rate. It may run
-//! ahead of time by [`BURST`], so that a pause can be made up for, but no further: what is saved up in an hour of silence is
+//! ahead of time by `BURST`, so that a pause can be made up for, but no further: what is saved up in an hour of silence is
 //! not spent in a second. Requests begin in the order in which they came.
 
 use crate::block::{ByteOffset, ByteRange, Geometry};
