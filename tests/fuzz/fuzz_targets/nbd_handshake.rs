@@ -176,7 +176,7 @@ fuzz_target!(|input: Input| {
         return;
     }
     let tls = (flags & 1 != 0).then_some(mode);
-    let mut model = Model { tls, ..Model::default() };
+    let mut model = Model::new(tls);
     for option in input.options.iter().take(64) {
         if matches!(option, Opt::Stop) {
             session.stop();

@@ -3,7 +3,7 @@
 mod model;
 mod option;
 
-pub use model::{Due, Model};
+pub use model::Model;
 
 use landfall_protocols::nbd::OpenError;
 use landfall_protocols::nbd::session::{Access, ExportFacts};

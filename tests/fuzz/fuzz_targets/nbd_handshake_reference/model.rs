@@ -22,7 +22,7 @@ pub struct Model {
     /// Whether the server is to stop.
     pub stopping: bool,
     /// Of TLS; `None` where the client can have none.
-    pub tls: Option<TlsMode>,
+    tls: Option<TlsMode>,
     /// Export and what was selected of it.
     selection: Option<(String, Vec<String>)>,
 }
@@ -58,6 +58,11 @@ fn not_available(error: &OpenError) -> Due {
 }
 
 impl Model {
+    /// At the start, of a client that can have TLS as this says.
+    pub fn new(tls: Option<TlsMode>) -> Self {
+        Self { tls, ..Self::default() }
+    }
+
     /// What is due for the bytes of one option.
     pub fn due(&mut self, bytes: &[u8]) -> Due {
         let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four"));
