@@ -1,7 +1,7 @@
 //! WRITE SAME (SBC-4 5.43, 5.44).
 //!
-//! With UNMAP the blocks are unmapped and read as zeroes, whatever the block is that came, as with every peer that was looked at:
-//! initiators send zeroes, and `iscsi-test-cu` something else. Without it, a block of zeroes is not written but zeroed, and its
+//! With UNMAP the blocks are unmapped and read as zeroes, whatever the block is that came, which `iscsi-test-cu` wants of a target:
+//! it sends something else than zeroes. Without it, a block of zeroes is not written but zeroed, and its
 //! space stays allocated; any other block is written in strides. No number of blocks means all to the end (WSNZ is zero).
 
 use super::cdb::block_range;
