@@ -29,6 +29,7 @@ use fed::{Fed, Feeder};
 use futures_util::future::LocalBoxFuture;
 pub(crate) use iscsi::{RetentionTargets, target_name};
 use landfall_disks::Disk;
+use landfall_disks::uring::Core;
 use landfall_protocols::nbd::{
     Contexts, Export, ExportEntry, Exports, NoContexts, OpenError, Usage, Visitor,
 };
@@ -81,10 +82,15 @@ impl From<Fed> for Opened {
 impl RetentionExports {
     /// The exports of `retention`, and what certificates may open and feed of them. What machines read when they boot is
     /// kept in the folder `boots`. Blocks.
-    pub(crate) fn new(retention: Arc<Retention>, config: &NbdConfig, boots: PathBuf) -> Self {
+    pub(crate) fn new(
+        retention: Arc<Retention>,
+        config: &NbdConfig,
+        boots: PathBuf,
+        core: Core,
+    ) -> Self {
         let (allow, feed) = (config.allow.clone(), config.feed.clone());
         let machines = retention.machines().into_iter().map(|one| one.name.as_str().to_owned());
-        let serving = Serving::new(config, boots, &machines.collect());
+        let serving = Serving::new(config, boots, &machines.collect(), core);
         Self { retention, allow, feed, serving }
     }
 

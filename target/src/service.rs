@@ -346,8 +346,8 @@ fn assemble(
     let Found { retention, images, report, checkpointer } = found;
     let security = nbd_security(&config, &credentials)?;
     let listeners = Listeners::open(&config.listen, security)?;
-    let exports =
-        RetentionExports::new(Arc::clone(&retention), &config.nbd, config.data.join(BOOTS));
+    let (boots, core) = (config.data.join(BOOTS), engine.cores()[0].clone());
+    let exports = RetentionExports::new(Arc::clone(&retention), &config.nbd, boots, core);
     let exports = Arc::new(exports);
     let prefix = config.iscsi_prefix.clone();
     let exposed = config.listen.iscsi.is_some_and(|address| !address.ip().is_loopback());

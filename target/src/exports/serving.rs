@@ -14,6 +14,7 @@ use crate::config::NbdConfig;
 use landfall_disks::Disk;
 use landfall_disks::read_ahead::ReadAhead;
 use landfall_disks::throttle::{Throttle, Throttled};
+use landfall_disks::uring::Core;
 use landfall_retention::name::Name;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -41,15 +42,20 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// With boot sets in the folder `boots`, where those of others than `machines` are removed. Blocks.
-    pub(super) fn new(config: &NbdConfig, boots: PathBuf, machines: &HashSet<String>) -> Self {
+    /// With boot sets in the folder `boots`, where those of others than `machines` are removed, and which `core` writes. Blocks.
+    pub(super) fn new(
+        config: &NbdConfig,
+        boots: PathBuf,
+        machines: &HashSet<String>,
+        core: Core,
+    ) -> Self {
         let counters = ServingCounters::default();
         let hits = Arc::clone(&counters.boot_reads);
         let sets = BootSets::new(boots);
         if let Err(error) = sets.keep_only(machines) {
             tracing::warn!(%error, "cannot tidy up what machines read when they boot");
         }
-        let warmth = Arc::new(Warmth::new(sets, hits));
+        let warmth = Arc::new(Warmth::new(sets, hits, core));
         Self { config: config.clone(), throttles: Mutex::default(), warmth, counters }
     }
 

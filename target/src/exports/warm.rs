@@ -14,7 +14,7 @@
 use super::boot_set::{BOOT, BootSets, PIECE_BYTES, Piece, Recorder, begins};
 use futures_util::{StreamExt, stream};
 use landfall_disks::image::ImageFile;
-use landfall_disks::uring::{offload, sleep, spawn};
+use landfall_disks::uring::{Core, offload, sleep, spawn};
 use landfall_disks::{
     Buffer, ByteOffset, ByteRange, Disk, DiskError, Durability, Geometry, IoFuture, MappedRange,
     ZeroMode,
@@ -38,6 +38,8 @@ const MOST_PASSED: usize = 1 << 16;
 /// What all who boot share.
 pub(super) struct Warmth {
     sets: BootSets,
+    /// Where boots are remembered: the last who has a disk may let go of it anywhere.
+    core: Core,
     /// A permit for each piece.
     room: Arc<Semaphore>,
     /// Reads that were served from memory.
@@ -45,9 +47,9 @@ pub(super) struct Warmth {
 }
 
 impl Warmth {
-    pub(super) fn new(sets: BootSets, hits: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(sets: BootSets, hits: Arc<AtomicU64>, core: Core) -> Self {
         let pieces = usize::try_from(WARM_BYTES / PIECE_BYTES).expect("4096");
-        Self { sets, room: Arc::new(Semaphore::new(pieces)), hits }
+        Self { sets, core, room: Arc::new(Semaphore::new(pieces)), hits }
     }
 }
 
@@ -178,7 +180,7 @@ impl Warming {
         let Some(pieces) = booted else { return };
         let (sets, machine, disk) =
             (self.shared.sets.clone(), self.machine.clone(), self.name.clone());
-        spawn(async move {
+        self.shared.core.spawn(move || async move {
             let saved = offload(move || {
                 let count = pieces.len();
                 let saved = sets.save(&machine, &disk, &pieces);
