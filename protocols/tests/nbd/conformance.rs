@@ -51,7 +51,11 @@ fn constants() -> BTreeSet<String> {
 }
 
 /// Programs that tests start and that speak no NBD.
-const TOOLS: [&str; 3] = ["env", "kill", "sha256sum"];
+const TOOLS: [&str; 10] =
+    ["cp", "date", "env", "kill", "mkfs.ext4", "mount", "setpriv", "sh", "sha256sum", "umount"];
+
+/// Files of tests that are not about NBD, or have the words that are looked for here.
+const OTHERS: [&str; 2] = ["iscsi.rs", "conformance.rs"];
 
 /// Programs that tests start, of this server alone and of the whole target.
 fn peers() -> BTreeSet<String> {
@@ -59,8 +63,8 @@ fn peers() -> BTreeSet<String> {
     for folder in ["protocols/tests/nbd", "tests/tests/interop"] {
         let folder = fs::read_dir(repository().join(folder)).expect("a folder");
         let paths = folder.map(|file| file.expect("a file").path());
-        // This one has the words that it looks for.
-        files.extend(paths.filter(|path| path.is_file() && !path.ends_with("conformance.rs")));
+        let is_other = |path: &PathBuf| OTHERS.iter().any(|name| path.ends_with(name));
+        files.extend(paths.filter(|path| path.is_file() && !is_other(path)));
     }
     let mut found = BTreeSet::new();
     for file in files {
