@@ -31,6 +31,8 @@ const LIVES: usize = 3;
 const WORK_SECONDS: u64 = 20;
 /// How long a guest may take to boot: it is emulated, on a machine with other things to do.
 const BOOT_TIME: Duration = Duration::from_secs(180);
+/// How long a start may take to build what its index lacks.
+const INDEX_TIME: Duration = Duration::from_secs(60);
 /// Moments that are tried after each life, beside the newest.
 const TRIED: u64 = 4;
 
@@ -170,7 +172,17 @@ fn entries_at(target: &Target, moment: &str, life: usize) -> u64 {
     entries(&log)
 }
 
+/// After a start whose index lacks much, the machine is there when the index is.
+fn wait_for_index(target: &Target) {
+    let begun = Instant::now();
+    while !target.json(&["status", "--json"])["index"].is_null() {
+        assert!(begun.elapsed() < INDEX_TIME, "the index is not built");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn last_instants(target: &Target) -> (u64, u64) {
+    wait_for_index(target);
     let streams = target.json(&["stream", "list", "--json"]);
     let instants = streams["streams"][0]["instants"].as_array().expect("a list").clone();
     let last: &Value = instants.last().expect("order began");
