@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   first change   entry 0 (changes nothing) │ header: new write GUIDs                      │ flush
-//!   each commit    1  entry n, its own tail  │ header: LogGuid = that of this opening       │ flush
+//!   log used up    entry 0 again, with a new LogGuid                                        │ flush
+//!   each commit    1  entry n, its own tail  │ header: LogGuid = that of the entries        │ flush
 //!                  2  changes in place                                                      │ flush
 //!                  3  header: LogGuid = 0                                     (durable with the next flush)
 //! ```
@@ -16,6 +17,11 @@
 //!   the next commit, whose step 1 is durable before.
 //! - Every entry is its own tail, so none but the newest whole one is ever replayed. When the BAT moves, the newest is the one
 //!   that moved it, and no other that names the old place can come back once blocks lie there.
+//! - When the log is used up, nothing is left to be replayed: the newest entry is in place. Entry 0 of the new `LogGuid` lies at the
+//!   other end of the log, and is durable before a header names it.
+//!
+//! Entries never go on from the end of the log at its start, though they might: QEMU (7.2, 10.0) looks for the newest entry for ever
+//! in a log that is full.
 
 use super::Guids;
 use super::container::write_header;
@@ -28,6 +34,9 @@ use vhdx_parse::{CurrentHeader, Guid, Header, LogChange, LogEntry, LogEntryHeade
 
 /// Most changes of one entry: 62 data sectors and its header take 256 KiB, so four entries fit the smallest log.
 pub(super) const MAX_CHANGES: usize = 62;
+
+/// Bytes at the end of the log that stay unused.
+const SPARE: u32 = 64 << 10;
 
 /// Writes the log of one opening.
 pub(super) struct Journal {
@@ -89,6 +98,9 @@ impl Journal {
     pub(super) async fn commit(&mut self, changes: Vec<LogChange>) -> Result<(), DiskError> {
         self.finish().await?;
         for batch in changes.chunks(MAX_CHANGES) {
+            if !self.has_room_for(batch) {
+                self.begin_anew().await?;
+            }
             let next = self.append(batch).await?;
             if self.current.header.log_guid != self.log_guid {
                 let header = Header { log_guid: self.log_guid, ..self.current.header };
@@ -100,6 +112,21 @@ impl Journal {
             self.apply().await?;
         }
         self.empty().await
+    }
+
+    fn has_room_for(&self, changes: &[LogChange]) -> bool {
+        let length = u32::try_from(LogEntry::encoded_length(changes)).expect("a short entry");
+        self.place + length <= self.current.header.log_length - SPARE
+    }
+
+    /// At the start of the log again, under another `LogGuid`.
+    async fn begin_anew(&mut self) -> Result<(), DiskError> {
+        self.log_guid = (self.guids)();
+        self.place = 0;
+        let next = self.append(&[]).await?;
+        self.flush().await?;
+        self.place = next;
+        Ok(())
     }
 
     /// Whether changes are durable in the log that are perhaps not in place.
@@ -148,15 +175,11 @@ impl Journal {
             },
             changes: changes.to_vec(),
         };
-        let mut bytes = Buffer::copy_of(&entry.encode());
-        let before = usize::try_from(log_length - self.place).expect("in memory").min(bytes.len());
-        let rest = bytes.split_off(before);
+        let bytes = Buffer::copy_of(&entry.encode());
+        assert!(self.place + length <= log_length - SPARE, "the log has room for it");
         let place = log_offset + u64::from(self.place);
         self.file.write(ByteOffset::new(place), bytes).await?;
-        if !rest.is_empty() {
-            self.file.write(ByteOffset::new(log_offset), rest).await?;
-        }
-        Ok((self.place + length) % log_length)
+        Ok(self.place + length)
     }
 
     /// Makes what is durable in the log in place, durably.
