@@ -50,11 +50,11 @@ pub(crate) struct Table {
 /// The entries of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entries {
-    /// Grain tables of a VMDK, one behind the other: sectors, little-endian, 0 for nowhere.
+    /// Grain tables of a VMDK, one behind the other: sectors, little-endian; 0 is no place.
     Grains,
     /// The BAT of a VHDX.
     Bat(BatLayout),
-    /// The BAT of a VHD: sectors, big-endian, all ones for nowhere.
+    /// The BAT of a VHD: sectors, big-endian; all ones is no place.
     VhdBat,
 }
 

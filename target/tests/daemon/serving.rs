@@ -117,7 +117,7 @@ fn what_a_boot_has_read_is_in_memory_for_the_next_one() {
     target.with_clients(&branch("second"), 1, async |clients| {
         let [client] = clients else { panic!("one client") };
         client.read(range(0, 512)).await.expect("the first sector");
-        // A piece that was read last, of which other bytes are asked for now.
+        // A piece that the last boot has read; other bytes of it are asked for.
         let piece = range(70_000, 40_000);
         let begun = Instant::now();
         while metric(&target, BOOT_READS) == 0 {
