@@ -1,0 +1,306 @@
+//! Commands and their data: what is started when, and what is answered.
+
+use super::*;
+
+#[test]
+fn a_command_is_started_and_answered() {
+    let mut pair = Pair::new();
+    let command = pair.command(READ, 512);
+    let (key, task, data) = pair.started().expect("it is begun at once");
+    assert_eq!((task, data.len()), (command.cdb, 0));
+    assert!(pair.answers().is_empty());
+    pair.session.completed(key, good(&bytes(0, 512)));
+    let (answer, data) = pair.one();
+    let Response::Data(DataIn { is_final, task_tag, end, exp_cmd_sn, max_cmd_sn, .. }) = answer
+    else {
+        panic!("{answer:?}")
+    };
+    assert_eq!((is_final, task_tag, data), (true, command.task_tag, bytes(0, 512)));
+    let end = end.expect("the status comes with the last data");
+    assert_eq!((end.status, end.residual, end.stat_sn), (0, Residual::None, StatSn::new(1)));
+    assert_eq!((exp_cmd_sn, max_cmd_sn), (CmdSn::new(11), CmdSn::new(18)));
+}
+
+#[test]
+fn what_is_read_is_cut_into_segments_and_bursts() {
+    let terms = Terms { max_send_segment: 600, max_burst: 1000, ..Terms::default() };
+    let mut pair = Pair::with(terms);
+    pair.command(READ, 2300);
+    let (key, ..) = pair.started().expect("begun");
+    pair.session.completed(key, good(&bytes(0, 2300)));
+    let mut whole = Vec::new();
+    let mut found = Vec::new();
+    for (answer, data) in pair.answers() {
+        let Response::Data(pdu) = answer else { panic!("{answer:?}") };
+        assert_eq!(pdu.offset as usize, whole.len());
+        assert_eq!(pdu.data_sn.number() as usize, found.len());
+        found.push((data.len(), pdu.is_final, pdu.end.is_some()));
+        whole.extend(data);
+    }
+    let expected = [
+        (600, false, false),
+        (400, true, false),
+        (600, false, false),
+        (400, true, false),
+        (300, true, true),
+    ];
+    assert_eq!((found, whole), (expected.to_vec(), bytes(0, 2300)));
+}
+
+#[test]
+fn what_was_not_expected_is_a_residual() {
+    for (expected, length, sent, residual) in
+        [(10_000, 512, 512, Residual::Underflow(9488)), (200, 512, 200, Residual::Overflow(312))]
+    {
+        let mut pair = Pair::new();
+        let mut command = pair.make(READ, length);
+        command.expected_length = expected;
+        pair.send(&Request::Command(command), &[]);
+        let (key, ..) = pair.started().expect("begun");
+        pair.session.completed(key, good(&bytes(0, length)));
+        let (answer, data) = pair.one();
+        let Response::Data(DataIn { end: Some(end), .. }) = answer else { panic!("{answer:?}") };
+        assert_eq!((data.len(), end.residual), (sent, residual));
+    }
+    // Without room for any data there is a response of its own.
+    let mut pair = Pair::new();
+    let mut command = pair.make(READ, 512);
+    command.expected_length = 0;
+    pair.send(&Request::Command(command), &[]);
+    let (key, ..) = pair.started().expect("begun");
+    pair.session.completed(key, good(&bytes(0, 512)));
+    assert_eq!(pair.response().0.residual, Residual::Overflow(512));
+    // In the other direction: fewer bytes than the command would take, or more.
+    for (expected, length, needed, residual) in
+        [(200, 512, 200, Residual::Overflow(312)), (600, 512, 512, Residual::Underflow(88))]
+    {
+        let mut pair = Pair::new();
+        let mut command = pair.make(WRITE, length);
+        command.expected_length = expected;
+        pair.send(&Request::Command(command), &bytes(0, expected));
+        let (key, _, data) = pair.started().expect("begun");
+        assert_eq!(data, bytes(0, needed));
+        pair.session.completed(key, good(&[]));
+        assert_eq!(pair.response().0.residual, residual);
+    }
+}
+
+#[test]
+fn sense_has_its_length_in_front() {
+    let mut pair = Pair::new();
+    pair.command(REFUSE, 0);
+    let (response, data) = pair.response();
+    assert_eq!((response.status, response.response), (2, ScsiResponse::COMPLETED));
+    assert_eq!(data, [0, 2, 0x70, 0x20]);
+    pair.command(READ, 4);
+    let (key, ..) = pair.started().expect("begun");
+    let outcome = Outcome { data: Buffer::copy_of(b"ab"), ..check(0x11) };
+    pair.session.completed(key, outcome);
+    let answers = pair.answers();
+    assert!(matches!(&answers[0].0, Response::Data(DataIn { end: None, is_final: true, .. })));
+    let Response::Command(response) = &answers[1].0 else { panic!("{answers:?}") };
+    assert_eq!(response.exp_data_sn, DataSn::new(1));
+    assert_eq!(response.residual, Residual::Underflow(2));
+}
+
+#[test]
+fn data_is_asked_for_some_at_a_time() {
+    let mut pair =
+        Pair::with(Terms { max_burst: 1000, max_outstanding_r2t: 2, ..Terms::default() });
+    let command = pair.command(WRITE, 2500);
+    let ready = pair.ready();
+    let places: Vec<_> =
+        ready.iter().map(|one| (one.r2t_sn.number(), one.offset, one.length)).collect();
+    assert_eq!(places, [(0, 0, 1000), (1, 1000, 1000)]);
+    assert_eq!(ready[0].stat_sn, StatSn::new(1), "they do not count");
+    pair.data(&command, ready[0].transfer_tag, (0, 0), false, &bytes(0, 600));
+    assert!(pair.answers().is_empty());
+    pair.data(&command, ready[0].transfer_tag, (1, 600), true, &bytes(600, 400));
+    let third = pair.ready();
+    assert_eq!((third[0].offset, third[0].length), (2000, 500));
+    pair.data(&command, ready[1].transfer_tag, (0, 1000), true, &bytes(1000, 1000));
+    assert!(pair.started().is_none());
+    pair.data(&command, third[0].transfer_tag, (0, 2000), true, &bytes(2000, 500));
+    let (key, _, data) = pair.started().expect("all is here");
+    assert_eq!(data, bytes(0, 2500));
+    pair.session.completed(key, good(&[]));
+    let (response, _) = pair.response();
+    assert_eq!((response.exp_data_sn, response.residual), (DataSn::new(3), Residual::None));
+}
+
+#[test]
+fn spoilt_data_spoils_the_command() {
+    let mut pair = Pair::with(Terms { max_outstanding_r2t: 1, ..Terms::default() });
+    let command = pair.command(WRITE, 600);
+    let tag = pair.ready()[0].transfer_tag;
+    pair.data(&command, tag, (1, 0), false, &bytes(0, 300));
+    pair.data(&command, tag, (0, 300), true, &bytes(300, 300));
+    assert!(pair.started().is_none(), "nothing is written");
+    let (response, sense) = pair.response();
+    assert_eq!((response.status, sense[3]), (2, 0x47));
+    // A wrong digest is told at once, and ends the command with its data.
+    let command = pair.command(WRITE, 600);
+    let tag = pair.ready()[0].transfer_tag;
+    let pdu = DataOut {
+        is_final: false,
+        lun: UNIT,
+        task_tag: command.task_tag,
+        transfer_tag: tag,
+        exp_stat_sn: StatSn::new(0),
+        data_sn: DataSn::new(0),
+        offset: 0,
+    };
+    let header = Request::Data(pdu).encode(DataLength::new(300).expect("short"));
+    pair.session.received(&header, None, &Units);
+    assert_eq!(pair.rejected(), RejectReason::DataDigest);
+    pair.data(&command, tag, (1, 300), true, &bytes(300, 300));
+    assert_eq!(pair.response().1[3], 0x47);
+}
+
+#[test]
+fn a_refused_command_takes_its_data_first() {
+    let mut pair = Pair::new();
+    let mut command = pair.make(REFUSE, 600);
+    (command.writes, command.is_final) = (true, false);
+    pair.send(&Request::Command(command), &bytes(0, 100));
+    assert!(pair.answers().is_empty());
+    pair.data(&command, TargetTransferTag::RESERVED, (0, 100), true, &bytes(100, 500));
+    let (response, _) = pair.response();
+    assert_eq!((response.status, response.residual), (2, Residual::Underflow(600)));
+    assert_eq!(pair.session.under_way(), 0);
+}
+
+#[test]
+fn data_of_nobody_is_thrown_away_and_wrong_tags_are_told() {
+    let mut pair = Pair::with(Terms::default());
+    let mut nobody = pair.make(WRITE, 10);
+    pair.cmd_sn -= 1;
+    nobody.task_tag = InitiatorTaskTag::new(99);
+    pair.data(&nobody, TargetTransferTag::new(5), (0, 0), true, &bytes(0, 10));
+    assert!(pair.answers().is_empty());
+    let command = pair.command(WRITE, 10);
+    let tag = pair.ready()[0].transfer_tag;
+    let wrong = TargetTransferTag::new(tag.number() + 1);
+    pair.data(&command, wrong, (0, 0), true, &bytes(0, 10));
+    assert_eq!(pair.rejected(), RejectReason::InvalidField);
+    pair.data(&command, tag, (0, 0), true, &bytes(0, 10));
+    assert!(pair.started().is_some());
+}
+
+#[test]
+fn commands_outside_the_window_are_ignored() {
+    let mut pair = Pair::new();
+    for wrong in [9, 18, 1000, u32::MAX] {
+        let mut command = pair.make(0, 0);
+        pair.cmd_sn -= 1;
+        command.cmd_sn = CmdSn::new(wrong);
+        pair.send(&Request::Command(command), &[]);
+        assert!(pair.answers().is_empty(), "{wrong}");
+    }
+    pair.command(0, 0);
+    assert_eq!(pair.response().0.exp_cmd_sn, CmdSn::new(11));
+}
+
+#[test]
+fn commands_are_taken_in_their_order() {
+    let mut pair = Pair::new();
+    let (first, mut second, third) = (pair.make(0, 0), pair.make(WRITE, 20), pair.make(0, 0));
+    second.is_final = false;
+    pair.send(&Request::Command(third), &[]);
+    pair.send(&Request::Command(second), &bytes(0, 5));
+    pair.send(&Request::Command(second), &bytes(7, 5));
+    pair.data(&second, TargetTransferTag::RESERVED, (0, 5), true, &bytes(5, 15));
+    assert!(pair.answers().is_empty());
+    pair.send(&Request::Command(first), &[]);
+    let (_, _, data) = pair.started().expect("the second has its data");
+    assert_eq!(data, bytes(0, 20));
+    let tags: Vec<_> = pair
+        .answers()
+        .into_iter()
+        .map(|(answer, _)| match answer {
+            Response::Command(response) => response.task_tag,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(tags, [first.task_tag, third.task_tag]);
+}
+
+#[test]
+fn the_window_closes_when_all_slots_are_taken() {
+    let mut pair = Pair::new();
+    let mut keys = Vec::new();
+    for _ in 0..8 {
+        pair.command(READ, 1);
+        keys.push(pair.started().expect("begun").0);
+    }
+    pair.command(READ, 1);
+    assert!(pair.started().is_none(), "it is outside the window");
+    pair.cmd_sn -= 1;
+    for key in keys {
+        pair.session.completed(key, good(b"a"));
+    }
+    let last = pair.answers().pop().expect("eight");
+    let Response::Data(DataIn { exp_cmd_sn, max_cmd_sn, .. }) = last.0 else { panic!("{last:?}") };
+    assert_eq!((exp_cmd_sn, max_cmd_sn), (CmdSn::new(18), CmdSn::new(25)));
+}
+
+#[test]
+fn immediate_commands_stand_beside_the_window() {
+    let mut pair = Pair::new();
+    for count in 0..=MAX_IMMEDIATE {
+        let mut command = pair.make(READ, 1);
+        pair.cmd_sn -= 1;
+        command.immediate = true;
+        pair.send(&Request::Command(command), &[]);
+        if count < MAX_IMMEDIATE {
+            assert!(pair.started().is_some());
+        }
+    }
+    assert_eq!(pair.rejected(), RejectReason::TooManyImmediate);
+    pair.command(0, 0);
+    assert_eq!(pair.response().0.max_cmd_sn, CmdSn::new(18));
+}
+
+#[test]
+fn a_tag_is_used_by_one_task_at_a_time() {
+    let mut pair = Pair::new();
+    let first = pair.command(READ, 1);
+    let mut second = pair.make(READ, 1);
+    second.task_tag = first.task_tag;
+    pair.send(&Request::Command(second), &[]);
+    assert_eq!(pair.rejected(), RejectReason::TaskInProgress);
+    let (key, ..) = pair.started().expect("the first");
+    assert!(pair.started().is_none());
+    pair.session.completed(key, good(b"a"));
+    pair.answers();
+    let mut third = pair.make(READ, 1);
+    third.task_tag = first.task_tag;
+    pair.send(&Request::Command(third), &[]);
+    assert!(pair.started().is_some(), "it is free again, and the number was used up");
+}
+
+#[test]
+fn those_who_do_not_fit_stand_in_line() {
+    let mut pair = Pair::of(target(), Terms::default(), 1000);
+    pair.command(READ, 2000);
+    let (large, ..) = pair.started().expect("alone, everything fits");
+    pair.command(READ, 500);
+    let write = pair.command(WRITE, 500);
+    pair.command(READ, 100);
+    assert!(pair.started().is_none() && pair.answers().is_empty(), "nothing is asked for either");
+    pair.command(0, 0);
+    pair.response();
+    pair.session.completed(large, good(&bytes(0, 2000)));
+    assert!(pair.started().is_none(), "it was not sent yet");
+    pair.answers();
+    let (second, ..) = pair.started().expect("there is room for it");
+    let tag = pair.ready()[0].transfer_tag;
+    assert!(pair.started().is_none());
+    pair.data(&write, tag, (0, 0), true, &bytes(0, 500));
+    let (third, ..) = pair.started().expect("its data is here");
+    pair.session.completed(third, good(&[]));
+    assert!(pair.started().is_some(), "a write holds nothing when it is done");
+    pair.session.completed(second, good(&bytes(0, 500)));
+    pair.answers();
+    assert_eq!(pair.session.under_way(), 1);
+}
