@@ -158,3 +158,33 @@ fn qemu_replays_our_log_and_we_replay_it_the_same() {
         agrees(&folder, "image.vhdx", &expected);
     });
 }
+
+/// QEMU looks for the newest entry for ever where entries reach the end of the log: it begins anew before.
+#[test]
+fn qemu_finds_the_newest_entry_however_many_there_were() {
+    const BLOCKS: u64 = 150;
+    on_the_ring(async |root, folder| {
+        let sort = (super::Sort::Dynamic, 512);
+        let location = make(&root, "image.vhdx", sort, BLOCKS << 20).await;
+        let disk = open_disk(&location, Access::Write).await;
+        let mut expected = vec![0; usize::try_from(BLOCKS << 20).expect("small")];
+        // Each first write to a block is a commit, of 8 KiB in a log of 1 MiB.
+        for block in 0..BLOCKS {
+            write(&*disk, block << 20, super::filled(4096, 7)).await.expect("written");
+            disk.flush().await.expect("flushed");
+            let start = usize::try_from(block << 20).expect("small");
+            expected[start..start + 4096].fill(7);
+            if block < 100 {
+                continue;
+            }
+            let mut bytes = std::fs::read(folder.join("image.vhdx")).expect("read");
+            assert!(super::crashes::put_back_into_the_log(&mut bytes), "it is in the log");
+            std::fs::write(folder.join("copy.vhdx"), bytes).expect("written");
+            let check = ["20", "qemu-img", "check", "-q", "-r", "all", "-f", "vhdx", "copy.vhdx"];
+            qemu(&folder, "timeout", &check);
+            if block % 10 == 9 {
+                agrees(&folder, "copy.vhdx", &expected);
+            }
+        }
+    });
+}
