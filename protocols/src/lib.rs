@@ -5,6 +5,7 @@
 
 mod admission;
 pub mod delta;
+mod gather;
 pub mod iscsi;
 pub mod nbd;
 pub mod pki;

@@ -1,10 +1,6 @@
 //! PDUs that are sent together, the data of reads among them uncopied.
-//!
-//! ```text
-//!   heads   ├ header [digest] ┤          ├ padding [digest] header … ┤       one allocation, cut without copying
-//!   data                      ├─ data ──┤                                    the buffers the disk filled
-//! ```
 
+use crate::gather::Gather;
 use crate::iscsi::wire::HeaderBytes;
 use crate::iscsi::wire::digest::Digest;
 use crate::iscsi::wire::header::padding;
@@ -22,9 +18,7 @@ pub struct Digests {
 /// PDUs waiting to be sent.
 #[derive(Debug, Default)]
 pub struct Batch {
-    heads: Vec<u8>,
-    /// Buffers that go between the heads, each with the length of the heads before it.
-    data: Vec<(usize, Buffer)>,
+    gather: Gather,
     /// PDUs.
     count: usize,
     /// Bytes that somebody held until they are sent.
@@ -58,8 +52,9 @@ impl Batch {
         if data.is_empty() {
             return;
         }
-        self.heads.extend_from_slice(data);
-        self.tail(digests, data);
+        let tail = Tail::of(digests, data);
+        self.gather.put(data);
+        self.gather.put(tail.bytes());
     }
 
     /// Appends a PDU whose data segment is `data`, which is not copied.
@@ -68,45 +63,45 @@ impl Batch {
         if data.is_empty() {
             return;
         }
-        let place = self.heads.len();
-        self.tail(digests, &data);
-        self.data.push((place, data));
+        let tail = Tail::of(digests, &data);
+        self.gather.attach(data);
+        self.gather.put(tail.bytes());
     }
 
     fn head(&mut self, digests: Digests, header: &HeaderBytes) {
         self.count += 1;
-        self.heads.extend_from_slice(header);
+        self.gather.put(header);
         if digests.header {
-            self.heads.extend_from_slice(&Digest::of(header).to_bytes());
-        }
-    }
-
-    /// What comes behind `data`.
-    fn tail(&mut self, digests: Digests, data: &[u8]) {
-        let padding = &[0; 3][..padding(data.len())];
-        self.heads.extend_from_slice(padding);
-        if digests.data {
-            self.heads.extend_from_slice(&Digest::of(data).with(padding).to_bytes());
+            self.gather.put(&Digest::of(header).to_bytes());
         }
     }
 
     /// What to send, in order.
     pub fn into_parts(self) -> Vec<Buffer> {
-        let mut parts = Vec::with_capacity(2 * self.data.len() + 1);
-        let mut heads = Buffer::copy_of(&self.heads);
-        let mut done = 0;
-        for (before, data) in self.data {
-            let rest = heads.split_off(before - done);
-            if !heads.is_empty() {
-                parts.push(heads);
-            }
-            parts.push(data);
-            (heads, done) = (rest, before);
+        self.gather.into_parts()
+    }
+}
+
+/// What comes behind a data segment: padding to four bytes, and the digest of both (RFC 7143, section 11.7.5).
+struct Tail {
+    bytes: [u8; 7],
+    length: usize,
+}
+
+impl Tail {
+    fn of(digests: Digests, data: &[u8]) -> Self {
+        let (mut bytes, padding) = ([0; 7], padding(data.len()));
+        let mut length = padding;
+        if digests.data {
+            let digest = Digest::of(data).with(&bytes[..padding]).to_bytes();
+            bytes[padding..padding + digest.len()].copy_from_slice(&digest);
+            length += digest.len();
         }
-        if !heads.is_empty() {
-            parts.push(heads);
-        }
-        parts
+        Self { bytes, length }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 

@@ -1,15 +1,11 @@
 //! How replies look: many of them gathered into one list of buffers, the data of reads among them uncopied.
 //!
-//! ```text
-//!   heads   ├ reply 1 ┤├ reply 2 ┤├ chunk head ┤          ├ reply 4 ┤       one allocation, cut without copying
-//!   data                                         ├ data ┤                    the buffers the disk filled
-//! ```
-//!
 //! With structured replies, success without payload is still told by a simple reply (16 bytes instead of 20), errors by
 //! an error chunk, which has room for words. With extended headers everything is a chunk.
 
 use super::plan::StatusExtent;
 use super::terms::{ContextId, Replies};
+use crate::gather::Gather;
 use crate::nbd::wire::clip;
 use crate::nbd::wire::extended::{ExtendedChunkHeader, ExtendedDescriptor, ExtendedStatusHead};
 use crate::nbd::wire::transmission::{
@@ -61,15 +57,13 @@ pub struct Failure {
 /// Replies that are sent together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    heads: Vec<u8>,
-    /// Buffers that go between the heads, each with the length of the heads before it.
-    data: Vec<(usize, Buffer)>,
+    gather: Gather,
 }
 
 impl Batch {
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+        self.gather.is_empty()
     }
 
     /// Appends the reply to `request`.
@@ -95,25 +89,7 @@ impl Batch {
 
     /// What to send, in order.
     pub fn into_parts(self) -> Vec<Buffer> {
-        let mut parts = Vec::with_capacity(2 * self.data.len() + 1);
-        let mut heads = Buffer::copy_of(&self.heads);
-        let mut done = 0;
-        for (before, data) in self.data {
-            let rest = heads.split_off(before - done);
-            if !heads.is_empty() {
-                parts.push(heads);
-            }
-            parts.push(data);
-            (heads, done) = (rest, before);
-        }
-        if !heads.is_empty() {
-            parts.push(heads);
-        }
-        parts
-    }
-
-    fn attach(&mut self, data: Buffer) {
-        self.data.push((self.heads.len(), data));
+        self.gather.into_parts()
     }
 
     fn simple(&mut self, cookie: Cookie, answer: Answer) {
@@ -121,12 +97,12 @@ impl Batch {
             Answer::Failed(failure) => Some(failure.code),
             Answer::Done | Answer::Data(_) | Answer::Status(_) => None,
         };
-        self.heads.extend(SimpleReply::new(cookie, error).as_bytes());
+        self.gather.put(SimpleReply::new(cookie, error).as_bytes());
         match answer {
             Answer::Data(pieces) => {
                 for piece in pieces {
                     match piece {
-                        Piece::Data { bytes, .. } => self.attach(bytes),
+                        Piece::Data { bytes, .. } => self.gather.attach(bytes),
                         Piece::Hole(_) => unreachable!("simple replies have no holes"),
                     }
                 }
@@ -149,15 +125,15 @@ impl Chunks<'_> {
         let length = u32::try_from(payload).expect("a payload is far below 4 GiB");
         if self.extended {
             let header = ExtendedChunkHeader::new(self.request, kind, flags, length.into());
-            self.batch.heads.extend(header.as_bytes());
+            self.batch.gather.put(header.as_bytes());
         } else {
             let header = ChunkHeader::new(self.request.cookie, kind, flags, length);
-            self.batch.heads.extend(header.as_bytes());
+            self.batch.gather.put(header.as_bytes());
         }
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        self.batch.heads.extend(bytes);
+        self.batch.gather.put(bytes);
     }
 
     fn end(&mut self) {
@@ -177,7 +153,7 @@ impl Chunks<'_> {
                     let payload = size_of::<OffsetData>() + bytes.len();
                     self.chunk(ChunkKind::OffsetData, flags, payload);
                     self.put(OffsetData { offset: at.bytes().into() }.as_bytes());
-                    self.batch.attach(bytes);
+                    self.batch.gather.attach(bytes);
                 }
                 Piece::Hole(range) => {
                     self.chunk(ChunkKind::OffsetHole, flags, size_of::<OffsetHole>());
