@@ -5,8 +5,11 @@
 
 mod admission;
 pub mod delta;
+mod door;
 mod gather;
 pub mod iscsi;
 pub mod nbd;
 pub mod pki;
 pub mod tls;
+
+pub use self::door::ConnectionCounters;

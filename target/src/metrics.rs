@@ -467,14 +467,14 @@ fn delta_numbers(page: &Page, values: &delta::CounterValues) -> Written {
 }
 
 fn nbd_numbers(page: &Page, counters: &nbd::Counters, serving: &ServingCounters) -> Written {
-    let open = float(counters.connections_open.load(Relaxed));
+    let open = float(counters.connections.open.load(Relaxed));
     page.gauge("landfall_nbd_connections", "NBD connections open now.", open)?;
     let totals = [
-        ("connections", "NBD connections accepted.", &counters.connections),
+        ("connections", "NBD connections accepted.", &counters.connections.accepted),
         (
             "connections_refused",
             "NBD connections closed at once because too many were open.",
-            &counters.connections_refused,
+            &counters.connections.refused,
         ),
         (
             "handshakes_failed",

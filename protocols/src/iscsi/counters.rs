@@ -2,19 +2,17 @@
 //!
 //! All counters only grow, but for those of what is open. They are read one by one, so two of them may be a command apart.
 
+use crate::door::ConnectionCounters;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counters of a server, shared by its connections on every core.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Connections open now.
-    pub connections_open: AtomicU64,
+    /// Connections.
+    pub connections: Arc<ConnectionCounters>,
     /// Sessions open now, discovery among them.
     pub sessions_open: AtomicU64,
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections closed at once because too many were open.
-    pub connections_refused: AtomicU64,
     /// Logins that led nowhere.
     pub logins_failed: AtomicU64,
     /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket; not those whose initiator just went.

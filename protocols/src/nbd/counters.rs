@@ -4,17 +4,15 @@
 //! request apart.
 
 use super::wire::transmission::Command;
+use crate::door::ConnectionCounters;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counters of a server, shared by its connections on every core.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Connections open now.
-    pub connections_open: AtomicU64,
-    /// Connections accepted.
-    pub connections: AtomicU64,
-    /// Connections closed at once because too many were open.
-    pub connections_refused: AtomicU64,
+    /// Connections.
+    pub connections: Arc<ConnectionCounters>,
     /// Connections that ended during negotiation without the client taking leave.
     pub handshakes_failed: AtomicU64,
     /// Connections ended by a breach of the protocol or a failed socket after negotiation.

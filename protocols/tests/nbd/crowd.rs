@@ -74,17 +74,17 @@ fn ten_thousand_who_go_without_a_word_leave_nothing() {
     // Whatever is made once is made.
     (0..7).for_each(|how| misbehave(&server, how));
     let counters = server.service.counters();
-    wait_until(|| counters.connections_open.load(SeqCst) == 0);
+    wait_until(|| counters.connections.open.load(SeqCst) == 0);
     let before = open_descriptors();
     for index in 0..10_000 {
         misbehave(&server, index % 7);
         if index % 100 == 99 {
             // One more than there may be would be closed at once, and not tried.
-            wait_until(|| counters.connections_open.load(SeqCst) == 0);
+            wait_until(|| counters.connections.open.load(SeqCst) == 0);
         }
     }
-    assert_eq!(counters.connections_refused.load(SeqCst), 0);
-    assert!(counters.connections.load(SeqCst) >= 10_000);
+    assert_eq!(counters.connections.refused.load(SeqCst), 0);
+    assert!(counters.connections.accepted.load(SeqCst) >= 10_000);
     wait_until(|| open_descriptors() <= before);
     wait_until(|| Arc::strong_count(&server.disk) == 2);
     let mut raw = Raw::entered(&server, "disk");
@@ -121,7 +121,7 @@ fn a_crowd_that_sends_a_byte_at_a_time_is_cut_off_and_holds_nobody_up() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let counters = server.service.counters();
-    wait_until(|| counters.connections_open.load(SeqCst) == 1);
+    wait_until(|| counters.connections.open.load(SeqCst) == 1);
     assert!(crowd.is_empty(), "{} are still there", crowd.len());
     assert_eq!(counters.handshakes_failed.load(SeqCst), 100);
     // Far above what a request takes, far below what a crowd could hold it up by.
@@ -145,8 +145,8 @@ fn a_crowd_that_says_nothing_makes_way_for_whoever_comes() {
         assert_eq!(good.receive(4096), [9; 4096]);
     }
     let counters = server.service.counters();
-    assert_eq!(counters.connections_refused.load(SeqCst), 0);
-    wait_until(|| counters.connections_open.load(SeqCst) <= 8);
+    assert_eq!(counters.connections.refused.load(SeqCst), 0);
+    wait_until(|| counters.connections.open.load(SeqCst) <= 8);
     let cut_off = counters.handshakes_failed.load(SeqCst);
     assert!(cut_off >= 192, "{cut_off} of 200 were cut off");
     drop(crowd);

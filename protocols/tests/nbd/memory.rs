@@ -362,7 +362,7 @@ impl Server {
     pub(crate) fn stop(self) {
         self.service.stop();
         self.finished.recv_timeout(PATIENCE).expect("serving ends after a stop");
-        assert_eq!(self.service.counters().connections_open.load(SeqCst), 0);
+        assert_eq!(self.service.counters().connections.open.load(SeqCst), 0);
         self.engine.stop();
     }
 }

@@ -197,7 +197,7 @@ fn whoever_leaves_and_takes_nothing_is_let_go() {
     }
     raw.request(0, DISCONNECT, 0, 0, 0);
     let counters = server.service.counters();
-    wait_until(|| counters.connections_open.load(SeqCst) == 0);
+    wait_until(|| counters.connections.open.load(SeqCst) == 0);
     wait_until(|| server.shelf.seat.left.lock().len() == 1);
     assert!(matches!(&server.shelf.seat.left.lock()[0], Leaving::Broken(_)));
     drop(raw);

@@ -312,9 +312,9 @@ fn one_connection_too_many_is_closed_and_room_comes_back() {
     assert!(three.is_closed());
     drop(one);
     let counters = server.service.counters();
-    wait_until(|| counters.connections_open.load(SeqCst) == 1);
+    wait_until(|| counters.connections.open.load(SeqCst) == 1);
     let _again = Raw::entered(&server, "disk");
-    assert_eq!(counters.connections_refused.load(SeqCst), 1);
+    assert_eq!(counters.connections.refused.load(SeqCst), 1);
     server.stop();
 }
 
@@ -355,7 +355,7 @@ fn an_abrupt_end_with_requests_in_flight_leaves_nothing_behind() {
         }
     }
     let counters = server.service.counters();
-    wait_until(|| counters.connections_open.load(SeqCst) == 0);
+    wait_until(|| counters.connections.open.load(SeqCst) == 0);
     // Exports are released with their connections: the server's own are all that is left.
     wait_until(|| std::sync::Arc::strong_count(&server.disk) == 2);
     server.stop();
@@ -424,8 +424,8 @@ fn whoever_leaves_need_not_wait_for_an_answer() {
         raw.option(2, b"farewell");
     }
     let counters = server.service.counters();
-    wait_until(|| counters.connections.load(SeqCst) == 50);
-    wait_until(|| counters.connections_open.load(SeqCst) == 0);
+    wait_until(|| counters.connections.accepted.load(SeqCst) == 50);
+    wait_until(|| counters.connections.open.load(SeqCst) == 0);
     assert_eq!(counters.handshakes_failed.load(SeqCst), 0);
     server.stop();
 }

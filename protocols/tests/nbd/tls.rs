@@ -304,7 +304,7 @@ fn whoever_goes_over_tls_without_a_word_leaves_nothing() {
     site.server.disk.put(0, &vec![1; MIB as usize]);
     let open = || fs::read_dir("/proc/self/fd").expect("a list of descriptors").count();
     let counters = site.server.service.counters();
-    let all_gone = || counters.connections_open.load(SeqCst) == 0;
+    let all_gone = || counters.connections.open.load(SeqCst) == 0;
     let mut before = 0;
     for round in 0..200 {
         let mut raw = greeted(&site);

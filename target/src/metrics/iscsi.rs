@@ -6,17 +6,21 @@ use std::sync::atomic::Ordering::Relaxed;
 
 pub(super) fn write(page: &Page, counters: &Counters) -> Written {
     for (name, help, count) in [
-        ("connections", "iSCSI connections open now.", &counters.connections_open),
+        ("connections", "iSCSI connections open now.", &counters.connections.open),
         ("sessions", "iSCSI sessions open now, discovery among them.", &counters.sessions_open),
     ] {
         page.gauge(&format!("landfall_iscsi_{name}"), help, float(count.load(Relaxed)))?;
     }
     page.totals(&[
-        ("landfall_iscsi_connections_total", "iSCSI connections accepted.", &counters.connections),
+        (
+            "landfall_iscsi_connections_total",
+            "iSCSI connections accepted.",
+            &counters.connections.accepted,
+        ),
         (
             "landfall_iscsi_connections_refused_total",
             "iSCSI connections closed at once because too many were open.",
-            &counters.connections_refused,
+            &counters.connections.refused,
         ),
         (
             "landfall_iscsi_logins_failed_total",

@@ -45,7 +45,7 @@ pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: A
     let outcome = {
         let work = login(&mut incoming, &mut sender, &service, &peer);
         let limited = pin!(timeout(service.settings.login_time, work));
-        let (stopped, cut_off) = (pin!(service.stopped()), pin!(place.cut_off()));
+        let (stopped, cut_off) = (pin!(service.stopping.begun()), pin!(place.cut_off()));
         match select(limited, select(stopped, cut_off)).await {
             Either::Left((Ok(outcome), _)) => outcome,
             Either::Left((Err(_elapsed), _)) => Err(Failure::TimedOut),
@@ -224,7 +224,7 @@ impl Connection {
 
     /// Once the server stops: asks the initiator to leave, and waits for it, and for what is under way.
     async fn part(&self) -> Ended {
-        self.service.stopped().await;
+        self.service.stopping.begun().await;
         let settings = &self.service.settings;
         if self.target.is_some() {
             let seconds = settings.parting_time.as_secs_f64().ceil();

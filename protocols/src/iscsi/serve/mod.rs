@@ -20,30 +20,22 @@ mod connection;
 mod incoming;
 mod login;
 mod seats;
-
 mod units;
 
 use self::incoming::IncomingError;
 use self::seats::Seats;
-use super::counters::{Counters, count};
+use super::counters::Counters;
 use super::session::full::Closing;
 use super::session::terms::Offer;
 use super::targets::Targets;
 use super::wire::number::PortalGroup;
-use crate::admission::{Admission, Place};
-use futures_util::future::{Either, select};
-use landfall_disks::uring::net::{Listener, Peer, Stream};
-use landfall_disks::uring::{Core, sleep, spawn, timeout};
-use std::future::Future;
+use crate::admission::Admission;
+use crate::door::{Door, Stopping};
+use landfall_disks::uring::Core;
+use landfall_disks::uring::net::Listener;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-
-/// How long accepting pauses after an error: a shortage of descriptors ends when a connection does.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a session has to send its last words.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -130,7 +122,7 @@ pub struct Service {
     settings: Settings,
     counters: Arc<Counters>,
     seats: Arc<Seats>,
-    stopping: watch::Sender<bool>,
+    stopping: Stopping,
 }
 
 impl Service {
@@ -142,7 +134,7 @@ impl Service {
             settings,
             counters: Arc::default(),
             seats: Arc::default(),
-            stopping: watch::Sender::new(false),
+            stopping: Stopping::new(),
         }
     }
 
@@ -154,36 +146,7 @@ impl Service {
     /// Ends it, from any thread: no connection is accepted any more, initiators are asked to log out, and dropped when they do
     /// not; [`serve`] returns when all connections have ended.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
-    }
-
-    fn stopped(&self) -> impl Future<Output = ()> + 'static {
-        let mut stopping = self.stopping.subscribe();
-        async move {
-            // An error means that the service itself is gone, which is as final.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        }
-    }
-}
-
-/// An open connection, counted while it lives.
-struct Slot {
-    counters: Arc<Counters>,
-    /// Dropped with the slot: how [`serve`] learns that its last connection has ended.
-    _open: mpsc::Sender<()>,
-}
-
-impl Slot {
-    fn new(service: &Service, open: &mpsc::Sender<()>) -> Self {
-        let counters = Arc::clone(&service.counters);
-        counters.connections_open.fetch_add(1, Relaxed);
-        Self { counters, _open: open.clone() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.counters.connections_open.fetch_sub(1, Relaxed);
+        self.stopping.begin();
     }
 }
 
@@ -191,55 +154,16 @@ impl Drop for Slot {
 /// on an I/O core. Returns after [`Service::stop`], when the connections it accepted have ended.
 pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
     let Settings { sessions, logging_in, parting_time, drain_time, .. } = service.settings;
-    let admission = Admission::new(sessions, logging_in);
-    let (open, mut all_closed) = mpsc::channel(1);
-    let mut turn = cores.iter().cycle();
-    let mut stopped = pin!(service.stopped());
-    loop {
-        match select(pin!(listener.accept()), stopped.as_mut()).await {
-            Either::Left((Ok((stream, peer)), _)) => {
-                if admission.is_full() {
-                    count(&service.counters.connections_refused);
-                    tracing::debug!(%peer, "iSCSI connection refused: too many sessions");
-                    continue;
-                }
-                let (place, slot) = (admission.admit(), Slot::new(&service, &open));
-                start(Arrival { stream, peer, place, slot }, Arc::clone(&service), turn.next());
-            }
-            Either::Left((Err(error), _)) => {
-                tracing::warn!(%error, "cannot accept an iSCSI connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-            Either::Right(_) => break,
-        }
-    }
-    // Nobody is to connect while the last commands are answered.
-    drop((listener, open));
-    let closed = all_closed.recv();
-    if timeout(parting_time + drain_time + FAREWELL + ACCEPT_PAUSE, closed).await.is_err() {
-        tracing::warn!("iSCSI connections were still open when the time for draining was over");
-    }
-}
-
-/// A connection that was accepted.
-struct Arrival {
-    stream: Stream,
-    peer: Peer,
-    place: Place,
-    slot: Slot,
-}
-
-fn start(arrival: Arrival, service: Arc<Service>, core: Option<&Core>) {
-    count(&service.counters.connections);
-    let connection = move || async move {
-        let Arrival { stream, peer, place, slot } = arrival;
-        connection::run(stream, peer, place, service).await;
-        drop(slot);
+    let door = Door {
+        protocol: "iSCSI",
+        admission: Admission::new(sessions, logging_in),
+        counters: Arc::clone(&service.counters.connections),
+        drain_time: parting_time + drain_time + FAREWELL,
     };
-    match core {
-        Some(core) => core.spawn(connection),
-        None => spawn(connection()),
-    }
+    let serving = Arc::clone(&service);
+    let connection =
+        move |stream, peer, place| connection::run(stream, peer, place, Arc::clone(&serving));
+    door.accept(listener, &service.stopping, cores, connection).await;
 }
 
 #[cfg(test)]

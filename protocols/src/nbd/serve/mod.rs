@@ -21,24 +21,17 @@ mod negotiate;
 mod outbox;
 
 use self::link::FAREWELL;
-use super::counters::{Counters, count};
+use super::counters::Counters;
 use super::export::{Exports, OpenError};
 use super::tls::Security;
 use super::wire::MAX_REQUEST;
-use crate::admission::{Admission, Place};
-use futures_util::future::{Either, select};
-use landfall_disks::uring::net::{Listener, Peer, Stream};
-use landfall_disks::uring::{Core, sleep, spawn, timeout};
+use crate::admission::Admission;
+use crate::door::{Door, Stopping};
+use landfall_disks::uring::net::Listener;
+use landfall_disks::uring::{Core, sleep};
 use std::future::Future;
-use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-
-/// How long accepting pauses after an error: a shortage of descriptors ends when a connection does.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Limits of a server. What it may hold in memory for the clients of a listener is at most `connections` times
 /// `bytes_in_flight`.
@@ -81,7 +74,7 @@ pub struct Service {
     exports: Arc<dyn Exports>,
     settings: Settings,
     counters: Arc<Counters>,
-    stopping: watch::Sender<bool>,
+    stopping: Stopping,
 }
 
 impl Service {
@@ -94,7 +87,7 @@ impl Service {
             ..settings
         };
         let counters = Arc::new(Counters::default());
-        Self { exports, settings, counters, stopping: watch::Sender::new(false) }
+        Self { exports, settings, counters, stopping: Stopping::new() }
     }
 
     /// What it has done so far.
@@ -105,11 +98,11 @@ impl Service {
     /// Ends it, from any thread: no connection is accepted any more, requests in flight are answered, and those that come
     /// after them with `NBD_ESHUTDOWN`; [`serve`] returns when all connections have ended.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.stopping.begin();
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.stopping.has_begun()
     }
 
     /// Why nobody else is served.
@@ -120,40 +113,11 @@ impl Service {
 
     /// Returns when clients have had their time to part.
     fn parted(&self) -> impl Future<Output = ()> + 'static {
-        let (stopped, parting_time) = (self.stopped(), self.settings.parting_time);
+        let (stopped, parting_time) = (self.stopping.begun(), self.settings.parting_time);
         async move {
             stopped.await;
             sleep(parting_time).await;
         }
-    }
-
-    fn stopped(&self) -> impl Future<Output = ()> + 'static {
-        let mut stopping = self.stopping.subscribe();
-        async move {
-            // An error means that the service itself is gone, which is as final.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        }
-    }
-}
-
-/// An open connection, counted while it lives.
-struct Slot {
-    counters: Arc<Counters>,
-    /// Dropped with the slot: how [`serve`] learns that its last connection has ended.
-    _open: mpsc::Sender<()>,
-}
-
-impl Slot {
-    fn new(service: &Service, open: &mpsc::Sender<()>) -> Self {
-        let counters = Arc::clone(&service.counters);
-        counters.connections_open.fetch_add(1, Relaxed);
-        Self { counters, _open: open.clone() }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.counters.connections_open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -162,59 +126,16 @@ impl Drop for Slot {
 /// accepted have ended.
 pub async fn serve(listener: Listener, security: Security, service: Arc<Service>, cores: &[Core]) {
     let Settings { connections, negotiating, parting_time, drain_time, .. } = service.settings;
-    let admission = Admission::new(connections, negotiating);
-    let (open, mut all_closed) = mpsc::channel(1);
-    let mut turn = cores.iter().cycle();
-    let mut stopped = pin!(service.stopped());
-    loop {
-        match select(pin!(listener.accept()), stopped.as_mut()).await {
-            Either::Left((Ok((stream, peer)), _)) => match admission.is_full() {
-                false => {
-                    let place = admission.admit();
-                    let (security, slot) = (security.clone(), Slot::new(&service, &open));
-                    let arrival = Arrival { stream, peer, security, place, slot };
-                    start(arrival, Arc::clone(&service), turn.next());
-                }
-                true => {
-                    count(&service.counters.connections_refused);
-                    tracing::debug!(%peer, "NBD connection refused: too many are open");
-                }
-            },
-            Either::Left((Err(error), _)) => pause(&error).await,
-            Either::Right(_) => break,
-        }
-    }
-    // Nobody is to connect while the last requests are answered.
-    drop((listener, open));
-    let closed = all_closed.recv();
-    if timeout(parting_time + drain_time + FAREWELL + ACCEPT_PAUSE, closed).await.is_err() {
-        tracing::warn!("NBD connections were still open when the time for draining was over");
-    }
-}
-
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "cannot accept an NBD connection");
-    sleep(ACCEPT_PAUSE).await;
-}
-
-/// A connection that was accepted.
-struct Arrival {
-    stream: Stream,
-    peer: Peer,
-    security: Security,
-    place: Place,
-    slot: Slot,
-}
-
-fn start(arrival: Arrival, service: Arc<Service>, core: Option<&Core>) {
-    count(&service.counters.connections);
-    let connection = move || async move {
-        let Arrival { stream, peer, security, place, slot } = arrival;
-        connection::run(stream, peer, &security, place, &service).await;
-        drop(slot);
+    let door = Door {
+        protocol: "NBD",
+        admission: Admission::new(connections, negotiating),
+        counters: Arc::clone(&service.counters.connections),
+        drain_time: parting_time + drain_time + FAREWELL,
     };
-    match core {
-        Some(core) => core.spawn(connection),
-        None => spawn(connection()),
-    }
+    let serving = Arc::clone(&service);
+    let connection = move |stream, peer, place| {
+        let (service, security) = (Arc::clone(&serving), security.clone());
+        async move { connection::run(stream, peer, &security, place, &service).await }
+    };
+    door.accept(listener, &service.stopping, cores, connection).await;
 }

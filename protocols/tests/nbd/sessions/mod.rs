@@ -386,7 +386,7 @@ impl Sessions {
         connection.vanish();
         let counters = self.server.service.counters();
         let left = self.clients.len() as u64;
-        wait_until(|| counters.connections_open.load(SeqCst) == left);
+        wait_until(|| counters.connections.open.load(SeqCst) == left);
         // Flushes that others have asked for are not told from those that were cut off.
         let Export { disk, model, .. } = &mut self.exports[export];
         for due in in_flight.values() {

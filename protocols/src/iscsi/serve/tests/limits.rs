@@ -45,9 +45,9 @@ fn there_are_no_more_sessions_than_may_be() {
     let session = Initiator::in_session(server.address, &Opening::default());
     let mut next = Initiator::connect(server.address);
     assert!(next.next().is_none());
-    assert_eq!(server.service.counters.connections_refused.load(Relaxed), 1);
+    assert_eq!(server.service.counters.connections.refused.load(Relaxed), 1);
     session.logout();
-    server.until(|counters| counters.connections_open.load(Relaxed) == 0);
+    server.until(|counters| counters.connections.open.load(Relaxed) == 0);
     Initiator::in_session(server.address, &Opening::default()).logout();
     server.stop();
 }

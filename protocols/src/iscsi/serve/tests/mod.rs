@@ -18,8 +18,10 @@ use crate::iscsi::session::login::{Demand, Want};
 use crate::iscsi::targets::{OpenError, Visitor};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use landfall_disks::uring::net::Peer;
 use landfall_disks::uring::{Engine, EngineSettings};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// How long a test waits for something that must happen.
@@ -112,7 +114,7 @@ impl Server {
     fn stop(mut self) {
         self.service.stop();
         self.ended.recv_timeout(PATIENCE).expect("it ends");
-        assert_eq!(self.service.counters.connections_open.load(Relaxed), 0);
+        assert_eq!(self.service.counters.connections.open.load(Relaxed), 0);
         assert_eq!(self.service.counters.sessions_open.load(Relaxed), 0);
         self.engine.take().expect("it is there until now").stop();
     }
