@@ -25,6 +25,7 @@ mod process;
 mod relay;
 mod table;
 mod target;
+mod tgt;
 mod workload;
 
 use anyhow::{Context, ensure};

@@ -68,6 +68,13 @@ pub(crate) struct LastFold {
 #[derive(Deserialize)]
 struct Export {
     uris: Vec<String>,
+    iscsi: Option<IscsiTarget>,
+}
+
+#[derive(Deserialize)]
+struct IscsiTarget {
+    name: String,
+    portal: Option<String>,
 }
 
 impl Target {
@@ -176,6 +183,13 @@ impl Target {
         let name = format!("{machine}@latest");
         let export: Export = self.ask(&["export", "add", &name, "--writable", "--json"])?;
         export.uris.into_iter().next().context("the export has no address")
+    }
+
+    /// Exports the moment `name` over iSCSI; the URI of its first disk.
+    pub(crate) fn export_iscsi(&self, name: &str) -> anyhow::Result<String> {
+        let export: Export = self.ask(&["export", "add", name, "--iscsi", "--json"])?;
+        let IscsiTarget { name, portal } = export.iscsi.context("it is not over iSCSI")?;
+        Ok(format!("iscsi://{}/{name}/0", portal.context("the portal is not open")?))
     }
 
     fn ask<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {

@@ -6,6 +6,7 @@
 //!   open       connect ─▶ first block of a named point   beside  the same of a raw file in qemu-nbd
 //!   nbd        4 KiB at random, 32 at a time             beside  the same of a raw file in qemu-nbd
 //!   serve      a raw image, and a point of a million changes   beside  a bare loop, qemu-nbd, nbdkit, a qcow2 chain
+//!   iscsi      an image, and a point of a million changes      beside  tgt
 //!   fold       history moves into an image              beside  the same writes while no fold is under way
 //!   images     raw, VHDX and VMDK as disks               beside  qemu-img bench of the same file
 //!   convert    every pair of them                        beside  qemu-img convert
@@ -22,6 +23,8 @@ mod copy;
 mod fold;
 mod images;
 mod instants;
+mod iscsi;
+mod long_history;
 mod nbd;
 mod open;
 mod serve;
@@ -53,6 +56,8 @@ pub(crate) enum Workload {
     Nbd,
     /// A raw image and a long history over NBD, beside the limit and other servers
     Serve,
+    /// An image and a long history over iSCSI, beside tgt
+    Iscsi,
     /// Folding history into an image, and writes meanwhile
     Fold,
     /// Raw, VHDX and VMDK images as disks
@@ -68,12 +73,13 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Copy,
         Self::Unchanged,
         Self::Open,
         Self::Nbd,
         Self::Serve,
+        Self::Iscsi,
         Self::Fold,
         Self::Images,
         Self::Convert,
@@ -140,6 +146,9 @@ pub(crate) fn run(
     }
     if has(Workload::Serve) {
         figures.extend(serve::measure(&stage).context("serve")?);
+    }
+    if has(Workload::Iscsi) {
+        figures.extend(iscsi::measure(&stage).context("iscsi")?);
     }
     if has(Workload::Fold) {
         figures.extend(fold::measure(&stage).context("fold")?);

@@ -8,20 +8,15 @@
 //! All take turns within a round, and begin at another one in each. The limit (`limit.rs`) can do nothing but this; it is
 //! no server. nbdkit goes through the page cache, which holds all of the file: it is there to be seen, not to be beaten.
 
+use super::long_history::{self, CHANGES};
 use super::{Settings, Stage, say};
 use crate::figure::{Figure, Peer, Series, Unit};
-use crate::history::{self, MACHINE, Shape, Store, disk_name};
 use crate::peer::{Access, Load, QemuNbd, Writes, fio};
 use crate::process::{Server, output};
 use crate::target::Target;
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Changes of 4 KiB in the history of the point.
-const CHANGES: u64 = 1_000_000;
-/// Points of that history: 200 changes for each.
-const POINTS: u64 = CHANGES / 200;
 
 /// A server on its own copy of the image.
 struct Contender {
@@ -177,25 +172,10 @@ fn chain(stage: &Stage<'_>) -> anyhow::Result<Contender> {
     Ok(Contender { name, uri, _server: Running::Qemu { _server: server } })
 }
 
-/// The newest point of a long history, of a target of its own.
+/// The newest point of a long history.
 fn point(stage: &Stage<'_>) -> anyhow::Result<Contender> {
-    let folder = stage.scratch.join("serve-point");
-    let data = folder.join("data");
-    std::fs::create_dir_all(&data)?;
-    let keep = "[policy]\nkeep = \"keep all\"\n\n[index]\nsegments_at_start = 1000000\n";
-    std::fs::write(data.join("landfall.toml"), keep)?;
-    let disk_bytes = stage.settings.size_bytes;
-    let shape = Shape { entries: CHANGES, points: POINTS, disks: 1, disk_bytes, body_every: 1 };
-    say(&format!("making a history of {CHANGES} changes"));
-    let store = Store::open(&data)?;
-    history::add_machine(&store, shape)?;
-    history::fill(&store, shape, say)?;
-    store.close()?;
-    let target = Target::start(&stage.settings.landfall, &folder)?;
-    let disk = disk_name(0);
-    let points = target.points(MACHINE)?;
-    ensure!(points.len() as u64 > POINTS, "only {} points are left", points.len());
+    let (target, machine, disk) = long_history::start(stage, "serve-point", "")?;
     let socket = target.nbd_socket();
-    let uri = format!("nbd+unix:///{MACHINE}/{disk}@latest?socket={}", socket.display());
+    let uri = format!("nbd+unix:///{machine}/{disk}@latest?socket={}", socket.display());
     Ok(Contender { name: "landfall".into(), uri, _server: Running::Target { _target: target } })
 }
