@@ -2,6 +2,9 @@
 //!
 //! Blocks that were unmapped read as zeroes (LBPRZ), whatever the granularity in which the disk gives space back: parts of its
 //! blocks are zeroed and stay mapped. All descriptors are checked before the first is acted upon.
+//!
+//! Descriptors that touch are one range: what they say has no order, a disk zeroes one range at the cost of one write, and blocks
+//! of the disk that only several descriptors together cover are given back.
 
 use super::cdb::block_range;
 use super::decide::{Request, Step};
@@ -23,7 +26,7 @@ pub(super) fn unmap(request: &Request<'_>) -> Step {
     }
 }
 
-/// What `list` names, of which `announced` bytes were to come.
+/// What `list` names, of which `announced` bytes were to come: ranges that do not touch, in order.
 fn parse(list: &[u8], announced: usize, geometry: &Geometry) -> Result<Vec<ByteRange>, Sense> {
     let short = Sense::illegal(Additional::PARAMETER_LIST_LENGTH);
     if list.len() < announced || list.len() < HEADER_BYTES {
@@ -42,7 +45,25 @@ fn parse(list: &[u8], announced: usize, geometry: &Geometry) -> Result<Vec<ByteR
         let (count, _) = rest.split_first_chunk().expect("eight bytes");
         block_range(geometry, u64::from_be_bytes(*lba), u64::from(u32::from_be_bytes(*count)))
     };
-    descriptors.iter().map(range).collect()
+    let ranges: Result<Vec<_>, _> = descriptors.iter().map(range).collect();
+    ranges.map(joined)
+}
+
+/// `ranges` in order, those that touch or overlap as one.
+fn joined(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_unstable_by_key(|range| range.start());
+    let mut joined: Vec<ByteRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start() <= last.end() => {
+                let end = last.end().max(range.end());
+                *last = ByteRange::new(last.start(), end).expect("in order");
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 pub(super) async fn perform(run: &Run<'_>, list: &[u8], announced: usize) -> Result<(), Failure> {
@@ -96,7 +117,7 @@ mod tests {
     fn descriptors_become_ranges() {
         let ranges = parsed(&list(&[(0, 8), (99, 1), (100, 0)])).expect("right");
         let ends: Vec<_> = ranges.iter().map(|range| range.end().bytes()).collect();
-        assert_eq!(ends, [8 * 512, 100 * 512, 100 * 512]);
+        assert_eq!(ends, [8 * 512, 100 * 512], "nothing is no range");
         assert_eq!(parsed(&list(&[])), Ok(Vec::new()));
         let mut odd = list(&[(0, 1)]);
         odd[3] += 7;
@@ -105,6 +126,17 @@ mod tests {
     }
 
     const A_BYTE: u8 = 0xaa;
+
+    #[test]
+    fn descriptors_that_touch_are_one_range() {
+        let each: Vec<_> = (0..64).rev().map(|lba| (lba, 1)).collect();
+        let ends = |descriptors: &[(u64, u32)]| -> Vec<_> {
+            let ranges = parsed(&list(descriptors)).expect("right").into_iter();
+            ranges.map(|range| (range.start().bytes() / 512, range.end().bytes() / 512)).collect()
+        };
+        assert_eq!(ends(&each), [(0, 64)]);
+        assert_eq!(ends(&[(50, 10), (4, 4), (52, 2), (0, 4), (9, 1)]), [(0, 8), (9, 10), (50, 60)]);
+    }
 
     #[test]
     fn what_is_wrong_is_told() {
