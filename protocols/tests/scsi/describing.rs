@@ -124,6 +124,24 @@ fn limits_and_provisioning_are_told() {
     assert_eq!(used[4..6], [0, 2]);
 }
 
+#[test]
+fn physical_blocks_are_those_of_the_unit() {
+    for (physical_block, exponent) in [(512, 0), (4096, 3)] {
+        let device = Device::new("iqn.2026-11.internal.landfall:web");
+        let disk = Arc::new(MemoryDisk::new(Blocks::new(64)));
+        let mut unit = Unit::new(disk, Identity::new("web/os"));
+        unit.physical_block = physical_block;
+        device.attach(number(3), unit).expect("it is free");
+        let port = InitiatorPort { name: "iqn.2026-11.internal.test:one".into(), isid: [1; 6] };
+        let nexus = device.nexus(port);
+        assert!(ask(&nexus, 3, &[0; 6]).sense.is_some(), "it is new");
+        let capacity = bytes(&nexus, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0]);
+        assert_eq!(capacity[13], exponent);
+        // Where writes and unmapping are best cut does not hang on it.
+        assert_eq!((page(&nexus, 0xb0)[3], page(&nexus, 0xb0)[27]), (8, 8));
+    }
+}
+
 /// What is told of a command alone, of all commands, and what the standards say of its bits, agree.
 #[test]
 fn supported_operation_codes_are_those_there_are() {

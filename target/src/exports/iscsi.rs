@@ -8,7 +8,8 @@
 //! - Whoever an access list does not name is told no more of a target than of one that is not there.
 //! - All sessions of a target share one device, so what one of them resets or locks the others see; it lives as long as a
 //!   session does, and what it shows with it.
-//! - A unit keeps its serial number and name in every export of its disk: a guest finds the disk it knows.
+//! - A unit keeps its serial number and name in every export of its disk, and has the physical blocks that guests know of disks in
+//!   its image's format: a guest finds the disk it knows.
 
 use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
@@ -18,16 +19,22 @@ use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Unit};
 use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
 use landfall_protocols::iscsi::session::login::{Demand, Want};
 use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
-use landfall_retention::ids::{DiskIdentity, ExportId, Sequence};
+use landfall_retention::ids::{ExportId, Sequence};
 use landfall_retention::manifest::iscsi::{ChapAccount, IscsiAccess};
 use landfall_retention::name::{MomentName, Name};
-use landfall_retention::{ExportStatus, ResolveError, Retention};
+use landfall_retention::{DiskStatus, ExportStatus, ResolveError, Retention};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 /// Most targets in an answer to SendTargets.
 const LISTED: usize = 2000;
+
+/// Bytes of a physical block of disks in `format`, as a hypervisor shows them to its guests: Hyper-V says of a VHDX what is in it,
+/// which is 4096 in all that it makes and in all that are made here; ESXi and QEMU know of nothing but 512.
+fn physical_block(format: &str) -> u32 {
+    if format == "vhdx" { 4096 } else { 512 }
+}
 
 /// The targets of a retention.
 pub(crate) struct RetentionTargets {
@@ -114,9 +121,10 @@ impl RetentionTargets {
         let name = name.map_err(|error| OpenError::Failed(error.to_string()))?;
         let device = Device::new(target_name(&self.prefix, export));
         let disks = self.disks(&name, export)?;
-        for (number, (disk, identity)) in (0..).zip(disks) {
-            let content = self.open_disk(&name, export, &disk).await?;
-            let mut unit = Unit::new(content, Identity::new(identity.to_string()));
+        for (number, disk) in (0..).zip(disks) {
+            let content = self.open_disk(&name, export, &disk.name).await?;
+            let mut unit = Unit::new(content, Identity::new(disk.identity.to_string()));
+            unit.physical_block = physical_block(&disk.format);
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
             let number = LunNumber::new(number).expect("a machine has fewer disks");
@@ -130,15 +138,14 @@ impl RetentionTargets {
         &self,
         name: &MomentName,
         export: &ExportStatus,
-    ) -> Result<Vec<(Name, DiskIdentity)>, OpenError> {
+    ) -> Result<Vec<DiskStatus>, OpenError> {
         let machines = self.retention().machines();
-        let machine = machines.iter().find(|machine| machine.name == name.machine);
+        let machine = machines.into_iter().find(|machine| machine.name == name.machine);
         let machine = machine.ok_or(OpenError::Removed)?;
         let head = export.sequence.unwrap_or(Sequence::MAX);
         let place = self.retention().place(&name.machine, name.branch.as_ref(), head);
         let place = place.map_err(refused)?;
-        let there = machine.disks.iter().filter(|disk| disk.span.is_in(&place));
-        Ok(there.map(|disk| (disk.name.clone(), disk.identity)).collect())
+        Ok(machine.disks.into_iter().filter(|disk| disk.span.is_in(&place)).collect())
     }
 
     async fn open_disk(

@@ -202,7 +202,7 @@ impl LogicalUnit {
     }
 
     pub(super) fn geometry(&self) -> Geometry {
-        self.unit.disk.geometry()
+        Geometry { physical_sector: self.unit.physical_block, ..self.unit.disk.geometry() }
     }
 
     /// Bytes of a logical block.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub struct Unit {
     /// The blocks. Its logical sector is the logical block; a disk that is read-only makes a write protected unit.
     pub disk: Arc<dyn Disk>,
+    /// Bytes of a physical block, as initiators are told: whole logical blocks, and no more than hints where writes are best cut.
+    pub physical_block: u32,
     /// What it is called.
     pub identity: Identity,
     /// Refuses writes although the disk would take them.
@@ -20,9 +22,11 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// A fixed, writable unit (if the disk is), of which nobody knows how much space is left.
+    /// A fixed, writable unit (if the disk is) with the disk's physical blocks, of which nobody knows how much space is left.
     pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
-        Self { disk, identity, write_protected: false, removable: false, space: None }
+        let physical_block = disk.geometry().physical_sector;
+        let (write_protected, removable, space) = (false, false, None);
+        Self { disk, physical_block, identity, write_protected, removable, space }
     }
 }
 
