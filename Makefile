@@ -91,7 +91,7 @@ fuzz-smoke: ## every fuzz target for a few seconds
 	scripts/fuzz smoke
 
 ##@ Longer
-.PHONY: perf perf-history soak fuzz
+.PHONY: perf perf-history soak iscsi-page fuzz
 perf: build ## figures beside peers and beside the device; needs root
 	# A mount namespace of its own: whatever ends it, no file system it made stays mounted.
 	unshare --mount $(BUILD)/release/landfall-perf
@@ -101,6 +101,8 @@ soak: build ## the randomised suites with ten times the seeds, and guests killed
 	$(MAKE) simulation crash LANDFALL_SIMULATION_SEEDS=2000 LANDFALL_CRASH_SEEDS=1000
 	LANDFALL_NBD_SEEDS=5000 LANDFALL_LIVE_LIVES=10 LANDFALL_LIVE_SECONDS=60 cargo nextest run $(ALL) --profile soak \
 	  -E 'test(=sessions::sessions_of_any_kind_get_what_is_due_and_leave_what_they_wrote) + binary(=interop) & test(live::)'
+iscsi-page: ## run libiscsi's conformance tests and write what came of them to docs/interop-iscsi.md
+	LANDFALL_WRITE_PAGES=1 cargo nextest run $(ALL) -E 'binary(=interop) & test(iscsi_conformance::)'
 fuzz: ## every fuzz target for ten minutes each; TARGET=name for one
 	scripts/fuzz long $(TARGET)
 

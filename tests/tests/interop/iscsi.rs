@@ -1,21 +1,30 @@
 //! Exports over iSCSI: libiscsi's tools and QEMU's own initiator.
 
 use crate::machine::{Web, text};
-use landfall_tests::harness::{MIB, attempt, run};
+use landfall_tests::harness::{MIB, Target, attempt, run};
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
 /// Adds an export over iSCSI; what is said of it.
 #[track_caller]
-fn export(web: &Web, arguments: &[&str]) -> Value {
+pub(crate) fn export(target: &Target, arguments: &[&str]) -> Value {
     let words = [&["export", "add"], arguments, &["--iscsi", "--json"]].concat();
-    web.target.landfall(&words).json()
+    target.landfall(&words).json()
 }
 
-/// Where unit 0 of an export is, for whoever has these credentials: `USER%SECRET@`, or nothing.
-fn uri(export: &Value, credentials: &str) -> String {
+/// Where the units of an export are, for whoever has these credentials: `USER%SECRET@`, or nothing.
+pub(crate) fn units(export: &Value, credentials: &str) -> Vec<String> {
     let target = &export["iscsi"];
     let (portal, name) = (target["portal"].as_str(), target["name"].as_str());
-    format!("iscsi://{credentials}{}/{}/0", portal.expect("open"), name.expect("a name"))
+    let (portal, name) = (portal.expect("open"), name.expect("a name"));
+    let units = target["units"].as_array().expect("a list").iter().enumerate();
+    units.map(|(number, _)| format!("iscsi://{credentials}{portal}/{name}/{number}")).collect()
+}
+
+/// The first of them.
+pub(crate) fn uri(export: &Value, credentials: &str) -> String {
+    units(export, credentials).swap_remove(0)
 }
 
 /// A file with a secret.
@@ -28,7 +37,7 @@ fn secret(web: &Web, name: &str, text: &str) -> String {
 #[test]
 fn a_unit_is_the_disk_and_what_is_written_is_the_branch() {
     let web = Web::with_points(1);
-    let branch = export(&web, &["web@latest", "--writable", "--branch", "b"]);
+    let branch = export(&web.target, &["web@latest", "--writable", "--branch", "b"]);
     let unit = uri(&branch, "");
     let copy = text(&web.kept[0].copy);
     let same = |file: &str| {
@@ -42,7 +51,7 @@ fn a_unit_is_the_disk_and_what_is_written_is_the_branch() {
     assert!(inquiry.contains("Vendor:LANDFALL"), "{inquiry}");
     // A guest finds the disk it knows, whichever export of it it is given.
     let serial = |unit: &str| run("iscsi-inq", &["-e", "1", "-c", "128", unit]);
-    let moment = export(&web, &["web@latest"]);
+    let moment = export(&web.target, &["web@latest"]);
     assert_eq!(serial(&unit), serial(&uri(&moment, "")));
     assert!(serial(&unit).contains("Unit Serial Number:["), "{}", serial(&unit));
     assert!(run("iscsi-swp", &[&unit]).contains("SWP:0"));
@@ -61,9 +70,123 @@ fn a_unit_is_the_disk_and_what_is_written_is_the_branch() {
 }
 
 #[test]
+fn discovery_tells_targets_and_their_units() {
+    let web = Web::with_points(1);
+    let export = export(&web.target, &["web@latest", "--writable"]);
+    let portal = export["iscsi"]["portal"].as_str().expect("open");
+    let name = export["iscsi"]["name"].as_str().expect("a name");
+    let listed = run("iscsi-ls", &["-s", &format!("iscsi://{portal}")]);
+    let expected =
+        format!("Target:{name} Portal:{portal},1\nLun:0    Type:DIRECT_ACCESS (Size:23M)\n");
+    // It shows a megabyte less, since it divides the address of the last block.
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn a_unit_describes_itself() {
+    let web = Web::with_points(1);
+    let unit = uri(&export(&web.target, &["web@latest", "--writable"]), "");
+    let inquiry = |page: &str| run("iscsi-inq", &["-e", "1", "-c", page, &unit]);
+    let has = |said: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(said.lines().any(|one| one.trim_end() == *line), "{line} is not in\n{said}");
+        }
+    };
+    has(
+        &run("iscsi-inq", &[&unit]),
+        &["Vendor:LANDFALL", "Product:DISK", "CmdQue:1", "Removable:0"],
+    );
+    has(&inquiry("0"), &["Page:0x80 UNIT_SERIAL_NUMBER", "Page:0xb2 LOGICAL_BLOCK_PROVISIONING"]);
+    has(&inquiry("131"), &["Designator Type:(3) NAA", "Designator Type:(1) T10_VENDORT_ID"]);
+    // Blocks of 4 KiB are what is given back, and what is best written.
+    let limits = ["optimal unmap granularity:8", "optimal transfer length granularity:8", "wsnz:0"];
+    has(&inquiry("176"), &limits);
+    has(&inquiry("178"), &["lbpu:1", "lbpws:1", "lbpws10:1", "provisioning type:2"]);
+    let capacity = run("iscsi-readcapacity16", &[&unit]);
+    let physical = "P_I_EXPONENT:0 LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT:0";
+    has(&capacity, &["LOGICAL BLOCK LENGTH IN BYTES:512", "LBPME:1 LBPRZ:1", physical]);
+}
+
+/// A session that is held while others come and go.
+struct Held(std::process::Child);
+
+impl Held {
+    /// Held once `qemu-io` has answered for the first time.
+    #[track_caller]
+    fn on(unit: &str) -> Self {
+        let mut command = Command::new("qemu-io");
+        command.args(["-f", "raw", "-r", unit]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("qemu-io is installed");
+        writeln!(child.stdin.as_mut().expect("piped"), "length").expect("it reads");
+        let mut said = String::new();
+        let out = child.stdout.as_mut().expect("piped");
+        BufReader::new(out).read_line(&mut said).expect("it answers");
+        assert!(said.contains("24 MiB"), "{said}");
+        Self(child)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The end of its input is its end.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Mode parameters are of the unit, for as long as somebody has it.
+#[test]
+fn software_write_protection_holds_for_everybody() {
+    let web = Web::with_points(1);
+    let unit = uri(&export(&web.target, &["web@latest", "--writable"]), "");
+    let swp = |arguments: &[&str]| run("iscsi-swp", &[arguments, &[&unit]].concat());
+    let writes = || {
+        let said = attempt("qemu-io", &["-f", "raw", "-c", "write 0 4k", &unit]);
+        said.out.contains("wrote 4096/4096")
+    };
+    let held = Held::on(&unit);
+    assert!(swp(&[]).contains("SWP:0") && writes());
+    swp(&["--swp=on"]);
+    assert!(swp(&[]).contains("SWP:1") && !writes());
+    swp(&["--swp=off"]);
+    assert!(swp(&[]).contains("SWP:0") && writes());
+    drop(held);
+}
+
+#[test]
+fn qemu_img_copies_both_ways() {
+    let web = Web::with_points(1);
+    let branch = uri(&export(&web.target, &["web@latest", "--writable"]), "");
+    let copy = text(&web.kept[0].copy);
+    let folder = web.target.folder();
+    let at = |name: &str| text(&folder.join(name)).to_owned();
+    let info = run("qemu-img", &["info", "-f", "raw", &branch]);
+    assert!(info.contains("virtual size: 24 MiB (25165824 bytes)"), "{info}");
+
+    // Out, into a format of its own, and what that says of itself.
+    let out = at("out.qcow2");
+    run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &branch, &out]);
+    assert!(run("qemu-img", &["check", &out]).contains("No errors were found"));
+    run("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", &out, copy]);
+    // A hole is told as one, so a copy has it.
+    let map = run("qemu-img", &["map", "-f", "raw", "--output=json", &branch]);
+    assert!(map.contains(r#""zero": true, "data": false"#), "{map}");
+
+    // And in, over what is there.
+    let mut other = std::fs::read(copy).expect("the copy");
+    other.reverse();
+    std::fs::write(at("other.raw"), &other).expect("written");
+    let other = at("other.raw");
+    run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &other, &branch]);
+    run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &other, &branch]);
+    // History stays as it was.
+    crate::machine::same(&web.kept[0].copy, &web.target.uri("web/os"));
+}
+
+#[test]
 fn a_moment_is_write_protected() {
     let web = Web::with_points(1);
-    let unit = uri(&export(&web, &["web@latest"]), "");
+    let unit = uri(&export(&web.target, &["web@latest"]), "");
     run("qemu-img", &["compare", "-f", "raw", "-F", "raw", text(&web.kept[0].copy), &unit]);
     let refused = attempt("qemu-io", &["-f", "raw", "-c", "write 0 4k", &unit]);
     let said = format!("{}{}", refused.out, refused.err);
@@ -78,11 +201,11 @@ fn a_target_opens_to_those_it_is_for_also_after_a_restart() {
         (secret(&web, "host", "secret-of-the-host"), secret(&web, "own", "secret-of-ours"));
     let by_chap = ["web@latest", "--chap", "host", "--chap-secret-file", &host];
     export(
-        &web,
+        &web.target,
         &[&by_chap[..], &["--mutual-chap", "landfall", "--mutual-chap-secret-file", &target]]
             .concat(),
     );
-    export(&web, &["web@latest", "--initiator", "iqn.2026-11.example:friend"]);
+    export(&web.target, &["web@latest", "--initiator", "iqn.2026-11.example:friend"]);
     let check = |web: &Web| {
         let listed = web.target.json(&["export", "list", "--json"]);
         assert!(!listed.to_string().contains("secret-of"), "{listed}");

@@ -7,6 +7,8 @@ mod branches;
 mod contexts;
 mod ingest;
 mod iscsi;
+mod iscsi_boot;
+mod iscsi_conformance;
 mod jobs;
 mod leaks;
 mod live;

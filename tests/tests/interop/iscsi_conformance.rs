@@ -1,0 +1,214 @@
+//! libiscsi's conformance tests, every one, on the real binary; `docs/interop-iscsi.md` says test by test what came of it.
+//!
+//! ```text
+//!   iscsi-test-cu ─▶ unit 0, writable, thin, by two paths ─▶ passed │ failed │ skipped, and why
+//!                                                                       │          ├─▶ physical blocks are no larger: again on unit 1
+//!                                                                       ╳          ├─▶ a command that is not there: a row that says so
+//!                                                                                  ╳   anything else
+//! ```
+//!
+//! The tool calls a test passed that it skipped, so its output is what is read. Both units are branches: one of a raw image, with
+//! physical blocks of 512 bytes, one of a VHDX, with 4096 (`docs/decisions/0028-physical-blocks.md`).
+//!
+//! `make iscsi-page` writes the table; without that, a table that is not what was seen fails the test.
+
+use crate::iscsi::{export, units};
+use crate::machine::text;
+use landfall_tests::harness::{MIB, Source, Target, attempt};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// How long all tests may take, in seconds: half a minute where nothing else runs.
+const LIMIT: &str = "400";
+
+/// Larger than the 65536 blocks that the tool unmaps at once.
+const SIZE: u64 = 100 * MIB;
+
+/// What the tool says of units whose physical blocks are logical ones.
+const LARGER_PHYSICAL_BLOCKS: &str = "LBPPB < 2";
+
+/// What the tool says when it skips a test, and what is missing then: all of it commands or kinds of units that are not there.
+const MISSING: [(&str, &str); 9] = [
+    ("PERSISTENT RESERVE IN is not implemented", "persistent reservations"),
+    ("PROUT Not Supported", "persistent reservations"),
+    ("RESERVE6 is not implemented", "RESERVE and RELEASE"),
+    ("EXTENDEDCOPY is not implemented", "EXTENDED COPY"),
+    ("RECEIVECOPYRESULT is not implemented", "EXTENDED COPY"),
+    ("WRITEATOMIC16 is not implemented", "WRITE ATOMIC"),
+    ("--allow-sanitize flag is not set", "SANITIZE"),
+    ("is not removable", "for removable units"),
+    ("Logical unit is not write-protected", "for units that are read-only"),
+];
+
+/// What came of a test.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    Passed,
+    /// What the tool said of why.
+    Skipped(String),
+    /// What it said of what was wrong.
+    Failed(String),
+}
+
+/// Every test in the output of the tool, as `SUITE.TEST`, in order.
+fn outcomes(output: &str) -> Vec<(String, Outcome)> {
+    let mut found: Vec<(String, Outcome)> = Vec::new();
+    let (mut suite, mut skipped, mut under_way) = ("", None, None);
+    for line in output.lines() {
+        if let Some(name) = line.strip_prefix("Suite: ") {
+            suite = name;
+            continue;
+        }
+        let mut said = line;
+        if let Some((name, rest)) =
+            line.strip_prefix("  Test: ").and_then(|one| one.split_once(" ..."))
+        {
+            assert!(under_way.is_none(), "{under_way:?} has no end before {name}");
+            (under_way, skipped, said) = (Some(format!("{suite}.{name}")), None, rest);
+        }
+        // What follows the verdict in its line is of the next suite.
+        if said.starts_with("passed") {
+            let outcome = skipped.take().map_or(Outcome::Passed, Outcome::Skipped);
+            found.push((under_way.take().expect("a test passed"), outcome));
+        } else if said.starts_with("FAILED") {
+            found.push((under_way.take().expect("a test failed"), Outcome::Failed(String::new())));
+        } else if under_way.is_none() {
+            // The reasons of a failure come behind it.
+            if let Some((_, Outcome::Failed(why))) = found.last_mut()
+                && said.starts_with("    ")
+            {
+                why.push_str(said);
+            }
+        } else if let Some((_, why)) = said.split_once("[SKIPPED] ") {
+            skipped.get_or_insert_with(|| why.trim_end_matches(". Skipping test").to_owned());
+        }
+    }
+    assert!(under_way.is_none(), "{under_way:?} has no end:\n{output}");
+    found
+}
+
+/// Runs the tests of `selection` on a unit, by two paths to it.
+#[track_caller]
+fn conformance(unit: &str, selection: &str) -> Vec<(String, Outcome)> {
+    let tests = format!("--test={selection}");
+    let said = attempt("timeout", &[LIMIT, "iscsi-test-cu", "--dataloss", &tests, unit, unit]);
+    assert_eq!(said.code, Some(0), "124 is too late: {}\n{}{}", said.command, said.out, said.err);
+    let found = outcomes(&said.out);
+    // Nothing is lost between its own count and ours.
+    let summary = said.out.lines().find_map(|line| line.trim().strip_prefix("tests "));
+    let counts: Vec<&str> = summary.expect("a summary").split_whitespace().collect();
+    let (total, ran) = (counts[0], counts[1]);
+    assert_eq!((total, ran), (&*found.len().to_string(), total), "{}", said.out);
+    found
+}
+
+/// The rows of the table, and what is amiss.
+fn rows(unit: &str, larger: &str) -> (Vec<String>, Vec<String>) {
+    let (mut rows, mut amiss) = (Vec::new(), Vec::new());
+    for (test, outcome) in conformance(unit, "ALL") {
+        let said = match outcome {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Skipped(why) if why.starts_with(LARGER_PHYSICAL_BLOCKS) => {
+                match &conformance(larger, &format!("ALL.{test}"))[..] {
+                    [(_, Outcome::Passed)] => {
+                        "passed, with physical blocks of 4096 bytes".to_owned()
+                    }
+                    other => {
+                        amiss.push(format!("{test} on larger physical blocks: {other:?}"));
+                        continue;
+                    }
+                }
+            }
+            Outcome::Skipped(why) => match MISSING.iter().find(|(text, _)| why.contains(text)) {
+                Some((_, missing)) => format!("skipped: {missing}"),
+                None => {
+                    amiss.push(format!("{test} is skipped: {why}"));
+                    continue;
+                }
+            },
+            Outcome::Failed(why) => {
+                amiss.push(format!("{test} FAILED: {why}"));
+                continue;
+            }
+        };
+        rows.push(format!("| {test} | {said} |"));
+    }
+    (rows, amiss)
+}
+
+/// What stands between the marks: a sum and a row for each test.
+fn table(rows: &[String]) -> String {
+    let of = |part: &str| rows.iter().filter(|row| row.contains(part)).count();
+    let (passed, larger, skipped) = (of("| passed"), of("| passed, with"), of("| skipped"));
+    format!(
+        "{} tests: {passed} passed, {larger} of them with physical blocks of 4096 bytes; {skipped} skipped; none failed.\n\n\
+         | test | |\n|---|---|\n{}\n",
+        rows.len(),
+        rows.join("\n")
+    )
+}
+
+const MARKS: [&str; 2] = ["<!-- iscsi-test-cu -->\n", "<!-- /iscsi-test-cu -->"];
+
+/// The page is as `right` says, or is made so.
+#[track_caller]
+fn settle_page(right: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/interop-iscsi.md");
+    let page = std::fs::read_to_string(&path).expect("the page is there");
+    let (before, rest) = page.split_once(MARKS[0]).expect("the mark is there");
+    let (stands, after) = rest.split_once(MARKS[1]).expect("its end is there");
+    if stands == right {
+        return;
+    }
+    if std::env::var_os("LANDFALL_WRITE_PAGES").is_some() {
+        let page = [before, MARKS[0], right, MARKS[1], after].concat();
+        return std::fs::write(&path, page).expect("the page is written");
+    }
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (stands, seen) = (lines(stands), lines(right));
+    let list = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
+        one.difference(other).cloned().collect::<Vec<_>>().join("\n")
+    };
+    panic!(
+        "docs/interop-iscsi.md is not what was seen (`make iscsi-page` writes it).\nIt says:\n{}\nSeen:\n{}",
+        list(&stands, &seen),
+        list(&seen, &stands)
+    );
+}
+
+#[test]
+fn every_test_of_libiscsi_has_its_row() {
+    let target = Target::start();
+    let add = ["machine", "add", "web", "--disk", "name=raw,size=100MiB"];
+    target.landfall(&[&add[..], &["--disk", "name=vhdx,size=100MiB,format=vhdx"]].concat()).ok();
+    let source = Source::empty(target.folder(), "empty.raw", SIZE, 3);
+    let disks = [format!("raw={}", text(source.path())), format!("vhdx={}", text(source.path()))];
+    let replicate = ["replicate", "web", "--once", "--disk", &disks[0], "--disk", &disks[1]];
+    target.landfall(&replicate).ok();
+    let units = units(&export(&target, &["web@latest", "--writable"]), "");
+    let (rows, amiss) = rows(&units[0], &units[1]);
+    assert!(amiss.is_empty(), "{}", amiss.join("\n"));
+    settle_page(&table(&rows));
+    // Whatever was sent to it: it stops in good order, without a word of warning.
+    let mut target = target;
+    target.stop();
+}
+
+#[test]
+fn what_the_tool_says_is_understood() {
+    let output = "    [SKIPPED] PERSISTENT RESERVE IN is not implemented.\n\n\
+        Suite: Some\n  Test: Good ...passed\n  Test: Loud ...    [FAILED] on purpose\n    [WARNING] odd.\npassed\n  \
+        Test: Left ...    [SKIPPED] LBPPB < 2. Skipping test\n    [SKIPPED] again\npassed    [SKIPPED] of the next suite\n\n\
+        Suite: Other\n  Test: Good ...FAILED\n    1. file.c:1  - CU_FAIL    [SKIPPED] of the next suite\n\n";
+    let named = |name: &str, outcome| (name.to_owned(), outcome);
+    let why = "    1. file.c:1  - CU_FAIL    [SKIPPED] of the next suite";
+    assert_eq!(
+        outcomes(output),
+        [
+            named("Some.Good", Outcome::Passed),
+            named("Some.Loud", Outcome::Passed),
+            named("Some.Left", Outcome::Skipped("LBPPB < 2".into())),
+            named("Other.Good", Outcome::Failed(why.into())),
+        ]
+    );
+}
