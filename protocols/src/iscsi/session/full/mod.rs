@@ -176,11 +176,20 @@ struct Early {
     request: Request,
     header: HeaderBytes,
     data: Buffer,
-    /// Its unsolicited data.
+    /// Its unsolicited data, to the first PDU that says it is the last.
     following: Vec<(DataOut, Option<Buffer>)>,
+    /// Bytes of data, those that came along among them.
+    kept: usize,
+    /// The last of its unsolicited data has come.
+    is_over: bool,
 }
 
 impl Early {
+    fn new(request: Request, header: HeaderBytes, data: Buffer) -> Self {
+        let kept = data.len();
+        Self { request, header, data, following: Vec::new(), kept, is_over: false }
+    }
+
     fn is_command(&self, tag: InitiatorTaskTag) -> bool {
         matches!(&self.request, Request::Command(command) if command.task_tag == tag)
     }
@@ -343,12 +352,11 @@ impl<T> Session<T> {
                 self.catch_up(logical);
             }
             Place::Later => {
-                let (header, following) = (*header, Vec::new());
                 let most = usize::try_from(self.terms.first_burst).expect("32 bits fit a usize");
                 let most = most.max(MAX_TEXT);
                 // What is too long is refused in its turn; its bytes need not be kept for that.
                 let data = if data.len() > most { Buffer::zeroed(most + 1) } else { data };
-                let early = Early { request, header, data, following };
+                let early = Early::new(request, *header, data);
                 // What came first is what it is: a second one of its number is a duplicate.
                 self.early.entry(number).or_insert_with(|| Waiting::Pdu(Box::new(early)));
             }
@@ -365,7 +373,7 @@ impl<T> Session<T> {
                 None => return,
                 Some(Waiting::Aborted) => self.window.pass(),
                 Some(Waiting::Pdu(early)) => {
-                    let Early { request, header, data, following } = *early;
+                    let Early { request, header, data, following, .. } = *early;
                     self.request(&request, &header, data, logical);
                     for (pdu, data) in following {
                         self.data_out(&pdu, &header, data, logical);

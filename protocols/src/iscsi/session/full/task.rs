@@ -158,12 +158,12 @@ impl<T> Session<T> {
             Waiting::Pdu(early) => Some(early).filter(|early| early.is_command(pdu.task_tag)),
             Waiting::Aborted => None,
         });
-        let Some(early) = of_it else { return };
-        let length = |data: &Option<Buffer>| data.as_ref().map_or(0, |data| data.len());
-        let kept: usize = early.following.iter().map(|(_, data)| length(data)).sum();
+        let Some(early) = of_it.filter(|early| !early.is_over) else { return };
         // Beyond that it is spoilt anyway, and no data spoils it as well.
-        let data = if kept + length(&data) > first_burst { None } else { data };
+        let data = data.filter(|data| early.kept + data.len() <= first_burst);
+        early.is_over = pdu.is_final;
         if early.following.len() <= first_burst / SHORT_PDU || pdu.is_final {
+            early.kept += data.as_ref().map_or(0, |data| data.len());
             early.following.push((*pdu, data));
         }
     }

@@ -225,6 +225,43 @@ fn commands_are_taken_in_their_order() {
     assert_eq!(tags, [first.task_tag, third.task_tag]);
 }
 
+/// What is kept of the command numbered `of` that came early: PDUs of data, and bytes.
+fn kept(pair: &Pair, of: &ScsiCommand) -> (usize, usize) {
+    let Some(Waiting::Pdu(early)) = pair.session.early.get(&of.cmd_sn) else {
+        panic!("it is not kept")
+    };
+    let length = |(_, data): &(_, Option<Buffer>)| data.as_ref().map_or(0, |data| data.len());
+    let following: usize = early.following.iter().map(length).sum();
+    (early.following.len(), early.data.len() + following)
+}
+
+#[test]
+fn little_is_kept_of_the_data_of_a_command_that_came_early() {
+    let first_burst = 2048;
+    let terms = Terms { initial_r2t: false, first_burst, ..Terms::default() };
+    for (last, length, pdus) in [(true, 0, 1), (false, 0, 5), (false, 512, 5), (true, 512, 1)] {
+        let mut pair = Pair::with(terms);
+        let (missing, mut early) = (pair.make(0, 0), pair.make(WRITE, 4096));
+        early.is_final = false;
+        pair.send(&Request::Command(early), &bytes(0, 1000));
+        for number in 0..1000 {
+            let place = (number, 1000 + number * length);
+            pair.data(&early, TargetTransferTag::RESERVED, place, last, &bytes(0, length));
+        }
+        let (found, bytes) = kept(&pair, &early);
+        assert_eq!(found, pdus, "{last} {length}");
+        assert!(bytes <= first_burst as usize, "{bytes} bytes, {last} {length}");
+        // One that ends it, wherever it comes.
+        pair.data(&early, TargetTransferTag::RESERVED, (1000, 0), true, &[]);
+        pair.send(&Request::Command(missing), &[]);
+        assert!(pair.started().is_none());
+        let answers = pair.answers();
+        let asked_for = last && matches!(answers.last(), Some((Response::Ready(_), _)));
+        let spoilt = !last && matches!(answers.last(), Some((Response::Command(_), _)));
+        assert!(asked_for || spoilt, "{last} {length}: {answers:?}");
+    }
+}
+
 #[test]
 fn the_window_closes_when_all_slots_are_taken() {
     let mut pair = Pair::new();
