@@ -2,8 +2,8 @@
 //!
 //! Oracle: a command is begun at most once, and only one that was sent; a write is begun with the bytes that were sent for it; a
 //! command is answered at most once, and never after its abort was answered with success; what is read comes whole and in order; the
-//! window never goes back, and responses are numbered one by one; when all has ended nothing is under way. No panic, and no more memory than
-//! the sanitizer allows.
+//! window never goes back, and responses are numbered one by one; what is being done holds no more than the budget, or is alone; when all
+//! has ended nothing is under way. No panic, and no more memory than the sanitizer allows.
 
 #![no_main]
 
@@ -30,6 +30,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const READ: u8 = 1;
 const WRITE: u8 = 2;
+
+/// Bytes that commands may hold at a time.
+const BUDGET: u64 = 40_000;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -133,7 +136,8 @@ struct Model {
     commands: Vec<ScsiCommand>,
     open: BTreeMap<u32, Vec<Open>>,
     begun: BTreeSet<u32>,
-    running: Vec<(TaskKey, [u8; CDB])>,
+    /// What is being done, with the bytes that it holds.
+    running: Vec<(TaskKey, [u8; CDB], u64)>,
     aborted: BTreeSet<u32>,
     /// Requests for task management.
     requests: u32,
@@ -169,7 +173,7 @@ impl Model {
         let entered = Entered { entering, terms, cmd_sn, stat_sn };
         let offer = Offer { window: 8, ..Offer::default() };
         Self {
-            session: Session::new(&entered, offer, 40_000),
+            session: Session::new(&entered, offer, BUDGET),
             terms,
             cmd_sn: cmd_sn.number(),
             commands: Vec::new(),
@@ -293,13 +297,16 @@ impl Model {
             match effect {
                 Effect::Start { key, task, data } => {
                     let tag = u32::from_be_bytes([task[3], task[4], task[5], task[6]]);
-                    self.running.push((key, task));
+                    let length = u32::from(u16::from_be_bytes([task[1], task[2]]));
+                    let read = if task[0] == READ { length } else { 0 };
+                    let held = u64::from(read).max(u64::try_from(data.len()).expect("small"));
+                    self.running.push((key, task, held));
+                    self.fits(held);
                     if self.raw {
                         continue;
                     }
                     assert!(self.begun.insert(tag), "{tag} is begun twice");
                     let command = self.commands[usize::try_from(tag).expect("small")];
-                    let length = u32::from(u16::from_be_bytes([task[1], task[2]]));
                     if task[0] == WRITE {
                         let needed = length.min(command.expected_length);
                         assert_eq!(data.len(), usize::try_from(needed).expect("small"));
@@ -312,17 +319,23 @@ impl Model {
                     self.session.managed(management.tag, TaskAnswer::Complete);
                 }
                 Effect::Discover(_) => self.session.discovered(b"TargetName=x\0"),
-                Effect::Abort(key) => assert!(self.running.iter().any(|(known, _)| *known == key)),
+                Effect::Abort(key) => assert!(self.running.iter().any(|(known, ..)| *known == key)),
                 Effect::Close(_) => {}
             }
         }
+    }
+
+    /// Something was begun that holds so many bytes.
+    fn fits(&self, begun: u64) {
+        let held: u64 = self.running.iter().map(|(.., held)| held).sum();
+        assert!(begun == 0 || held == begun || held <= BUDGET, "{held} bytes are under way");
     }
 
     fn done(&mut self, which: u8, fails: bool) {
         if self.running.is_empty() {
             return;
         }
-        let (key, task) = self.running.remove(usize::from(which) % self.running.len());
+        let (key, task, _) = self.running.remove(usize::from(which) % self.running.len());
         let length = usize::from(u16::from_be_bytes([task[1], task[2]]));
         let length = if task[0] == READ { length } else { 0 };
         self.session.completed(key, if fails { outcome(2, 0) } else { outcome(0, length) });

@@ -105,7 +105,7 @@ impl<T> Session<T> {
                     self.ghosts.insert(key, (!held.immediate, charge));
                     self.effects.push_back(Effect::Abort(key));
                 }
-                State::Collecting { .. } | State::InLine(_) | State::Moving => {
+                State::Collecting { .. } | State::InLine(..) | State::Moving => {
                     self.free_slot(!held.immediate);
                     freed += charge;
                 }

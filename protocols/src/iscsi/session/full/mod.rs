@@ -14,8 +14,8 @@
 //! | what is limited | by |
 //! |---|---|
 //! | commands under way, aborted ones that still run among them | the window, and `MAX_IMMEDIATE` |
-//! | bytes that commands read, or are asked to write, at a time | the budget: those that do not fit wait in line |
-//! | bytes that come without being asked for | the window times `FirstBurstLength` |
+//! | bytes that commands hold while they are done, aborted ones among them | the budget: those that do not fit wait in line |
+//! | bytes of commands that wait for their turn, their data or room | the window times `FirstBurstLength` |
 //! | text | `MAX_TEXT`, one negotiation at a time |
 //! | resets that concern others | `MAX_IMMEDIATE` at a time |
 //!

@@ -6,7 +6,8 @@
 //!                  └────────────┴───────────▶ aborted: forgotten
 //! ```
 //!
-//! Whoever collects data that it has to ask for stands in line first: it is asked for when there is room.
+//! Whoever collects data that it has to ask for stands in line first: it is asked for when there is room. Whoever holds bytes
+//! when it is done starts when there is room, whatever the flags of its PDU say of a direction.
 
 use super::{Effect, Logical, MAX_IMMEDIATE, Outcome, Session, TaskKey, Verdict, Waiting, Work};
 use crate::iscsi::session::collection::{Collection, Fault};
@@ -29,8 +30,8 @@ pub(super) enum Then<T> {
 pub(super) enum State<T> {
     /// Its data comes.
     Collecting { collection: Collection, then: Then<T> },
-    /// It reads, and there is no room for what it reads.
-    InLine(T),
+    /// Its data is here, and there is no room for what it holds while it is done.
+    InLine(T, Buffer),
     /// It is being done.
     Running(TaskKey),
     /// Between two of these.
@@ -187,11 +188,10 @@ impl<T> Session<T> {
             (Some(fault), _) => self.spoil(tag, fault, logical),
             (None, Then::Answer(outcome)) => self.finish(tag, outcome),
             (None, Then::Do(task)) => {
-                // What has come is here, whether there was room for it or not; only what is read waits.
-                if held.charged || held.writes || self.budget.has_room(held.cost) {
+                if held.charged || self.budget.has_room(held.cost) {
                     self.start(tag, task, collection.into_data());
                 } else {
-                    held.state = State::InLine(task);
+                    held.state = State::InLine(task, collection.into_data());
                     self.in_line.push_back(tag);
                 }
             }
@@ -261,7 +261,7 @@ impl<T> Session<T> {
             }
             self.in_line.pop_front();
             match std::mem::replace(&mut held.state, State::Moving) {
-                State::InLine(task) => self.start(tag, task, Buffer::zeroed(0)),
+                State::InLine(task, data) => self.start(tag, task, data),
                 state => {
                     held.state = state;
                     self.charge(tag);

@@ -317,6 +317,35 @@ fn a_tag_is_used_by_one_task_at_a_time() {
 }
 
 #[test]
+fn what_is_held_fits_whatever_direction_was_announced() {
+    let mut pair = Pair::of(target(), Terms { initial_r2t: false, ..Terms::default() }, 1000);
+    let mut running = Vec::new();
+    for flags in 0..4 {
+        // A read that says it writes, both, or neither.
+        let mut command = pair.make(READ, 800);
+        (command.reads, command.writes) = (flags & 1 != 0, flags & 2 != 0);
+        pair.send(&Request::Command(command), &[]);
+        running.extend(pair.started());
+    }
+    assert_eq!(running.len(), 1, "one read fits");
+    // Data that came by itself does not start its command either.
+    let write = pair.make(WRITE, 500);
+    pair.send(&Request::Command(write), &bytes(0, 500));
+    assert!(pair.started().is_none());
+    for last in [false, false, false, true] {
+        pair.session.completed(running.pop().expect("one").0, good(&[]));
+        pair.answers();
+        let (key, task, data) = pair.started().expect("there is room for the next");
+        assert!(pair.started().is_none());
+        assert_eq!(data, if last { bytes(0, 500) } else { Vec::new() });
+        running.push((key, task, data));
+    }
+    pair.session.completed(running.pop().expect("the write").0, good(&[]));
+    pair.answers();
+    assert_eq!((pair.session.under_way(), pair.session.budget.held), (0, 0));
+}
+
+#[test]
 fn those_who_do_not_fit_stand_in_line() {
     let mut pair = Pair::of(target(), Terms::default(), 1000);
     pair.command(READ, 2000);
