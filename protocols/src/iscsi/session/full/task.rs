@@ -188,12 +188,12 @@ impl<T> Session<T> {
             (Some(fault), _) => self.spoil(tag, fault, logical),
             (None, Then::Answer(outcome)) => self.finish(tag, outcome),
             (None, Then::Do(task)) => {
-                if held.charged || self.budget.has_room(held.cost) {
-                    self.start(tag, task, collection.into_data());
-                } else {
-                    held.state = State::InLine(task, collection.into_data());
-                    self.in_line.push_back(tag);
+                let data = collection.into_data();
+                if self.has_turn(tag) {
+                    return self.start(tag, task, data);
                 }
+                self.tasks.get_mut(&tag).expect("it is under way").state = State::InLine(task, data);
+                self.wait(tag);
             }
         }
     }
@@ -204,6 +204,20 @@ impl<T> Session<T> {
     {
         let lun = self.tasks[&tag].lun;
         self.finish(tag, logical.spoilt(lun, fault));
+    }
+
+    /// Whether a command may hold what it has to: behind those who stand in line, however little it is. Otherwise a large one
+    /// would never have its turn beside many small ones.
+    fn has_turn(&self, tag: InitiatorTaskTag) -> bool {
+        let held = &self.tasks[&tag];
+        let has_room = || self.in_line.is_empty() && self.budget.has_room(held.cost);
+        held.charged || held.cost == 0 || has_room()
+    }
+
+    fn wait(&mut self, tag: InitiatorTaskTag) {
+        if !self.in_line.contains(&tag) {
+            self.in_line.push_back(tag);
+        }
     }
 
     /// Counts the bytes of a command.
@@ -226,16 +240,10 @@ impl<T> Session<T> {
 
     /// Asks for data of a command, if there is room for it.
     fn ask(&mut self, tag: InitiatorTaskTag) {
-        let held = &self.tasks[&tag];
-        if !held.charged {
-            if !self.in_line.is_empty() || !self.budget.has_room(held.cost) {
-                if !self.in_line.contains(&tag) {
-                    self.in_line.push_back(tag);
-                }
-                return;
-            }
-            self.charge(tag);
+        if !self.has_turn(tag) {
+            return self.wait(tag);
         }
+        self.charge(tag);
         loop {
             let transfer_tag = self.new_tag();
             let held = self.tasks.get_mut(&tag).expect("it is under way");

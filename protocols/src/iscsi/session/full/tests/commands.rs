@@ -346,6 +346,33 @@ fn what_is_held_fits_whatever_direction_was_announced() {
 }
 
 #[test]
+fn a_large_read_has_its_turn_beside_small_ones() {
+    let mut pair = Pair::of(target(), Terms::default(), 1000);
+    pair.command(READ, 400);
+    let mut small = pair.started().expect("there is room").0;
+    pair.command(READ, 1000);
+    assert!(pair.started().is_none(), "it has to be alone");
+    let mut large = None;
+    for _ in 0..3 {
+        // One more comes before the one before it ends.
+        pair.command(READ, 400);
+        pair.session.completed(small, good(&bytes(0, 400)));
+        pair.answers();
+        let (key, task, _) = pair.started().expect("one is started");
+        if task[1..5] == 1000u32.to_be_bytes() {
+            large = Some(key);
+            break;
+        }
+        small = key;
+    }
+    let large = large.expect("it has its turn before those that came later");
+    assert!(pair.started().is_none());
+    pair.session.completed(large, good(&bytes(0, 1000)));
+    pair.answers();
+    assert!(pair.started().is_some(), "now the small one");
+}
+
+#[test]
 fn those_who_do_not_fit_stand_in_line() {
     let mut pair = Pair::of(target(), Terms::default(), 1000);
     pair.command(READ, 2000);
