@@ -363,19 +363,22 @@ impl<T> Session<T> {
         }
     }
 
-    /// Takes what came early and has its turn now.
+    /// Takes what came early and has its turn now. What is rejected in its turn leaves a gap, which the initiator has to fill.
     fn catch_up<L>(&mut self, logical: &L)
     where
         L: Logical<Task = T>,
     {
         while !self.closed {
-            match self.early.remove(&self.window.expected()) {
+            let turn = self.window.expected();
+            match self.early.remove(&turn) {
                 None => return,
                 Some(Waiting::Aborted) => self.window.pass(),
                 Some(Waiting::Pdu(early)) => {
                     let Early { request, header, data, following, .. } = *early;
                     self.request(&request, &header, data, logical);
-                    for (pdu, data) in following {
+                    // Data of one that was rejected is nobody's.
+                    let taken = self.window.expected() != turn;
+                    for (pdu, data) in following.into_iter().filter(|_| taken) {
                         self.data_out(&pdu, &header, data, logical);
                     }
                 }
@@ -383,31 +386,37 @@ impl<T> Session<T> {
         }
     }
 
-    /// A request whose turn it is. Every one but an immediate one moves the window on.
+    /// A request whose turn it is. Every one but an immediate one moves the window on, if it is not rejected: the number of one that
+    /// is has not come (section 7.3), and may come again.
     fn request<L>(&mut self, request: &Request, header: &HeaderBytes, data: Buffer, logical: &L)
     where
         L: Logical<Task = T>,
     {
-        if let Request::Command(command) = request {
-            return self.command(command, header, data, logical);
-        }
-        let (immediate, _) = numbered(request);
-        if !immediate {
-            self.window.pass();
-        }
         match request {
             Request::Nop(nop) => self.nop(nop, header, &data),
-            Request::Task(task) => self.manage(task, logical),
+            Request::Task(task) => {
+                self.take_number(task.immediate);
+                self.manage(task, logical);
+            }
             Request::Text(text) => self.text(text, header, &data),
             Request::Logout(logout) => self.logout(logout, header),
-            Request::Command(_) | Request::Login(_) | Request::Data(_) | Request::Snack(_) => {
+            Request::Command(command) => self.command(command, header, data, logical),
+            Request::Login(_) | Request::Data(_) | Request::Snack(_) => {
                 unreachable!("these were taken before")
             }
         }
     }
 
+    /// A request is not rejected: its number has come.
+    fn take_number(&mut self, immediate: bool) {
+        if !immediate {
+            self.window.pass();
+        }
+    }
+
     fn nop(&mut self, nop: &NopOut, header: &HeaderBytes, data: &[u8]) {
         if nop.task_tag != InitiatorTaskTag::RESERVED {
+            self.take_number(nop.immediate);
             return self.echo(nop, data);
         }
         if !nop.immediate {
@@ -427,6 +436,7 @@ impl<T> Session<T> {
             LogoutReason::RemoveForRecovery => LogoutAnswer::RecoveryNotSupported,
             LogoutReason::Unknown(_) => return self.reject(RejectReason::InvalidField, header),
         };
+        self.take_number(logout.immediate);
         if answer == LogoutAnswer::Closed {
             self.abort(Scope::All);
         }

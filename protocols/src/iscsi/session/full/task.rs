@@ -88,9 +88,6 @@ impl<T> Session<T> {
             None
         };
         if let Some(reason) = refused {
-            if !command.immediate {
-                self.window.pass();
-            }
             return self.reject(reason, header);
         }
         if command.immediate {

@@ -54,6 +54,7 @@ impl<T> Session<T> {
             return self.reject(RejectReason::InvalidField, header);
         };
         if talk.outpour.as_ref().is_some_and(|outpour| !outpour.is_over()) {
+            self.take_number(request.immediate);
             return self.pour();
         }
         talk.is_final = request.is_final && !request.continues;
@@ -61,14 +62,15 @@ impl<T> Session<T> {
             Ok(Some(text)) => text,
             Ok(None) => {
                 let (tag, next) = (talk.tag, talk.transfer_tag);
+                self.take_number(request.immediate);
                 return self.send_text(tag, Some(next), false, &[]);
             }
             Err(_) => return self.give_up(header),
         };
-        self.hear(&whole, header);
+        self.hear(&whole, request.immediate, header);
     }
 
-    fn hear(&mut self, text: &[u8], header: &HeaderBytes) {
+    fn hear(&mut self, text: &[u8], immediate: bool, header: &HeaderBytes) {
         let Some(talk) = &mut self.talk else { return };
         let Ok(pairs) = parse(text) else { return self.give_up(header) };
         let mut which = None;
@@ -82,9 +84,10 @@ impl<T> Session<T> {
                 return self.give_up(header);
             }
         }
+        talk.looking = which.is_some();
+        self.take_number(immediate);
         match which {
             Some(which) => {
-                talk.looking = true;
                 self.effects.push_back(Effect::Discover(which));
             }
             None => self.begin_pouring(),

@@ -306,14 +306,72 @@ fn a_tag_is_used_by_one_task_at_a_time() {
     second.task_tag = first.task_tag;
     pair.send(&Request::Command(second), &[]);
     assert_eq!(pair.rejected(), RejectReason::TaskInProgress);
+    pair.cmd_sn -= 1;
     let (key, ..) = pair.started().expect("the first");
     assert!(pair.started().is_none());
     pair.session.completed(key, good(b"a"));
     pair.answers();
     let mut third = pair.make(READ, 1);
+    assert_eq!(third.cmd_sn, second.cmd_sn, "the number did not come");
     third.task_tag = first.task_tag;
     pair.send(&Request::Command(third), &[]);
-    assert!(pair.started().is_some(), "it is free again, and the number was used up");
+    assert!(pair.started().is_some(), "it is free again");
+}
+
+#[test]
+fn the_number_of_what_is_rejected_may_come_again() {
+    let (immediate, cid, exp_stat_sn) = (false, Cid::new(7), StatSn::new(0));
+    let nop = |pair: &Pair| {
+        let (task_tag, transfer_tag) = (InitiatorTaskTag::RESERVED, TargetTransferTag::RESERVED);
+        let cmd_sn = CmdSn::new(pair.cmd_sn);
+        Request::Nop(NopOut { immediate, lun: UNIT, task_tag, transfer_tag, cmd_sn, exp_stat_sn })
+    };
+    let logout = |pair: &Pair| {
+        let (reason, task_tag) = (LogoutReason::Unknown(9), InitiatorTaskTag::new(90));
+        let cmd_sn = CmdSn::new(pair.cmd_sn);
+        Request::Logout(LogoutRequest { immediate, reason, task_tag, cid, cmd_sn, exp_stat_sn })
+    };
+    let text = |pair: &Pair| {
+        Request::Text(TextRequest {
+            immediate,
+            is_final: true,
+            continues: false,
+            lun: UNIT,
+            task_tag: InitiatorTaskTag::new(91),
+            transfer_tag: TargetTransferTag::RESERVED,
+            cmd_sn: CmdSn::new(pair.cmd_sn),
+            exp_stat_sn,
+        })
+    };
+    let command = |pair: &Pair| {
+        let (task_tag, cmd_sn) = (InitiatorTaskTag::RESERVED, CmdSn::new(pair.cmd_sn));
+        Request::Command(ScsiCommand { task_tag, cmd_sn, ..Pair::new().make(WRITE, 9) })
+    };
+    let wrong: [&dyn Fn(&Pair) -> Request; 4] = [&nop, &logout, &text, &command];
+    for make in wrong {
+        // In its turn, and before it.
+        for early in [false, true] {
+            let mut pair = Pair::new();
+            let before = pair.make(0, 0);
+            let rejected = make(&pair);
+            let (instead, after) = (pair.make(0, 0), pair.make(0, 0));
+            if !early {
+                pair.send(&Request::Command(before), &[]);
+                pair.response();
+            }
+            pair.send(&rejected, b"no pair");
+            pair.send(&Request::Command(after), &[]);
+            if early {
+                assert!(pair.answers().is_empty());
+                pair.send(&Request::Command(before), &[]);
+            }
+            let last = pair.answers().pop().expect("an answer").0;
+            let Response::Reject(reject) = last else { panic!("{last:?}") };
+            assert_eq!(reject.exp_cmd_sn, instead.cmd_sn, "{rejected:?}");
+            pair.send(&Request::Command(instead), &[]);
+            assert_eq!(pair.answers().len(), 2, "that and what waited for it: {rejected:?}");
+        }
+    }
 }
 
 #[test]
