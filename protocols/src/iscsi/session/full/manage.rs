@@ -59,8 +59,8 @@ impl<T> Session<T> {
         let number = request.referenced_cmd_sn;
         match self.window.place(number) {
             Place::Outside => TaskAnswer::NoSuchTask,
-            // An immediate request has the number of the next command: that one it does not mean.
-            _ if request.immediate && number == request.cmd_sn => TaskAnswer::NoSuchTask,
+            // What was not sent before the request cannot be meant (section 11.6.1).
+            _ if !number.precedes(request.cmd_sn) => TaskAnswer::NoSuchTask,
             Place::Next | Place::Later => {
                 let other = matches!(
                     self.early.get(&number),

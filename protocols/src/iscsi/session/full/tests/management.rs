@@ -45,6 +45,22 @@ fn a_task_that_has_not_come_is_aborted_before_it_does() {
 }
 
 #[test]
+fn what_was_not_sent_before_its_abort_is_not_aborted() {
+    let mut pair = Pair::new();
+    for ahead in 0..3 {
+        let mut never = pair.make(READ, 1);
+        pair.cmd_sn -= 1;
+        never.cmd_sn = CmdSn::new(pair.cmd_sn + ahead);
+        pair.manage(Function::AbortTask, UNIT, &never);
+        assert_eq!(pair.task_answer(), TaskAnswer::NoSuchTask, "{ahead}");
+    }
+    for _ in 0..3 {
+        pair.command(READ, 1);
+        assert!(pair.started().is_some(), "a command that came afterwards has that number");
+    }
+}
+
+#[test]
 fn a_unit_is_cleared_by_any_of_its_addresses() {
     for function in [Function::AbortTaskSet, Function::ClearTaskSet, Function::LogicalUnitReset] {
         let mut pair = Pair::new();
