@@ -7,7 +7,8 @@
 use super::task::{Held, State};
 use super::{Effect, Logical, MAX_IMMEDIATE, Management, Scope, Session, Waiting};
 use crate::iscsi::session::window::Place;
-use crate::iscsi::wire::number::{InitiatorTaskTag, LunField};
+use crate::iscsi::wire::number::{CmdSn, InitiatorTaskTag, LunField};
+use crate::iscsi::wire::pdu::Request;
 use crate::iscsi::wire::task::{Function, TaskAnswer, TaskRequest};
 
 impl<T> Session<T> {
@@ -20,6 +21,7 @@ impl<T> Session<T> {
         let answer = match request.function {
             Function::AbortTask => self.abort_one(request),
             Function::TargetWarmReset | Function::TargetColdReset => {
+                self.abort_early(Scope::All, request.cmd_sn, logical);
                 self.abort(Scope::All);
                 return self.let_others_know(tag, request.function, request.lun);
             }
@@ -27,6 +29,7 @@ impl<T> Session<T> {
                 match logical.unit(request.lun) {
                     None => TaskAnswer::NoSuchUnit,
                     Some(lun) => {
+                        self.abort_early(Scope::Unit(lun), request.cmd_sn, logical);
                         self.abort(Scope::Unit(lun));
                         if request.function != Function::AbortTaskSet {
                             return self.let_others_know(tag, request.function, lun);
@@ -76,6 +79,24 @@ impl<T> Session<T> {
                     self.window.pass();
                 }
                 TaskAnswer::Complete
+            }
+        }
+    }
+
+    /// Commands of a scope that came early are aborted, too, if they were sent before the request of number `before` (section 4.2.3.3).
+    fn abort_early<L>(&mut self, scope: Scope, before: CmdSn, logical: &L)
+    where
+        L: Logical<Task = T>,
+    {
+        for (number, waiting) in &mut self.early {
+            let Waiting::Pdu(early) = waiting else { continue };
+            let Request::Command(command) = &early.request else { continue };
+            let of_scope = match scope {
+                Scope::All => true,
+                Scope::Unit(lun) => logical.unit(command.lun) == Some(lun),
+            };
+            if of_scope && number.precedes(before) {
+                *waiting = Waiting::Aborted;
             }
         }
     }

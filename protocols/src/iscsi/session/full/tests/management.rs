@@ -90,6 +90,33 @@ fn a_unit_is_cleared_by_any_of_its_addresses() {
 }
 
 #[test]
+fn commands_that_came_early_are_reset_too() {
+    for (function, lun, left) in [
+        (Function::AbortTaskSet, UNIT, 1),
+        (Function::LogicalUnitReset, UNIT, 1),
+        (Function::LogicalUnitReset, OTHER, 1),
+        (Function::TargetWarmReset, UNIT, 0),
+    ] {
+        let mut pair = Pair::new();
+        let (missing, early, mut elsewhere) = (pair.make(0, 0), pair.make(READ, 1), pair.make(READ, 1));
+        elsewhere.lun = OTHER;
+        pair.send(&Request::Command(early), &[]);
+        pair.send(&Request::Command(elsewhere), &[]);
+        pair.manage(function, lun, &missing);
+        if let Some(Effect::Manage(management)) = pair.session.effect() {
+            pair.session.managed(management.tag, TaskAnswer::Complete);
+        }
+        assert_eq!(pair.task_answer(), TaskAnswer::Complete);
+        // The last was sent after the request.
+        let after = pair.make(READ, 1);
+        pair.send(&Request::Command(after), &[]);
+        pair.send(&Request::Command(missing), &[]);
+        let begun = std::iter::from_fn(|| pair.started()).count();
+        assert_eq!(begun, left + 1, "{function:?} {lun:?}");
+    }
+}
+
+#[test]
 fn a_reset_of_the_target_ends_all_tasks() {
     for function in [Function::TargetWarmReset, Function::TargetColdReset] {
         let mut pair = Pair::new();
