@@ -47,6 +47,11 @@ impl Window {
         self.expected.plus((self.slots - self.used).wrapping_sub(1))
     }
 
+    /// Whether no command may come.
+    pub fn is_closed(&self) -> bool {
+        self.used == self.slots
+    }
+
     /// Where command `number` stands.
     pub fn place(&self, number: CmdSn) -> Place {
         match number.since(self.expected) {
@@ -87,8 +92,10 @@ mod tests {
         window.occupy();
         window.occupy();
         assert_eq!((window.expected(), window.last()), (CmdSn::new(1), CmdSn::new(0)));
+        assert!(window.is_closed());
         assert_eq!(window.place(CmdSn::new(1)), Place::Outside);
         window.free();
+        assert!(!window.is_closed());
         assert_eq!(window.place(CmdSn::new(1)), Place::Next);
         assert_eq!(window.place(CmdSn::new(2)), Place::Outside);
         assert_eq!(window.place(CmdSn::new(0)), Place::Outside);

@@ -175,7 +175,7 @@ impl<T> Session<T> {
         self.push(&Response::Nop(response), &data[..data.len().min(most)]);
     }
 
-    /// A ping of its own. It does not count (section 11.19).
+    /// A ping of its own, which wants an answer unless its tag is reserved. It does not count (section 11.19).
     pub(super) fn send_ping(&mut self, tag: TargetTransferTag) {
         let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.numbers();
         let ping = NopIn {

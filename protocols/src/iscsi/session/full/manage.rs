@@ -22,7 +22,7 @@ impl<T> Session<T> {
             Function::AbortTask => self.abort_one(request),
             Function::TargetWarmReset | Function::TargetColdReset => {
                 self.abort_early(Scope::All, request.cmd_sn, logical);
-                self.abort(Scope::All);
+                self.abort_scope(Scope::All);
                 return self.let_others_know(tag, request.function, request.lun);
             }
             Function::AbortTaskSet | Function::ClearTaskSet | Function::LogicalUnitReset => {
@@ -30,7 +30,7 @@ impl<T> Session<T> {
                     None => TaskAnswer::NoSuchUnit,
                     Some(lun) => {
                         self.abort_early(Scope::Unit(lun), request.cmd_sn, logical);
-                        self.abort(Scope::Unit(lun));
+                        self.abort_scope(Scope::Unit(lun));
                         if request.function != Function::AbortTaskSet {
                             return self.let_others_know(tag, request.function, lun);
                         }
@@ -101,8 +101,15 @@ impl<T> Session<T> {
         }
     }
 
-    /// Aborts all tasks of a scope; whether there were any.
+    /// Aborts all tasks of a scope, as somebody else wants it; whether there were any.
     pub fn abort(&mut self, scope: Scope) -> bool {
+        let closed = self.window.is_closed();
+        let any = self.abort_scope(scope);
+        self.tell_of_window(closed);
+        any
+    }
+
+    pub(super) fn abort_scope(&mut self, scope: Scope) -> bool {
         let of_scope = |held: &Held<T>| match scope {
             Scope::All => true,
             Scope::Unit(lun) => held.lun == lun,
@@ -123,7 +130,7 @@ impl<T> Session<T> {
             match held.state {
                 State::Running(key) => {
                     self.keys.remove(&key);
-                    self.ghosts.insert(key, (!held.immediate, charge));
+                    self.add_ghost(key, !held.immediate, charge);
                     self.effects.push_back(Effect::Abort(key));
                 }
                 State::Collecting { .. } | State::InLine(..) | State::Moving => {

@@ -13,15 +13,17 @@
 //!
 //! | what is limited | by |
 //! |---|---|
-//! | commands under way, aborted ones that still run among them | the window, and `MAX_IMMEDIATE` |
+//! | commands under way | the window, and `MAX_IMMEDIATE` |
+//! | aborted commands that still run | as many again |
 //! | bytes that commands hold while they are done, aborted ones among them | the budget: those that do not fit wait in line |
 //! | bytes of commands that wait for their turn, their data or room | the window times `FirstBurstLength` |
 //! | text | `MAX_TEXT`, one negotiation at a time |
 //! | resets that concern others | `MAX_IMMEDIATE` at a time |
 //!
 //! **Invariants**
-//! - Task management is answered whatever the disks do: an aborted task that runs on is a ghost, which keeps its slot and its
-//!   share of the budget until it ends, and is never told of.
+//! - Task management is answered whatever the disks do: an aborted task that runs on is a ghost, which keeps its share of the
+//!   budget until it ends, and is never told of.
+//! - What was aborted does not keep others out: a ghost gives its slot back, unless there are as many as the window has slots.
 //! - A task is answered once, and not after it was aborted.
 
 mod answer;
@@ -227,8 +229,10 @@ pub struct Session<T> {
     early: HashMap<CmdSn, Waiting>,
     tasks: HashMap<InitiatorTaskTag, Held<T>>,
     keys: HashMap<TaskKey, InitiatorTaskTag>,
-    /// Aborted commands that still run: whether they have a slot of the window, and their bytes.
+    /// Aborted commands that still run: whether they stood in the window, and their bytes.
     ghosts: HashMap<TaskKey, (bool, u64)>,
+    /// How many of them did. Those beyond the window's length have slots.
+    ghosts_of_window: u32,
     /// Those for whose bytes there is no room, the first come first.
     in_line: VecDeque<InitiatorTaskTag>,
     budget: Budget,
@@ -258,6 +262,7 @@ impl<T> Session<T> {
             tasks: HashMap::new(),
             keys: HashMap::new(),
             ghosts: HashMap::new(),
+            ghosts_of_window: 0,
             in_line: VecDeque::new(),
             budget: Budget { limit: budget, held: 0 },
             immediate: 0,
@@ -438,7 +443,7 @@ impl<T> Session<T> {
         };
         self.take_number(logout.immediate);
         if answer == LogoutAnswer::Closed {
-            self.abort(Scope::All);
+            self.abort_scope(Scope::All);
         }
         self.logged_out(logout.task_tag, answer);
         if answer == LogoutAnswer::Closed {

@@ -15,7 +15,7 @@ use crate::iscsi::wire::HeaderBytes;
 use crate::iscsi::wire::command::ScsiCommand;
 use crate::iscsi::wire::data::DataOut;
 use crate::iscsi::wire::notice::RejectReason;
-use crate::iscsi::wire::number::{InitiatorTaskTag, LunField};
+use crate::iscsi::wire::number::{InitiatorTaskTag, LunField, TargetTransferTag};
 use landfall_disks::Buffer;
 
 /// Length of a Data-Out, in bytes, below which there are too many of them in a burst for all to be kept out of turn.
@@ -278,8 +278,10 @@ impl<T> Session<T> {
 
     /// A command was done.
     pub fn completed(&mut self, key: TaskKey, outcome: Outcome) {
-        if let Some((has_slot, bytes)) = self.ghosts.remove(&key) {
-            self.free_slot(has_slot);
+        if let Some((of_window, bytes)) = self.ghosts.remove(&key) {
+            let closed = self.window.is_closed();
+            self.lay_ghost(of_window);
+            self.tell_of_window(closed);
             return self.release(bytes);
         }
         let tag = self.keys.remove(&key).expect("it was started here, and not completed yet");
@@ -300,6 +302,36 @@ impl<T> Session<T> {
             self.output.hold(charge);
         } else {
             self.release(charge);
+        }
+    }
+
+    /// A command that runs was aborted.
+    pub(super) fn add_ghost(&mut self, key: TaskKey, of_window: bool, bytes: u64) {
+        self.ghosts.insert(key, (of_window, bytes));
+        if of_window {
+            self.ghosts_of_window += 1;
+            if self.ghosts_of_window <= self.offer.window {
+                self.window.free();
+            }
+        }
+    }
+
+    /// A ghost has ended.
+    fn lay_ghost(&mut self, of_window: bool) {
+        if !of_window {
+            return self.free_slot(false);
+        }
+        if self.ghosts_of_window > self.offer.window {
+            self.window.free();
+        }
+        self.ghosts_of_window -= 1;
+    }
+
+    /// If the window was closed and is open now, and no answer says so, a NOP-In does (section 4.2.2.1): the initiator would wait
+    /// for it for ever.
+    pub(super) fn tell_of_window(&mut self, was_closed: bool) {
+        if was_closed && !self.window.is_closed() {
+            self.send_ping(TargetTransferTag::RESERVED);
         }
     }
 

@@ -10,12 +10,67 @@ fn an_aborted_task_is_never_told_of() {
     pair.manage(Function::AbortTask, UNIT, &command);
     assert_eq!(pair.task_answer(), TaskAnswer::Complete);
     assert!(matches!(pair.session.effect(), Some(Effect::Abort(aborted)) if aborted == key));
-    assert_eq!(pair.session.under_way(), 1, "it has its slot until it ends");
+    assert_eq!(pair.session.under_way(), 1, "it runs until it ends");
     pair.session.completed(key, good(&bytes(0, 512)));
     assert!(pair.answers().is_empty());
     assert_eq!(pair.session.under_way(), 0);
     pair.manage(Function::AbortTask, UNIT, &command);
     assert_eq!(pair.task_answer(), TaskAnswer::NoSuchTask);
+}
+
+/// The window that the initiator was told of last, as commands that may come.
+fn told(answers: &[(Response, Vec<u8>)]) -> u32 {
+    let (exp_cmd_sn, max_cmd_sn) = match &answers.last().expect("an answer").0 {
+        Response::Task(pdu) => (pdu.exp_cmd_sn, pdu.max_cmd_sn),
+        Response::Nop(pdu) => (pdu.exp_cmd_sn, pdu.max_cmd_sn),
+        other => panic!("{other:?}"),
+    };
+    max_cmd_sn.plus(1).since(exp_cmd_sn)
+}
+
+#[test]
+fn those_that_were_aborted_keep_nobody_out() {
+    let mut pair = Pair::new();
+    let mut ghosts = Vec::new();
+    // The disk hangs: all are aborted, and as many again.
+    for round in 0..2 {
+        let mut first = None;
+        for _ in 0..8 {
+            first = first.or(Some(pair.command(READ, 1)));
+            ghosts.push(pair.started().expect("begun").0);
+        }
+        pair.manage(Function::AbortTaskSet, UNIT, &first.expect("eight"));
+        while pair.session.effect().is_some() {}
+        assert_eq!(told(&pair.answers()), [8, 0][round], "the window is open for as many again");
+    }
+    pair.command(0, 0);
+    pair.cmd_sn -= 1;
+    assert!(pair.answers().is_empty(), "no more than that");
+    // The first that ends opens it, and the initiator is told.
+    pair.session.completed(ghosts.remove(0), good(b"a"));
+    let answers = pair.answers();
+    assert_eq!(told(&answers), 1);
+    let Response::Nop(ping) = &answers[0].0 else { panic!("{answers:?}") };
+    assert_eq!(ping.task_tag, InitiatorTaskTag::RESERVED);
+    assert_eq!(ping.transfer_tag, TargetTransferTag::RESERVED, "nothing is to be answered");
+    for key in ghosts {
+        pair.session.completed(key, good(b"a"));
+    }
+    assert!(pair.answers().is_empty(), "it knows that commands may come");
+    pair.command(0, 0);
+    assert_eq!(pair.response().0.max_cmd_sn.since(CmdSn::new(pair.cmd_sn)), 7);
+    assert_eq!(pair.session.under_way(), 0);
+}
+
+#[test]
+fn a_window_that_others_open_is_told() {
+    let mut pair = Pair::new();
+    for _ in 0..8 {
+        pair.command(READ, 1);
+        pair.started().expect("begun");
+    }
+    assert!(pair.session.abort(Scope::Unit(UNIT)), "another initiator resets the unit");
+    assert_eq!(told(&pair.answers()), 8);
 }
 
 #[test]
