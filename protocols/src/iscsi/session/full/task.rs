@@ -42,6 +42,8 @@ pub(super) enum State<T> {
 pub(super) struct Held<T> {
     /// As [`Logical::unit`] has it, if the unit is there.
     pub(super) lun: LunField,
+    /// As the initiator wrote it: requests for data repeat it (section 11.8).
+    written: LunField,
     /// It stands outside the window.
     pub(super) immediate: bool,
     /// Bytes that the initiator expects to be transferred.
@@ -98,6 +100,7 @@ impl<T> Session<T> {
         let announced = if command.writes { command.expected_length } else { 0 };
         let mut held = Held {
             lun: logical.unit(command.lun).unwrap_or(command.lun),
+            written: command.lun,
             immediate: command.immediate,
             expected: command.expected_length,
             reads: command.reads,
@@ -247,7 +250,7 @@ impl<T> Session<T> {
             let State::Collecting { collection, .. } = &mut held.state else { return };
             let Some(wanted) = collection.ask(&self.terms, transfer_tag) else { return };
             held.requests = collection.requests().number();
-            let lun = held.lun;
+            let lun = held.written;
             self.send_request(tag, lun, &wanted);
         }
     }

@@ -129,6 +129,17 @@ fn data_is_asked_for_some_at_a_time() {
 }
 
 #[test]
+fn data_is_asked_for_under_the_address_of_the_command() {
+    let mut pair = Pair::with(Terms::default());
+    for lun in [UNIT, SAME_UNIT, OTHER] {
+        let mut command = pair.make(WRITE, 512);
+        command.lun = lun;
+        pair.send(&Request::Command(command), &[]);
+        assert_eq!(pair.ready()[0].lun, lun);
+    }
+}
+
+#[test]
 fn spoilt_data_spoils_the_command() {
     let mut pair = Pair::with(Terms { max_outstanding_r2t: 1, ..Terms::default() });
     let command = pair.command(WRITE, 600);
