@@ -89,6 +89,10 @@ impl Negotiation {
         if [NOT_UNDERSTOOD, REJECT, "Irrelevant"].contains(&pair.value) {
             return Ok(());
         }
+        // Declared, not negotiated: whoever says it in each stage harms nobody.
+        if pair.key == "InitiatorAlias" {
+            return Ok(());
+        }
         if !self.seen.insert(pair.key.to_owned()) {
             return Err(KeyError::Repeated(pair.key.to_owned()));
         }
@@ -104,7 +108,7 @@ impl Negotiation {
 
     fn in_full_feature(&mut self, pair: Pair<'_>) -> Result<Option<String>, KeyError> {
         match pair.key {
-            "MaxRecvDataSegmentLength" | "InitiatorAlias" => self.in_login(pair),
+            "MaxRecvDataSegmentLength" => self.in_login(pair),
             // Known, but of the login only.
             key if is_known(key) => Ok(Some(REJECT.to_owned())),
             _ => Ok(Some(NOT_UNDERSTOOD.to_owned())),
@@ -179,7 +183,6 @@ impl Negotiation {
                 true => "RFC3720".to_owned(),
                 false => REJECT.to_owned(),
             },
-            "InitiatorAlias" => return Ok(None),
             key if is_known(key) => REJECT.to_owned(),
             _ => NOT_UNDERSTOOD.to_owned(),
         };
@@ -356,6 +359,10 @@ mod tests {
         ask(&mut negotiation, "MaxConnections=4").expect("once");
         let again = ask(&mut negotiation, "MaxConnections=4");
         assert_eq!(again, Err(KeyError::Repeated("MaxConnections".into())));
+        // libiscsi says its alias in every stage.
+        for _ in 0..2 {
+            assert_eq!(ask(&mut negotiation, "InitiatorAlias=a host"), Ok(String::new()));
+        }
     }
 
     #[test]
