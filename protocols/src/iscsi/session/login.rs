@@ -392,9 +392,8 @@ impl Login {
         if request.stage == Stage::Security {
             self.prove(&pairs, &mut answer)?;
         }
-        for pair in pairs.iter().filter(|pair| is_operational(pair, request.stage)) {
-            self.negotiation.take(*pair, Phase::Login, &mut answer)?;
-        }
+        let operational = pairs.iter().copied().filter(|pair| is_operational(pair, request.stage));
+        self.negotiation.take_all(operational, Phase::Login, &mut answer)?;
         if request.stage == Stage::Operational {
             self.negotiation.declare(&mut answer);
         }

@@ -78,6 +78,18 @@ impl Negotiation {
         }
     }
 
+    /// Takes the pairs of a request and appends what is answered. `FirstBurstLength` comes last: it must not exceed
+    /// `MaxBurstLength` (section 13.14), whichever of them was said first.
+    pub fn take_all<'a>(
+        &mut self,
+        pairs: impl Iterator<Item = Pair<'a>>,
+        phase: Phase,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), KeyError> {
+        let (last, first): (Vec<_>, Vec<_>) = pairs.partition(|pair| pair.key == "FirstBurstLength");
+        first.into_iter().chain(last).try_for_each(|pair| self.take(pair, phase, answer))
+    }
+
     /// Takes a pair of the initiator and appends what is answered.
     pub fn take(
         &mut self,
@@ -143,7 +155,8 @@ impl Negotiation {
                 terms.max_burst.to_string()
             }
             "FirstBurstLength" => {
-                terms.first_burst = length("FirstBurstLength", value)?.min(offer.first_burst);
+                let most = offer.first_burst.min(terms.max_burst);
+                terms.first_burst = length("FirstBurstLength", value)?.min(most);
                 terms.first_burst.to_string()
             }
             "MaxOutstandingR2T" => {
@@ -192,7 +205,7 @@ impl Negotiation {
     /// What holds at the end of a login: what was not talked about has its default.
     pub fn agreed(&self) -> Terms {
         let mut terms = self.terms;
-        // FirstBurstLength must not exceed MaxBurstLength (section 13.14), whatever was said of either.
+        // If it was left out, or said before MaxBurstLength, it may exceed that.
         terms.first_burst = terms.first_burst.min(terms.max_burst);
         terms
     }
@@ -380,6 +393,19 @@ mod tests {
             ..Terms::default()
         };
         assert_eq!(negotiation.agreed(), expected);
+    }
+
+    #[test]
+    fn the_first_burst_is_answered_as_it_holds() {
+        let (burst, first) = (("MaxBurstLength", "65536"), ("FirstBurstLength", "262144"));
+        for pairs in [[burst, first], [first, burst]] {
+            let mut negotiation = Negotiation::new(Offer::default());
+            let mut answer = Vec::new();
+            let pairs = pairs.into_iter().map(|(key, value)| Pair { key, value });
+            negotiation.take_all(pairs, Phase::Login, &mut answer).expect("values they may have");
+            assert_eq!(answer, b"MaxBurstLength=65536\0FirstBurstLength=65536\0");
+            assert_eq!(negotiation.agreed().first_burst, 65536);
+        }
     }
 
     #[test]
