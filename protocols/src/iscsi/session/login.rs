@@ -308,7 +308,13 @@ impl Login {
         let (request, text) = self.pending.take().expect("there is one while somebody knocks");
         let outcome = demand.map_err(LoginError::Denied).and_then(|demand| {
             self.proof = Proof::Asked(demand);
-            self.answer(&request, &text)
+            let mut answer = Vec::new();
+            if matches!(self.knock, Some(Knock { want: Want::Target(_), .. })) {
+                // Section 13.9: in the response to the first request whose text is whole.
+                let group = self.portal_group.number().to_string();
+                append(&mut answer, "TargetPortalGroupTag", &group);
+            }
+            self.answer(&request, &text, answer)
         });
         if let Err(error) = outcome {
             self.refuse(Some(&request), error);
@@ -375,20 +381,19 @@ impl Login {
                 self.step = Step::Knock(knock);
                 Ok(())
             }
-            Some(text) => self.answer(request, &text),
+            Some(text) => self.answer(request, &text, Vec::new()),
         }
     }
 
-    /// Answers a request whose text is complete.
-    fn answer(&mut self, request: &LoginRequest, text: &[u8]) -> Result<(), LoginError> {
+    /// Answers a request whose text is complete, behind what `answer` has already.
+    fn answer(
+        &mut self,
+        request: &LoginRequest,
+        text: &[u8],
+        mut answer: Vec<u8>,
+    ) -> Result<(), LoginError> {
         let pairs = parse(text)?;
-        let mut answer = Vec::new();
         self.check_names(&pairs)?;
-        let knock = self.knock.as_ref().expect("it has knocked");
-        if self.stat_sn == FIRST_STAT_SN && matches!(knock.want, Want::Target(_)) {
-            // Section 13.9: in the first response that can have it.
-            append(&mut answer, "TargetPortalGroupTag", &self.portal_group.number().to_string());
-        }
         if request.stage == Stage::Security {
             self.prove(&pairs, &mut answer)?;
         }

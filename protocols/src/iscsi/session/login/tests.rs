@@ -232,6 +232,13 @@ fn text_in_several_requests() {
     talk.request.continues = false;
     let step = talk.knocks(Some(Stage::FullFeature), &format!("{tail}{WEB}"), false);
     assert!(matches!(step, Step::Enter(_)));
+    talk.login.opened(Ok(Tsih::new(1)));
+    let (response, text) = talk.answer();
+    assert_eq!(response.transit, Some(Stage::FullFeature));
+    assert!(text.starts_with("TargetPortalGroupTag=1\0"), "{text}");
+    let end = talk.login.step();
+    let Step::End(End::Entered(entered)) = end else { panic!("{end:?}") };
+    assert_eq!(entered.entering.initiator.as_str(), "iqn.2026-11.com.example:host");
 }
 
 #[test]
