@@ -291,7 +291,11 @@ impl Login {
                 let outcome = self.request(&request, data);
                 outcome.map_err(|error| (Some(request), error))
             }
-            Ok(_) if self.identity.is_some() => {
+            // A login with a stage that there is not.
+            Err(_) if LoginRequest::is_one(header) => {
+                Err((Some(LoginRequest::without_stage(header)), LoginError::Transition))
+            }
+            Ok(_) | Err(_) if self.identity.is_some() => {
                 Err((None, LoginError::Denied(LoginStatus::InvalidDuringLogin)))
             }
             Ok(_) => Err((None, LoginError::NotLogin(None))),

@@ -1,6 +1,6 @@
 //! Login (sections 11.12 and 11.13).
 
-use super::header::{CONTINUE, DataLength, Lead};
+use super::header::{CONTINUE, DataLength, Lead, OPCODE};
 use super::number::{Cid, CmdSn, InitiatorTaskTag, Isid, StatSn, Tsih};
 use super::pdu::{HeaderError, LOGIN_REQUEST, LOGIN_RESPONSE};
 use super::{HeaderBytes, layout};
@@ -212,13 +212,23 @@ fn stages(lead: &Lead) -> Result<(Option<Stage>, Stage), HeaderError> {
 
 impl LoginRequest {
     pub(super) fn parse(bytes: &HeaderBytes) -> Result<Self, HeaderError> {
+        let (transit, stage) = stages(&RequestLayout::of(bytes).lead)?;
+        Ok(Self { transit, stage, ..Self::without_stage(bytes) })
+    }
+
+    /// Whether a header says that it is one, though its stages may be none.
+    pub fn is_one(bytes: &HeaderBytes) -> bool {
+        RequestLayout::of(bytes).lead.opcode & OPCODE == LOGIN_REQUEST
+    }
+
+    /// A request as far as it can be understood whatever its stages are: what an answer needs.
+    pub fn without_stage(bytes: &HeaderBytes) -> Self {
         let layout = RequestLayout::of(bytes);
-        let (transit, stage) = stages(&layout.lead)?;
         let [version_max, version_min] = layout.lead.specific;
-        Ok(Self {
-            transit,
+        Self {
+            transit: None,
             continues: layout.lead.continues(),
-            stage,
+            stage: Stage::Security,
             version_max,
             version_min,
             isid: Isid(layout.isid),
@@ -227,7 +237,7 @@ impl LoginRequest {
             cid: layout.cid.into(),
             cmd_sn: layout.cmd_sn.into(),
             exp_stat_sn: layout.exp_stat_sn.into(),
-        })
+        }
     }
 
     pub(super) fn encode(&self, data: DataLength) -> HeaderBytes {

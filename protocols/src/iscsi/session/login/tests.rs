@@ -355,12 +355,36 @@ fn nothing_but_a_login_comes_first() {
     assert_eq!(*refused(&talk.login.step()), LoginError::NotLogin(None));
     assert!(talk.login.take_output().is_none(), "it would not be understood");
     // In the middle of a login it is told.
-    let mut talk = Talk::in_operational();
-    talk.knocks(None, &format!("{HOST}{WEB}"), false);
-    talk.answer();
-    header[0] = 0x01;
-    talk.login.received(&header, &[]);
-    assert_eq!(talk.status(), LoginStatus::InvalidDuringLogin);
+    // A command, an opcode that nobody knows, and a PDU of a target.
+    for opcode in [0x01, 0x1c, 0x23] {
+        let mut talk = Talk::in_operational();
+        talk.knocks(None, &format!("{HOST}{WEB}"), false);
+        talk.answer();
+        header[0] = opcode;
+        talk.login.received(&header, &[]);
+        assert_eq!(talk.status(), LoginStatus::InvalidDuringLogin, "{opcode:#x}");
+    }
+}
+
+#[test]
+fn a_stage_that_there_is_not_is_told() {
+    // CSG 2; NSG 2 with T.
+    for flags in [0x08, 0x86] {
+        for later in [false, true] {
+            let mut talk = Talk::in_operational();
+            if later {
+                talk.knocks(None, &format!("{HOST}{WEB}"), false);
+                talk.answer();
+            }
+            let mut header = Request::Login(talk.request).encode(DataLength::NONE);
+            header[1] = flags;
+            talk.login.received(&header, &[]);
+            assert_eq!(*refused(&talk.login.step()), LoginError::Transition, "{flags:#x}");
+            let (response, _) = talk.answer();
+            let told = (response.status, response.task_tag, response.isid);
+            assert_eq!(told, (LoginStatus::InitiatorError, talk.request.task_tag, talk.request.isid));
+        }
+    }
 }
 
 #[test]
