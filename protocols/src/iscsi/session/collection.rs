@@ -9,7 +9,8 @@
 //! Data that is spoilt ends its command, once everything that was asked for has come (section 7.8): a sequence that goes on would
 //! otherwise hit whatever has the same tag next.
 //!
-//! **Invariant:** memory is taken for what is needed, not for what is announced.
+//! **Invariant:** memory is taken for what is needed, not for what is announced; and for what comes by itself no more than that may
+//! be, until the rest was asked for: whoever asks has room for it.
 
 use super::terms::Terms;
 use crate::iscsi::wire::data::DataOut;
@@ -69,6 +70,9 @@ pub struct Collection {
     open: VecDeque<Sequence>,
     requests: DataSn,
     fault: Option<Fault>,
+    /// Most bytes that come by themselves.
+    unasked: usize,
+    /// What came, from the first byte, with room for what may come next.
     whole: Option<Buffer>,
     filled: usize,
 }
@@ -92,6 +96,7 @@ impl Collection {
             open: VecDeque::new(),
             requests: DataSn::default(),
             fault: None,
+            unasked: usize::try_from(allowed.min(needed)).expect("32 bits fit a usize"),
             whole: None,
             filled: 0,
         };
@@ -99,7 +104,7 @@ impl Collection {
         if length > allowed || (length > 0 && !terms.immediate_data) {
             collection.fault = Some(Fault::Unexpected);
         } else {
-            collection.place(immediate);
+            collection.place(immediate, true);
         }
         if !is_final {
             let (tag, next) = (TargetTransferTag::RESERVED, DataSn::default());
@@ -184,13 +189,13 @@ impl Collection {
             None => Some(Fault::Amount),
         };
         if self.fault.is_none() {
-            self.place(data);
+            self.place(data, by_itself);
             self.asked = self.asked.max(self.received);
         }
     }
 
     /// Puts bytes where they belong, as far as they are needed.
-    fn place(&mut self, mut data: Buffer) {
+    fn place(&mut self, mut data: Buffer, by_itself: bool) {
         let length = u32::try_from(data.len()).expect("a segment has at most 24 bits");
         self.received += length;
         assert!(self.received <= self.announced, "the caller has looked how much there may be");
@@ -203,7 +208,9 @@ impl Collection {
         if wanted == needed {
             self.whole = Some(data);
         } else {
-            let whole = self.whole.get_or_insert_with(|| Buffer::for_overwriting(needed));
+            let room = if by_itself { self.unasked } else { needed };
+            let before = self.whole.take().unwrap_or_else(|| Buffer::zeroed(0));
+            let whole = self.whole.insert(grown(before, self.filled, room));
             whole[self.filled..self.filled + wanted].copy_from_slice(&data);
         }
         self.filled += wanted;
@@ -217,6 +224,16 @@ impl Collection {
         );
         self.whole.unwrap_or_else(|| Buffer::zeroed(0))
     }
+}
+
+/// The first `filled` bytes of `buffer`, with room for `room` in all.
+fn grown(buffer: Buffer, filled: usize, room: usize) -> Buffer {
+    if buffer.len() >= room {
+        return buffer;
+    }
+    let mut larger = Buffer::for_overwriting(room);
+    larger[..filled].copy_from_slice(&buffer[..filled]);
+    larger
 }
 
 #[cfg(test)]
@@ -285,6 +302,20 @@ mod tests {
         assert!(collection.is_complete());
         assert_eq!(collection.fault(), None);
         assert_eq!(*collection.into_data(), *bytes(0, 300));
+    }
+
+    #[test]
+    fn memory_is_taken_for_the_rest_when_it_was_asked_for() {
+        let mut collection = Collection::new(&terms(), (300, 300), bytes(0, 20), false);
+        let taken = |it: &Collection| it.whole.as_ref().map_or(0, |whole| whole.len());
+        assert_eq!(taken(&collection), 60, "so much comes by itself");
+        collection.add(&pdu(BY_ITSELF, 0, 20, true), Some(bytes(20, 40)));
+        collection.ask(&terms(), TargetTransferTag::new(1)).expect("there is a need");
+        assert_eq!(taken(&collection), 60);
+        collection.add(&pdu(1, 0, 60, false), Some(bytes(60, 70)));
+        assert_eq!(taken(&collection), 300);
+        let whole = collection.whole.as_ref().expect("it has come");
+        assert_eq!(whole[..130], bytes(0, 130)[..]);
     }
 
     #[test]
