@@ -21,6 +21,11 @@ impl Gather {
         self.heads.is_empty() && self.data.is_empty()
     }
 
+    /// Bytes that were copied into it.
+    pub(crate) fn copied(&self) -> usize {
+        self.heads.len()
+    }
+
     /// Appends `bytes`, copied.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.heads.extend_from_slice(bytes);

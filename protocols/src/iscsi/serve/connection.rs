@@ -34,9 +34,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// PDUs waiting to be sent beyond which nothing more is received.
-const BACKLOG: usize = 512;
-
 /// Serves the connection until it ends.
 pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: Arc<Service>) {
     let portal = stream.local().ok();
@@ -180,7 +177,7 @@ impl Connection {
             self.heard.set(self.heard.get() + 1);
             self.session.borrow_mut().received(&pdu.header, pdu.data, &self.units);
             self.act();
-            while self.session.borrow().output_count() > BACKLOG {
+            while self.session.borrow().is_congested() {
                 self.room.notified().await;
             }
         }

@@ -36,6 +36,11 @@ impl Batch {
         self.count
     }
 
+    /// Bytes that it takes beside the buffers of reads, which their commands are charged for.
+    pub fn uncharged(&self) -> usize {
+        self.gather.copied()
+    }
+
     /// Bytes that are free again when it was sent.
     pub fn held(&self) -> u64 {
         self.held
@@ -119,6 +124,7 @@ mod tests {
         batch.push_buffer(Digests::default(), &[2; HEADER], bytes);
         batch.push(Digests::default(), &[3; HEADER], b"ab");
         assert_eq!((batch.count(), batch.is_empty()), (3, false));
+        assert_eq!(batch.uncharged(), 3 * HEADER + 3 + 2 + 2);
         let parts = batch.into_parts();
         let lengths: Vec<_> = parts.iter().map(|part| part.len()).collect();
         assert_eq!(lengths, [2 * HEADER, 5, 3 + HEADER + 2 + 2]);

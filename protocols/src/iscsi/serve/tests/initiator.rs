@@ -402,6 +402,30 @@ impl Initiator {
         assert!(self.next().is_none());
     }
 
+    /// Sends `most` PDUs, or as many as the server takes without being read from; how many that were. A part of one more may
+    /// have been sent, so nothing can be sent after it.
+    pub(super) fn sends_until_stuck(
+        &mut self,
+        most: u32,
+        make: impl Fn(&Self, u32) -> (Request, Vec<u8>),
+    ) -> u32 {
+        self.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a time-out");
+        for round in 0..most {
+            let (request, data) = make(self, round);
+            let length = DataLength::new(data.len()).expect("short");
+            let bytes = [&request.encode(length)[..], &data].concat();
+            match self.stream.write_all(&bytes) {
+                Ok(()) => {}
+                Err(error) => {
+                    let stuck = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+                    assert!(stuck.contains(&error.kind()), "{error}");
+                    return round;
+                }
+            }
+        }
+        most
+    }
+
     /// Whether nothing comes for a while.
     pub(super) fn hears_nothing(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).expect("a time-out");

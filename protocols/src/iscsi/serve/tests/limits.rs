@@ -126,6 +126,28 @@ fn a_flood_of_pings_is_answered_as_fast_as_it_is_read() {
 }
 
 #[test]
+fn who_sends_long_pings_and_does_not_read_is_not_read_from() {
+    let server = Server::start(brisk());
+    let keys = Opening::with_keys("MaxRecvDataSegmentLength=16777215");
+    let mut initiator = Initiator::in_session(server.address, &keys);
+    let long = pattern(1 << 20, 3);
+    // More than two sockets hold, and the server may: somewhere on the way it stops.
+    let sent = initiator.sends_until_stuck(64, |initiator, round| {
+        let ping = NopOut {
+            immediate: true,
+            lun: LunField::default(),
+            task_tag: InitiatorTaskTag::new(round),
+            transfer_tag: TargetTransferTag::RESERVED,
+            cmd_sn: CmdSn::new(initiator.cmd_sn),
+            exp_stat_sn: StatSn::new(0),
+        };
+        (Request::Nop(ping), long.clone())
+    });
+    assert!(sent < 64, "64 MiB of pings were taken and none was read");
+    server.stop();
+}
+
+#[test]
 fn digests_that_are_wrong_cost_the_pdu_or_the_connection() {
     let server = Server::start(brisk());
     let keys = Opening::with_keys("HeaderDigest=CRC32C DataDigest=CRC32C");

@@ -17,6 +17,7 @@
 //! | aborted commands that still run | as many again |
 //! | bytes that commands hold while they are done, aborted ones among them | the budget: those that do not fit wait in line |
 //! | bytes of commands that wait for their turn, their data or room | the window times `FirstBurstLength` |
+//! | what waits to be sent, beside what was read | the caller, which receives nothing while [`Session::is_congested`] |
 //! | text | `MAX_TEXT`, one negotiation at a time |
 //! | resets that concern others | `MAX_IMMEDIATE` at a time |
 //!
@@ -56,6 +57,12 @@ use std::collections::{HashMap, VecDeque};
 
 /// Immediate commands that may be under way beside the window, and requests for task management that concern others.
 const MAX_IMMEDIATE: u32 = 16;
+
+/// PDUs waiting to be sent beyond which nothing more should be received.
+const MAX_WAITING: usize = 512;
+
+/// Bytes of them that are in no budget, likewise. A PDU more has come by then, which has `MaxRecvDataSegmentLength` at most.
+const MAX_UNCHARGED: usize = 1 << 20;
 
 /// What SCSI says of a command; the session asks it and knows nothing of it.
 pub trait Logical {
@@ -295,6 +302,12 @@ impl<T> Session<T> {
     /// PDUs that are to be sent.
     pub fn output_count(&self) -> usize {
         self.output.count()
+    }
+
+    /// Whether so much is to be sent that nothing more should be received before some of it was: pings that come back and
+    /// rejected headers are in no budget.
+    pub fn is_congested(&self) -> bool {
+        self.output.count() > MAX_WAITING || self.output.uncharged() > MAX_UNCHARGED
     }
 
     /// Bytes that a batch held are free: it was sent.

@@ -79,6 +79,32 @@ fn pings_go_both_ways() {
 }
 
 #[test]
+fn pings_that_nobody_takes_back_are_not_received_for_ever() {
+    // Long ones, and many.
+    for (length, most) in [(100_000, 12), (0, 513)] {
+        let mut pair = Pair::with(Terms { max_send_segment: 1 << 20, ..Terms::default() });
+        let mut count = 0;
+        while !pair.session.is_congested() {
+            let ping = nop(&pair, true, 5, TargetTransferTag::RESERVED);
+            pair.send(&ping, &bytes(0, length));
+            count += 1;
+            assert!(count <= most, "{count} pings of {length} bytes");
+        }
+        assert_eq!(pair.answers().len(), count);
+        assert!(!pair.session.is_congested());
+    }
+    // What was read has been charged.
+    let mut pair = Pair::with(Terms { max_send_segment: 1 << 20, ..Terms::default() });
+    for _ in 0..3 {
+        pair.command(READ, 1 << 20);
+        let (key, ..) = pair.started().expect("begun");
+        pair.session.completed(key, good(&bytes(0, 1 << 20)));
+        assert!(!pair.session.is_congested());
+        pair.answers();
+    }
+}
+
+#[test]
 fn a_logout_ends_the_session() {
     for (reason, cid, answer) in [
         (LogoutReason::CloseSession, 0, LogoutAnswer::Closed),
