@@ -30,6 +30,7 @@ pub(crate) use folding::{
 pub(crate) use scrubber::{
     Busy, Ended as ScrubEnded, Running as ScrubRunning, ScrubSettings, StandbyScrubbed, Work,
 };
+pub(crate) use listeners::on_this_machine;
 pub(crate) use standby::{Ended as StandbyEnded, Look as StandbyLook, Standbys};
 pub(crate) use thinner::in_words as alarm_in_words;
 

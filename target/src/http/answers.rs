@@ -6,7 +6,9 @@ use super::messages::{
 };
 use crate::config::NbdTls;
 use crate::exports::{machine_of, target_name, with_disk};
-use crate::service::{Growth, Target, alarm_in_words, shrinks_in_words, volume_in_words};
+use crate::service::{
+    Growth, Target, alarm_in_words, on_this_machine, shrinks_in_words, volume_in_words,
+};
 use crate::units::{ByteSize, Span, counted};
 use landfall_disks::image::Format;
 use landfall_retention as retention;
@@ -229,7 +231,7 @@ impl Target {
         let user = |account: &Option<ChapAccount>| account.as_ref().map(|one| one.user.clone());
         IscsiTarget {
             name: target_name(&self.config.iscsi_prefix, status),
-            portal: self.portal.address().map(|address| address.to_string()),
+            portal: self.portal.address().map(|address| on_this_machine(address).to_string()),
             units: there.map(|disk| disk.name.to_string()).collect(),
             initiators: access.initiators.clone(),
             chap_user: user(&access.chap),

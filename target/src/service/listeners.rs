@@ -62,14 +62,7 @@ impl Listeners {
 
     /// Where NBD clients of this machine reach it over TCP.
     pub(super) fn nbd_address(&self) -> Option<SocketAddr> {
-        let mut address = self.nbd.as_ref().and_then(address_of)?;
-        if address.ip().is_unspecified() {
-            address.set_ip(match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        Some(address)
+        self.nbd.as_ref().and_then(address_of).map(on_this_machine)
     }
 
     /// Where they are, with the ports that were chosen.
@@ -121,6 +114,17 @@ fn at(address: Option<SocketAddr>, key: &str) -> String {
         "listening on {address} (listen.{key}; another one, port 0, or \"off\" in landfall.toml \
          or as --{key})"
     )
+}
+
+/// Where clients of this machine reach what listens at `address`: at a loopback address, where it listens at all there are.
+pub(crate) fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 fn address_of(listener: &Listener) -> Option<SocketAddr> {
@@ -179,5 +183,22 @@ impl Running {
             }
         };
         tokio::join!(delta, nbd, http, target.portal.stop());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_connects_to_all_addresses_there_are() {
+        for (listens, reached) in [
+            ("0.0.0.0:3260", "127.0.0.1:3260"),
+            ("[::]:3260", "[::1]:3260"),
+            ("192.0.2.1:3260", "192.0.2.1:3260"),
+        ] {
+            let address = on_this_machine(listens.parse().expect("an address"));
+            assert_eq!(address.to_string(), reached);
+        }
     }
 }
