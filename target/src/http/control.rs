@@ -389,19 +389,8 @@ fn iscsi_access(target: &Target, wanted: IscsiAdd) -> Result<Arc<IscsiAccess>, P
             "the target proves itself only to those that do, too: add --chap",
         ));
     }
-    let account = |account: Option<Account>| {
-        account.map(|Account { user, secret }| {
-            if user.is_empty() || user.len() > 255 || secret.len() > 255 {
-                return Err(Problem::bad("a user and a secret have 1 to 255 characters"));
-            }
-            if secret.len() < SHORTEST_SECRET {
-                let what = format!("a secret has at least {SHORTEST_SECRET} characters");
-                return Err(Problem::bad(what));
-            }
-            Ok(ChapAccount { user, secret: Zeroizing::new(secret) })
-        })
-    };
-    let (chap, mutual) = (account(chap).transpose()?, account(mutual_chap).transpose()?);
+    let (chap, mutual) =
+        (chap.map(chap_account).transpose()?, mutual_chap.map(chap_account).transpose()?);
     if let (Some(chap), Some(mutual)) = (&chap, &mutual)
         && chap.secret == mutual.secret
     {
@@ -410,6 +399,22 @@ fn iscsi_access(target: &Target, wanted: IscsiAdd) -> Result<Arc<IscsiAccess>, P
         ));
     }
     Ok(Arc::new(IscsiAccess { initiators, chap, mutual, removable }))
+}
+
+/// An account that CHAP can use.
+fn chap_account(Account { user, secret }: Account) -> Result<ChapAccount, Problem> {
+    let secret = Zeroizing::new(secret);
+    if user.is_empty() || user.len() > 255 || secret.len() > 255 {
+        return Err(Problem::bad("a user and a secret have 1 to 255 characters"));
+    }
+    // A value of iSCSI ends at a zero byte, also that of the target's own name.
+    if user.chars().chain(secret.chars()).any(char::is_control) {
+        return Err(Problem::bad("a user and a secret have no control characters"));
+    }
+    if secret.len() < SHORTEST_SECRET {
+        return Err(Problem::bad(format!("a secret has at least {SHORTEST_SECRET} characters")));
+    }
+    Ok(ChapAccount { user, secret })
 }
 
 /// A read-only export: of a moment that stays the same, whatever the name means later.
@@ -486,4 +491,28 @@ async fn remove_export(
     target.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
     tracing::info!(%export, "export removed");
     Ok(Json(Nothing {}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_such_that_chap_can_use_them() {
+        let account = |user: &str, secret: &str| {
+            let (user, secret) = (user.to_owned(), secret.to_owned());
+            chap_account(Account { user, secret }).is_ok()
+        };
+        assert!(account("backup host", "a long secret, \u{e9}"));
+        for (user, secret) in [
+            ("", "a long secret"),
+            ("host", "too short"),
+            ("ho\0st", "a long secret"),
+            ("host\n", "a long secret"),
+            ("host", "a long\tsecret"),
+        ] {
+            assert!(!account(user, secret), "{user:?} {secret:?}");
+        }
+        assert!(!account(&"u".repeat(256), "a long secret"));
+    }
 }
