@@ -180,9 +180,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         };
         let (target, listeners) = assemble(config, &engine, found, tls)?;
         let (stop, stopping) = watch::channel(false);
-        if target.retention.exports().iter().any(|export| export.iscsi.is_some()) {
-            target.portal.open()?;
-        }
+        let needed = target.retention.exports().iter().any(|export| export.iscsi.is_some());
+        let waiting = (needed && !target.portal.open_for_exports()).then(|| {
+            let target = Arc::clone(&target);
+            tokio::spawn(async move { target.portal.keep_opening(portal::RETRY).await })
+        });
         let running = listeners.start(&target, engine.cores(), stopping);
         target.thinner.start(&target.core, &target.retention);
         target.scrubber.start(&target.core, &target.retention);
@@ -201,6 +203,9 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
             std::process::exit(1);
         });
         stop.send_replace(true);
+        if let Some(waiting) = waiting {
+            waiting.abort();
+        }
         target.scrubber.stopped(SCRUB_STOP_TIME).await;
         target.barriers.stop().await;
         target.standbys.stop().await;

@@ -317,6 +317,11 @@ impl Target {
                 }
             }
         }
+        if self.retention.exports().iter().any(|export| export.iscsi.is_some()) {
+            let trouble = self.portal.trouble();
+            let in_words = |why| format!("exports over iSCSI cannot be reached: {why}");
+            warnings.extend(trouble.map(in_words));
+        }
         self.not_given_back(machines, &mut warnings);
         warnings.extend(self.retention.clock_alarm().map(|alarm| alarm_in_words(&alarm)));
         self.overdue(&mut warnings);
