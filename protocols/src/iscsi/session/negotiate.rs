@@ -173,7 +173,6 @@ impl Negotiation {
             "DefaultTime2Retain" => {
                 // At this level of error recovery no task outlives its connection.
                 within("DefaultTime2Retain", value, 0, LONGEST_TIME)?;
-                terms.time_to_retain = 0;
                 "0".to_owned()
             }
             "DataPDUInOrder" => {

@@ -73,8 +73,6 @@ pub struct Terms {
     pub max_outstanding_r2t: u16,
     /// Seconds to wait before coming again.
     pub time_to_wait: u16,
-    /// Seconds that tasks are kept.
-    pub time_to_retain: u16,
 }
 
 impl Default for Terms {
@@ -90,7 +88,6 @@ impl Default for Terms {
             immediate_data: true,
             max_outstanding_r2t: 1,
             time_to_wait: 2,
-            time_to_retain: 20,
         }
     }
 }

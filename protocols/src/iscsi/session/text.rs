@@ -21,11 +21,6 @@ impl Assembly {
         self.0.extend_from_slice(segment);
         Ok((!continues).then(|| std::mem::take(&mut self.0)))
     }
-
-    /// Whether there is text that does not end yet.
-    pub fn is_under_way(&self) -> bool {
-        !self.0.is_empty()
-    }
 }
 
 /// Text that is sent, segment by segment.

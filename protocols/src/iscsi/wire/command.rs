@@ -194,8 +194,6 @@ pub struct ScsiResponse {
 impl ScsiResponse {
     /// The command was completed; the status says how.
     pub const COMPLETED: u8 = 0;
-    /// The target failed.
-    pub const TARGET_FAILURE: u8 = 1;
 
     pub(super) fn parse(bytes: &HeaderBytes) -> Result<Self, HeaderError> {
         let layout = ResponseLayout::of(bytes);
