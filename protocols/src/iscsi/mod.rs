@@ -11,6 +11,8 @@
 //! of each refusal: `docs/interop-iscsi.md`.
 
 mod counters;
+#[cfg(test)]
+mod documented;
 pub mod name;
 pub mod scsi;
 pub mod serve;

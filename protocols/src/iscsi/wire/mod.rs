@@ -7,8 +7,8 @@
 //!   data       Data-Out, Data-In, R2T               │ one structure of 48 bytes
 //!   task       task management                      │ each, and its meaning
 //!   login      login                                │
-//!   control    NOP, text, logout, SNACK          │
-//!   notice     asynchronous messages, rejects    ┘
+//!   control    NOP, text, logout, SNACK             │
+//!   notice     asynchronous messages, rejects       ┘
 //!   keys       key=value text of login and text PDUs
 //!   digest     CRC32C
 //!   number     tags and sequence numbers
@@ -36,7 +36,7 @@ pub const HEADER: usize = 48;
 /// A basic header segment.
 pub type HeaderBytes = [u8; HEADER];
 
-/// What data segments and additional headers are filled up to, in bytes (section 11.2.3).
+/// What data segments and additional headers are filled up to, in bytes (sections 11.2.2 and 11.2.4).
 pub const PADDING: usize = 4;
 
 /// Data segments in bytes until somebody has declared more: the default of `MaxRecvDataSegmentLength` (section 13.12), and

@@ -164,6 +164,24 @@ fn who_logs_in_again_replaces_itself() {
 }
 
 #[test]
+fn tasks_of_a_session_that_is_replaced_are_aborted() {
+    let server = Server::start(brisk());
+    let mut old = Initiator::in_session(server.address, &Opening::default());
+    assert_eq!(server.disk.writes.forget_permits(disk::OPEN), disk::OPEN);
+    let command = old.write_command(0, 1);
+    old.start(&command, &pattern(512, 9));
+    server.until(|counters| counters.commands.load(Relaxed) == 1);
+    let mut new = Initiator::logged_in(server.address, &Opening::default());
+    assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 1);
+    assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
+    assert!(old.next().is_none());
+    server.disk.writes.add_permits(disk::OPEN);
+    assert_eq!(new.attention(), Some((6, 0x29)));
+    new.logout();
+    server.stop();
+}
+
+#[test]
 fn a_server_that_stops_asks_initiators_to_leave() {
     let settings = Settings { parting_time: PATIENCE, ..Settings::default() };
     let server = Server::start(settings);
