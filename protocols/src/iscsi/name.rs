@@ -2,6 +2,9 @@
 //!
 //! A [`Name`] is normalised: letters are small. Names beyond ASCII, which the standard permits after stringprep (RFC 3722), are
 //! refused: nobody was seen to use them, and one name that can be written in two ways would open what the other may not.
+//!
+//! What this side names has the characters of the standard. What initiators call themselves is taken as it is, as long as it is
+//! printable ASCII without blanks: QEMU and iPXE make names of what a virtual machine or a host is called, underscores and all.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +21,12 @@ pub enum NameError {
     /// A character that no name has.
     #[error("{0:?} may not stand in an iSCSI name: letters, digits, '-', '.' and ':' may")]
     Character(char),
+    /// Nothing at all.
+    #[error("an iSCSI name is not empty")]
+    Empty,
+    /// A character that not even an initiator has.
+    #[error("{0:?} may not stand in the name of an initiator: printable ASCII but blanks may")]
+    Unprintable(char),
     /// None of the three forms.
     #[error("an iSCSI name begins with iqn., eui. or naa.")]
     Form,
@@ -51,6 +60,26 @@ impl Name {
             _ => return Err(NameError::Form),
         }
         Ok(Self(name.into()))
+    }
+
+    /// What an initiator calls itself.
+    pub fn of_initiator(text: &str) -> Result<Self, NameError> {
+        if text.len() > MAX_NAME {
+            return Err(NameError::TooLong(text.len()));
+        }
+        if let Some(wrong) = text.chars().find(|letter| !letter.is_ascii_graphic()) {
+            return Err(NameError::Unprintable(wrong));
+        }
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        Ok(Self(text.to_ascii_lowercase().into()))
+    }
+
+    /// The same, if it has at least the beginning of a name: whoever lists initiators means one that names itself as one.
+    pub fn formed(self) -> Result<Self, NameError> {
+        let formed = ["iqn.", "eui.", "naa."].iter().any(|form| self.0.starts_with(form));
+        if formed { Ok(self) } else { Err(NameError::Form) }
     }
 
     /// The name of what is called `own` under the prefix `prefix`, such as `iqn.2026-11.internal.landfall:`.
@@ -152,12 +181,35 @@ mod tests {
         assert_eq!(Name::parse(&long[..=MAX_NAME]), Err(NameError::TooLong(MAX_NAME + 1)));
     }
 
+    #[test]
+    fn initiators_call_themselves_as_they_like() {
+        for name in ["iqn.2008-11.org.linux-kvm:web_1", "iqn.2010-04.org.ipxe:a/b", "host"] {
+            let found = Name::of_initiator(&name.to_ascii_uppercase());
+            assert_eq!(found.map(|name| name.to_string()), Ok(name.to_owned()));
+            assert!(Name::parse(name).is_err());
+            let formed = Name::of_initiator(name).and_then(Name::formed);
+            assert_eq!(formed.is_ok(), name.starts_with("iqn."));
+        }
+        for (text, error) in [
+            ("", NameError::Empty),
+            ("iqn.2008-11.org.linux-kvm:web 1", NameError::Unprintable(' ')),
+            ("iqn.2008-11.org.linux-kvm:web\t", NameError::Unprintable('\t')),
+            ("iqn.2008-11.org.linux-kvm:\u{e9}", NameError::Unprintable('\u{e9}')),
+        ] {
+            assert_eq!(Name::of_initiator(text), Err(error), "{text:?}");
+        }
+        let long = "a".repeat(MAX_NAME + 1);
+        assert_eq!(Name::of_initiator(&long), Err(NameError::TooLong(MAX_NAME + 1)));
+        assert!(Name::of_initiator(&long[1..]).is_ok());
+    }
+
     proptest! {
         #[test]
         fn a_name_is_its_own_normal_form(text in "(iqn\\.[0-9]{4}-[0-1][0-9]\\.[a-zA-Z.]{1,9}:[a-zA-Z0-9.:-]{0,40}|.{0,50})") {
             if let Ok(name) = Name::parse(&text) {
                 prop_assert_eq!(Name::parse(name.as_str()), Ok(name.clone()));
                 prop_assert!(name.as_str().eq_ignore_ascii_case(&text));
+                prop_assert_eq!(Name::of_initiator(&text), Ok(name));
             }
         }
     }

@@ -373,7 +373,8 @@ fn iscsi_access(target: &Target, wanted: IscsiAdd) -> Result<Arc<IscsiAccess>, P
     if initiators.len() > MAX_INITIATORS {
         return Err(Problem::bad(format!("at most {MAX_INITIATORS} initiators can be named")));
     }
-    let name = |text: &String| match IscsiName::parse(text) {
+    let named = |text: &String| IscsiName::of_initiator(text).and_then(IscsiName::formed);
+    let name = |text: &String| match named(text) {
         Ok(name) => Ok(name.as_str().to_owned()),
         Err(error) => Err(Problem::bad(format!("initiator {text:?}: {error}"))),
     };

@@ -440,11 +440,11 @@ impl Login {
     /// Names may be repeated, but not changed.
     fn check_names(&self, pairs: &[Pair<'_>]) -> Result<(), LoginError> {
         let known = self.knock.as_ref().expect("it has knocked");
-        let initiator = named(pairs, "InitiatorName")?;
+        let initiator = named(pairs, "InitiatorName", Name::of_initiator)?;
         if initiator.is_some_and(|name| name != known.initiator) {
             return Err(LoginError::Changed("InitiatorName"));
         }
-        match (named(pairs, "TargetName")?, &known.want) {
+        match (named(pairs, "TargetName", Name::parse)?, &known.want) {
             (Some(name), Want::Target(target)) if name != *target => {
                 Err(LoginError::Changed("TargetName"))
             }
@@ -559,20 +559,25 @@ fn is_operational(pair: &Pair<'_>, stage: Stage) -> bool {
     }
 }
 
-fn named(pairs: &[Pair<'_>], key: &'static str) -> Result<Option<Name>, LoginError> {
+fn named(
+    pairs: &[Pair<'_>],
+    key: &'static str,
+    parse: fn(&str) -> Result<Name, NameError>,
+) -> Result<Option<Name>, LoginError> {
     let found = pairs.iter().find(|pair| pair.key == key);
-    let parsed = found.map(|pair| Name::parse(pair.value)).transpose();
+    let parsed = found.map(|pair| parse(pair.value)).transpose();
     parsed.map_err(|error| LoginError::Name { key, error })
 }
 
 /// Who is there and what it wants, as the first text says.
 fn knock(pairs: &[Pair<'_>]) -> Result<Knock, LoginError> {
-    let initiator = named(pairs, "InitiatorName")?.ok_or(LoginError::Missing("InitiatorName"))?;
+    let initiator = named(pairs, "InitiatorName", Name::of_initiator)?;
+    let initiator = initiator.ok_or(LoginError::Missing("InitiatorName"))?;
     let kind = pairs.iter().find(|pair| pair.key == "SessionType").map(|pair| pair.value);
     let want = match kind {
         Some("Discovery") => Want::Discovery,
         None | Some("Normal") => {
-            let target = named(pairs, "TargetName")?;
+            let target = named(pairs, "TargetName", Name::parse)?;
             Want::Target(target.ok_or(LoginError::Missing("TargetName"))?)
         }
         Some(_) => return Err(LoginError::SessionType),

@@ -249,7 +249,7 @@ fn each_fault_has_its_status() {
         (HOST.to_owned(), LoginStatus::MissingParameter),
         (format!("{HOST}SessionType=Normal\0"), LoginStatus::MissingParameter),
         (format!("{HOST}{WEB}SessionType=Other\0"), LoginStatus::SessionTypeNotSupported),
-        (format!("InitiatorName=host\0{WEB}"), LoginStatus::InitiatorError),
+        (format!("InitiatorName=a host\0{WEB}"), LoginStatus::InitiatorError),
         (format!("{HOST}TargetName=web\0"), LoginStatus::NotFound),
         (format!("{HOST}{WEB}nonsense\0"), LoginStatus::InitiatorError),
         (format!("{HOST}{WEB}A=1"), LoginStatus::InitiatorError),
