@@ -27,10 +27,10 @@ pub(crate) use folding::{
     FoldingCounters, FoldingSettings, Growth, PaceLimits, TrunkFolding, shrinks_in_words,
     volume_in_words,
 };
+pub(crate) use listeners::on_this_machine;
 pub(crate) use scrubber::{
     Busy, Ended as ScrubEnded, Running as ScrubRunning, ScrubSettings, StandbyScrubbed, Work,
 };
-pub(crate) use listeners::on_this_machine;
 pub(crate) use standby::{Ended as StandbyEnded, Look as StandbyLook, Standbys};
 pub(crate) use thinner::in_words as alarm_in_words;
 

@@ -11,13 +11,15 @@ const LEAST: usize = 40;
 #[test]
 fn every_test_that_the_page_names_is_there() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (here, workspace) = (package.join("src/iscsi"), package.join(".."));
+    let workspace = package.join("..");
+    let peers = workspace.join("tests/tests/interop");
+    let folders = [package.join("src/iscsi"), peers, workspace];
     let mut names = 0;
     for quoted in PAGE.split('`') {
         let Some((file, test)) = quoted.split_once(".rs::") else { continue };
         let file = format!("{file}.rs");
-        let found = [&here, &workspace].map(|folder| std::fs::read_to_string(folder.join(&file)));
-        let text = found.into_iter().find_map(Result::ok);
+        let mut found = folders.iter().map(|folder| std::fs::read_to_string(folder.join(&file)));
+        let text = found.find_map(Result::ok);
         let text = text.unwrap_or_else(|| panic!("there is no {file}"));
         assert!(text.contains(&format!("fn {test}(")), "{file} has no test {test}");
         names += 1;

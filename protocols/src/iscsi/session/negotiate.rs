@@ -86,7 +86,8 @@ impl Negotiation {
         phase: Phase,
         answer: &mut Vec<u8>,
     ) -> Result<(), KeyError> {
-        let (last, first): (Vec<_>, Vec<_>) = pairs.partition(|pair| pair.key == "FirstBurstLength");
+        let (last, first): (Vec<_>, Vec<_>) =
+            pairs.partition(|pair| pair.key == "FirstBurstLength");
         first.into_iter().chain(last).try_for_each(|pair| self.take(pair, phase, answer))
     }
 

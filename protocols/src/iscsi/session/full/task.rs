@@ -192,7 +192,8 @@ impl<T> Session<T> {
                 if self.has_turn(tag) {
                     return self.start(tag, task, data);
                 }
-                self.tasks.get_mut(&tag).expect("it is under way").state = State::InLine(task, data);
+                self.tasks.get_mut(&tag).expect("it is under way").state =
+                    State::InLine(task, data);
                 self.wait(tag);
             }
         }

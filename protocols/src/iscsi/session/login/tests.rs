@@ -382,7 +382,10 @@ fn a_stage_that_there_is_not_is_told() {
             assert_eq!(*refused(&talk.login.step()), LoginError::Transition, "{flags:#x}");
             let (response, _) = talk.answer();
             let told = (response.status, response.task_tag, response.isid);
-            assert_eq!(told, (LoginStatus::InitiatorError, talk.request.task_tag, talk.request.isid));
+            assert_eq!(
+                told,
+                (LoginStatus::InitiatorError, talk.request.task_tag, talk.request.isid)
+            );
         }
     }
 }

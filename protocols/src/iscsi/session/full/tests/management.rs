@@ -153,7 +153,8 @@ fn commands_that_came_early_are_reset_too() {
         (Function::TargetWarmReset, UNIT, 0),
     ] {
         let mut pair = Pair::new();
-        let (missing, early, mut elsewhere) = (pair.make(0, 0), pair.make(READ, 1), pair.make(READ, 1));
+        let (missing, early, mut elsewhere) =
+            (pair.make(0, 0), pair.make(READ, 1), pair.make(READ, 1));
         elsewhere.lun = OTHER;
         pair.send(&Request::Command(early), &[]);
         pair.send(&Request::Command(elsewhere), &[]);
