@@ -16,6 +16,7 @@ pub mod block;
 mod disk;
 pub mod file;
 pub mod image;
+mod locked;
 pub mod mapped;
 pub mod partitions;
 pub mod range_locks;
@@ -38,6 +39,7 @@ pub use block::{
     BLOCK_BYTES, BLOCK_SIZE, Block, ByteOffset, ByteRange, Geometry, MAX_DISK_SIZE, is_zero,
 };
 pub use disk::{Content, Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
+pub use locked::Locked;
 pub use range_locks::{RangeGuard, RangeLocks};
 pub use uring::buffer::Buffer;
 pub use window::Window;

@@ -25,13 +25,21 @@ const HASH_INLINE_BYTES: usize = 64 << 10;
 /// Most bytes of a write that become one record: any segment a configuration allows has room for it.
 const RECORD_DATA_BYTES: usize = 1 << 20;
 
+/// Locks of a disk of a branch, shared by everybody who has it open. Clones are the same locks.
+#[derive(Clone, Default)]
+pub(crate) struct BranchDiskLocks {
+    /// Blocks, while they are written: of [`BranchDisk`].
+    blocks: RangeLocks,
+    /// Bytes, while a command of a client moves them: taken before those of blocks.
+    pub(crate) commands: RangeLocks,
+}
+
 /// A writable disk of a branch.
 pub(crate) struct BranchDisk {
     head: View,
     lane: LaneHandle,
     clock: Arc<dyn Clock>,
-    /// Shared by everybody who has this disk of this branch open.
-    locks: Arc<RangeLocks>,
+    locks: RangeLocks,
 }
 
 impl BranchDisk {
@@ -39,9 +47,9 @@ impl BranchDisk {
         head: View,
         lane: LaneHandle,
         clock: Arc<dyn Clock>,
-        locks: Arc<RangeLocks>,
+        locks: &BranchDiskLocks,
     ) -> Self {
-        Self { head, lane, clock, locks }
+        Self { head, lane, clock, locks: locks.blocks.clone() }
     }
 
     async fn write_range(&self, at: ByteOffset, data: Buffer) -> Result<(), DiskError> {

@@ -8,6 +8,7 @@
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
+use crate::branch::BranchDiskLocks;
 use crate::compact::Summaries;
 use crate::groups::OfGroup;
 use crate::ids::{DiskId, Generation, GroupId, LaneId, LineId, MachineId, Sequence};
@@ -39,7 +40,6 @@ use crate::time::Clock;
 use crate::view::Reading;
 use landfall_disks::file::Folder;
 use landfall_disks::image::ImageError;
-use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::uring::offload;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -157,7 +157,7 @@ pub(crate) struct Machines {
     pub(crate) streams: BTreeMap<MachineId, Arc<StreamSlot>>,
 }
 
-type BranchLocks = HashMap<(LineId, DiskId), Arc<RangeLocks>>;
+type BranchLocks = HashMap<(LineId, DiskId), BranchDiskLocks>;
 
 /// The store.
 pub struct Retention {

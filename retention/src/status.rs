@@ -20,9 +20,9 @@ use crate::retention::{Machines, Retention};
 use crate::stream::StreamState;
 use crate::time::Timestamp;
 use crate::view::{Showing, View};
-use landfall_disks::Disk;
 use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
+use landfall_disks::{Disk, Locked, RangeLocks};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -364,25 +364,39 @@ impl Retention {
         machine.map_or_else(|| "?".to_owned(), |machine| line_name(machine, branch))
     }
 
-    /// The writable head of a disk of a branch.
+    /// The writable head of a disk of a branch. Its operations wait for whoever holds what they touch in the locks of
+    /// [`branch_disk_to_lock`](Self::branch_disk_to_lock).
     pub fn branch_disk(
         &self,
         machine: &Name,
         branch: &Name,
         disk: &Name,
     ) -> Result<Arc<dyn Disk>, ResolveError> {
+        let (disk, locks) = self.branch_disk_to_lock(machine, branch, disk)?;
+        Ok(Arc::new(Locked::new(disk, locks)))
+    }
+
+    /// The same for those who read in order to write, and take part in the locks of all who have the disk open: they hold shared what
+    /// they read or write, and alone what they read in order to write it. The disk itself asks nobody.
+    pub fn branch_disk_to_lock(
+        &self,
+        machine: &Name,
+        branch: &Name,
+        disk: &Name,
+    ) -> Result<(Arc<dyn Disk>, RangeLocks), ResolveError> {
         let line = self.line_named(machine, Some(branch))?;
         self.check_not_destroyed(machine)?;
         let replica = self.disk_named(machine, disk)?;
         self.check_there(&replica, &line, Sequence::MAX)?;
         let locks = {
             let mut locks = self.branch_locks.lock();
-            Arc::clone(locks.entry((line.id(), replica.id())).or_default())
+            locks.entry((line.id(), replica.id())).or_default().clone()
         };
         let lane = self.lane(line.lane()).clone();
         let head = View::new(Arc::clone(&self.reading), replica, line, Showing::Head);
         let clock = Arc::clone(&self.surroundings.clock);
-        Ok(Arc::new(BranchDisk::new(head, lane, clock, locks)))
+        let disk = BranchDisk::new(head, lane, clock, &locks);
+        Ok((Arc::new(disk), locks.commands))
     }
 
     /// Where a moment of a line lies: by that, the span of a disk says whether it is there, and how large.

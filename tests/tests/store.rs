@@ -222,6 +222,35 @@ fn branches_nest_and_are_thrown_away() {
 }
 
 #[test]
+fn whoever_reads_in_order_to_write_is_alone_with_its_blocks() {
+    let world = seeded();
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            let at = store.resolve(&moment("web")).await.expect("a point");
+            store.add_branch(&at, name("a")).await.expect("a new name");
+            let [web, branch, os] = ["web", "a", "os"].map(name);
+            let open = || store.branch_disk_to_lock(&web, &branch, &os).expect("a branch");
+            let ((disk, locks), (_, others)) = (open(), open());
+            let plain = store.branch_disk(&web, &branch, &os).expect("a branch");
+            let block = ByteRange::up_to(4096);
+            let held = locks.lock_exclusive(block).await;
+            let mut too = std::pin::pin!(others.lock_shared(block));
+            assert!(futures_util::poll!(too.as_mut()).is_pending(), "another target waits");
+            let bytes = |value| Buffer::copy_of(&[value; 512]);
+            let mut write = plain.write(block.start(), bytes(2), Durability::Durable);
+            assert!(futures_util::poll!(write.as_mut()).is_pending(), "another protocol waits");
+            // Whoever holds the blocks does not wait for itself.
+            disk.write(block.start(), bytes(1), Durability::Durable).await.expect("a write");
+            drop(held);
+            drop(too.await);
+            write.await.expect("its turn has come");
+            let found = plain.read(ByteRange::up_to(512)).await.expect("what came last");
+            assert_eq!(found.to_vec(), [2; 512]);
+        })
+    });
+}
+
+#[test]
 fn a_damaged_block_is_reported_and_nothing_else_with_it() {
     let world = seeded();
     with_store(&world, |store, _| {

@@ -3,7 +3,8 @@
 use crate::model::disk::{BLOCK, Blocks, MemoryDisk};
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{
-    Buffer, ByteOffset, ByteRange, Disk, Durability, Geometry, IoFuture, MappedRange, ZeroMode,
+    Buffer, ByteOffset, ByteRange, Disk, Durability, Geometry, IoFuture, Locked, MappedRange,
+    RangeLocks, ZeroMode,
 };
 use landfall_protocols::iscsi::scsi::{
     Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
@@ -72,10 +73,17 @@ const UNIT: [u8; 8] = [0; 8];
 fn slow() -> (Arc<SlowDisk>, Arc<Device>) {
     let below = MemoryDisk::new(Blocks::new(16));
     let disk = Arc::new(SlowDisk { below, gate: Semaphore::new(1000) });
-    let device = Device::new("iqn.2026-11.internal.landfall:slow");
-    let unit = Unit::new(Arc::clone(&disk) as Arc<dyn Disk>, Identity::new("slow"));
-    device.attach(LunNumber::default(), unit).expect("it is free");
+    let device = target(&disk, &RangeLocks::new());
     (disk, device)
+}
+
+/// A target with `disk` as its unit.
+fn target(disk: &Arc<SlowDisk>, locks: &RangeLocks) -> Arc<Device> {
+    let device = Device::new("iqn.2026-11.internal.landfall:slow");
+    let mut unit = Unit::new(Arc::clone(disk) as Arc<dyn Disk>, Identity::new("slow"));
+    unit.locks = locks.clone();
+    device.attach(LunNumber::default(), unit).expect("it is free");
+    device
 }
 
 fn initiator(device: &Arc<Device>, who: u8) -> Nexus {
@@ -107,17 +115,21 @@ fn pair(number: u64) -> Vec<u8> {
 const READ_PAIR: [u8; 16] = [0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
 const COMPARE_PAIR: [u8; 16] = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
 
+/// Two initiators of each of two targets that have the same disk.
 #[test]
 fn a_counter_that_is_compared_and_written_counts() {
     for number in 0..60 {
         let mut seed = Seed::new(number);
-        let (disk, device) = slow();
+        let (disk, _) = slow();
+        let locks = RangeLocks::new();
+        let targets = [target(&disk, &locks), target(&disk, &locks)];
         run(&mut seed, |spawner| async move {
             let counted = Rc::new(Cell::new(0));
             let (done, mut finished) = tokio::sync::mpsc::channel::<()>(1);
             for who in 0..4 {
+                let device = &targets[usize::from(who % 2)];
                 let (nexus, counted, done) =
-                    (initiator(&device, who), Rc::clone(&counted), done.clone());
+                    (initiator(device, who), Rc::clone(&counted), done.clone());
                 spawner.spawn(async move {
                     for _ in 0..5 {
                         let read = send(&nexus, &READ_PAIR, &[]).await;
@@ -142,6 +154,50 @@ fn a_counter_that_is_compared_and_written_counts() {
             let held = disk.below.0.lock().expect("no panic");
             assert_eq!(held.bytes[..2 * BLOCK], pair(counted.get()));
             assert!(counted.get() > 0);
+        });
+    }
+}
+
+/// Somebody who has the disk without being an initiator writes while others compare and write.
+#[test]
+fn what_another_protocol_writes_is_compared_or_kept() {
+    /// Numbers of the other writer begin here.
+    const OTHERS: u64 = 1 << 32;
+    for number in 0..60 {
+        let (disk, _) = slow();
+        let locks = RangeLocks::new();
+        let device = target(&disk, &locks);
+        let other = Locked::new(Arc::clone(&disk) as Arc<dyn Disk>, locks);
+        run(&mut Seed::new(number), |spawner| async move {
+            let (done, mut finished) = tokio::sync::mpsc::channel::<()>(1);
+            let writing = done.clone();
+            spawner.spawn(async move {
+                for round in 1..=10 {
+                    let at = ByteOffset::new(0);
+                    let bytes = Buffer::copy_of(&pair(OTHERS * round));
+                    other.write(at, bytes, Durability::Durable).await.expect("there is room");
+                    let pair_of = ByteRange::at(at, 2 * BLOCK as u64).expect("small");
+                    let found = other.read(pair_of).await.expect("nothing is damaged");
+                    let (one, two) = found.split_at(BLOCK);
+                    assert_eq!(one, two, "it saw half of a write");
+                    let first = u64::from_be_bytes(*found.first_chunk().expect("two blocks"));
+                    assert!(first >= OTHERS * round, "what it wrote was overwritten unseen");
+                }
+                drop(writing);
+            });
+            let nexus = initiator(&device, 0);
+            spawner.spawn(async move {
+                for _ in 0..10 {
+                    // What is read may be half of what the other one is writing.
+                    let read = send(&nexus, &READ_PAIR, &[]).await;
+                    let found = read.data_in.as_slice();
+                    let first = u64::from_be_bytes(*found.first_chunk().expect("two blocks"));
+                    let both = [pair(first), pair(first + 1)].concat();
+                    send(&nexus, &COMPARE_PAIR, &both).await;
+                }
+                drop(done);
+            });
+            assert_eq!(finished.recv().await, None);
         });
     }
 }

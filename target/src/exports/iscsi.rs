@@ -6,14 +6,16 @@
 //!
 //! **Invariants**
 //! - Whoever an access list does not name is told no more of a target than of one that is not there.
-//! - All sessions of a target share one device, so what one of them resets or locks the others see; it lives as long as a
-//!   session does, and what it shows with it.
+//! - All sessions of a target share one device, so what one of them resets the others see; it lives as long as a session does, and
+//!   what it shows with it.
+//! - Commands that read in order to write are alone with their blocks, whoever else has the branch open: the locks are the branch's,
+//!   of all its targets and of NBD.
 //! - A unit keeps its serial number and name in every export of its disk, and has the physical blocks that guests know of disks in
 //!   its image's format: a guest finds the disk it knows.
 
 use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
-use landfall_disks::Disk;
+use landfall_disks::{Disk, RangeLocks};
 use landfall_protocols::iscsi::name::Name as IscsiName;
 use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Unit};
 use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
@@ -122,9 +124,10 @@ impl RetentionTargets {
         let device = Device::new(target_name(&self.prefix, export));
         let disks = self.disks(&name, export)?;
         for (number, disk) in (0..).zip(disks) {
-            let content = self.open_disk(&name, export, &disk.name).await?;
+            let (content, locks) = self.open_disk(&name, export, &disk.name).await?;
             let mut unit = Unit::new(content, Identity::new(disk.identity.to_string()));
             unit.physical_block = physical_block(&disk.format);
+            unit.locks = locks;
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
             let number = LunNumber::new(number).expect("a machine has fewer disks");
@@ -153,18 +156,18 @@ impl RetentionTargets {
         name: &MomentName,
         export: &ExportStatus,
         disk: &Name,
-    ) -> Result<Arc<dyn Disk>, OpenError> {
+    ) -> Result<(Arc<dyn Disk>, RangeLocks), OpenError> {
         let retention = self.retention();
-        let content = match &name.branch {
+        let (content, locks) = match &name.branch {
             Some(branch) if export.writable => {
-                retention.branch_disk(&name.machine, branch, disk).map_err(refused)?
+                retention.branch_disk_to_lock(&name.machine, branch, disk).map_err(refused)?
             }
             _ => {
                 let moment = retention.resolve(name).await.map_err(refused)?;
-                retention.view(&moment, disk).map_err(refused)?
+                (retention.view(&moment, disk).map_err(refused)?, RangeLocks::new())
             }
         };
-        Ok(self.exports.serving.wrap(&name.machine, disk, content))
+        Ok((self.exports.serving.wrap(&name.machine, disk, content), locks))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Device ── inventory ─┬─ units:   number → LogicalUnit ── state: mode pages, size last seen, attentions of each nexus
-//!                        └─ nexuses: id → initiator port   └ locks: ranges that commands read before they write
+//!                        └─ nexuses: id → initiator port
 //! ```
 //!
 //! **Lock order:** the inventory before the state of a unit; never two units at once. Nobody waits while holding either.
@@ -12,7 +12,7 @@ use super::lun::LunNumber;
 use super::mode::Modes;
 use super::nexus::{InitiatorPort, Nexus, NexusId};
 use super::unit::Unit;
-use landfall_disks::{Geometry, RangeLocks};
+use landfall_disks::Geometry;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -136,19 +136,7 @@ impl Inventory {
 pub(super) struct LogicalUnit {
     pub(super) number: LunNumber,
     pub(super) unit: Unit,
-    /// Held by commands for the blocks they touch: exclusively where bytes are read in order to be written.
-    pub(super) locks: Locks,
     state: Mutex<UnitState>,
-}
-
-/// The range locks of a unit.
-#[derive(Default)]
-pub(super) struct Locks(pub(super) RangeLocks);
-
-impl std::fmt::Debug for Locks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Locks")
-    }
 }
 
 /// What a unit remembers between commands.
@@ -193,7 +181,7 @@ impl LogicalUnit {
             size_bytes,
             pending: BTreeMap::new(),
         };
-        Self { number, unit, locks: Locks::default(), state: Mutex::new(state) }
+        Self { number, unit, state: Mutex::new(state) }
     }
 
     /// What the unit remembers. Never held while waiting.

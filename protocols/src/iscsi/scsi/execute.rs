@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** whoever reads bytes in order to write them, or to compare them with what it has just written, holds its range
 //! exclusively; every other command holds its range shared while it moves bytes. So COMPARE AND WRITE is atomic against everything
-//! on the unit, and plain reads and writes do not wait for each other.
+//! on the unit, and plain reads and writes do not wait for each other. The locks are those of the disk ([`Unit::locks`]): what
+//! comes to it in other ways, by another target or another protocol, takes part.
+//!
+//! [`Unit::locks`]: super::unit::Unit::locks
 
 use super::compare;
 use super::device::LogicalUnit;
@@ -47,11 +50,11 @@ impl Run<'_> {
     }
 
     pub(super) async fn shared(&self, range: ByteRange) -> RangeGuard {
-        self.unit.locks.0.lock_shared(range).await
+        self.unit.unit.locks.lock_shared(range).await
     }
 
     pub(super) async fn exclusive(&self, range: ByteRange) -> RangeGuard {
-        self.unit.locks.0.lock_exclusive(range).await
+        self.unit.unit.locks.lock_exclusive(range).await
     }
 
     /// What the sense data of a failed disk says.

@@ -11,7 +11,7 @@
 //! and only for the disk and for range locks.
 //!
 //! **Invariants:** every command goes through one table (`command`), which also answers REPORT SUPPORTED OPERATION CODES; whatever
-//! is refused changes nothing; whatever reads before it writes holds its blocks against every other command of the unit.
+//! is refused changes nothing; whatever reads before it writes holds its blocks against everybody who has the disk.
 
 mod attention;
 mod cache;

@@ -1,6 +1,6 @@
 //! A logical unit as whoever embeds the target describes it: a disk, and what it is called.
 
-use landfall_disks::Disk;
+use landfall_disks::{Disk, RangeLocks};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ pub struct Unit {
     pub disk: Arc<dyn Disk>,
     /// Bytes of a physical block, as initiators are told: whole logical blocks, and no more than hints where writes are best cut.
     pub physical_block: u32,
+    /// Held by commands for the blocks they touch, alone where bytes are read in order to be written. Everybody else who writes to
+    /// the disk has to hold what they touch in the same locks.
+    pub locks: RangeLocks,
     /// What it is called.
     pub identity: Identity,
     /// Refuses writes although the disk would take them.
@@ -22,11 +25,12 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// A fixed, writable unit (if the disk is) with the disk's physical blocks, of which nobody knows how much space is left.
+    /// A fixed, writable unit (if the disk is) with the disk's physical blocks, that nobody else writes to, and of which nobody
+    /// knows how much space is left.
     pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
-        let physical_block = disk.geometry().physical_sector;
+        let (physical_block, locks) = (disk.geometry().physical_sector, RangeLocks::new());
         let (write_protected, removable, space) = (false, false, None);
-        Self { disk, physical_block, identity, write_protected, removable, space }
+        Self { disk, physical_block, locks, identity, write_protected, removable, space }
     }
 }
 
