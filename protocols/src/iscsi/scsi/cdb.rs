@@ -45,6 +45,11 @@ impl Cdb {
         self.length == 6
     }
 
+    /// Whether it is one of ten bytes.
+    pub(super) fn is_ten(&self) -> bool {
+        self.length == 10
+    }
+
     pub(super) fn byte(&self, at: usize) -> u8 {
         self.bytes[at]
     }

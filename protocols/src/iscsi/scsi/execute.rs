@@ -92,8 +92,8 @@ async fn perform(run: &Run<'_>, task: &Task, data_out: Buffer) -> Result<DataIn,
         Operation::Flush => flush(run).await?,
         Operation::Eject => eject(run).await?,
         Operation::Unmap { list_bytes } => unmap::perform(run, &data_out, list_bytes).await?,
-        Operation::WriteSame { range, zero, .. } => {
-            write_same::perform(run, range, &data_out, zero).await?;
+        Operation::WriteSame { range, pattern, zero } => {
+            write_same::perform(run, range, &data_out, pattern, zero).await?;
         }
         Operation::Merge { range, durability, merge } => {
             compare::perform(run, range, data_out, durability, merge).await?;

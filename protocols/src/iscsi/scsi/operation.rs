@@ -45,7 +45,7 @@ impl Operation {
             },
             Self::Unmap { list_bytes } | Self::ModeSelect { list_bytes, .. } => list_bytes,
             Self::WriteSame { pattern: Pattern::Zeroes, .. } => 0,
-            Self::WriteSame { pattern: Pattern::Given, .. } => block_bytes,
+            Self::WriteSame { .. } => block_bytes,
             Self::Merge { range, merge: Merge::Or, .. } => bytes(range),
             Self::Merge { range, merge: Merge::IfEqual, .. } => 2 * bytes(range),
         }

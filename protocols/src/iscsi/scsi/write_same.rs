@@ -1,8 +1,9 @@
 //! WRITE SAME (SBC-4 5.43, 5.44).
 //!
-//! With UNMAP the blocks are unmapped and read as zeroes, whatever the block is that came, which `iscsi-test-cu` wants of a target:
-//! it sends something else than zeroes. Without it, a block of zeroes is not written but zeroed, and its
-//! space stays allocated; any other block is written in strides. No number of blocks means all to the end (WSNZ is zero).
+//! What is read afterwards is the block that came (SBC-3 3.1.83): a block of zeroes is not written but zeroed, and with UNMAP
+//! unmapped; any other is written in strides, also with UNMAP. WRITE SAME (10) with UNMAP alone unmaps whatever comes:
+//! `WRITESAME10.UnmapUntilEnd` of `iscsi-test-cu` sends ones and wants zeroes. No number of blocks means all to the end (WSNZ is
+//! zero).
 
 use super::cdb::block_range;
 use super::decide::{Request, Step};
@@ -22,6 +23,8 @@ pub(super) enum Pattern {
     Zeroes,
     /// It is the data-out.
     Given,
+    /// It is the data-out, which is taken for zeroes.
+    Ignored,
 }
 
 const UNMAP: u8 = 0x08;
@@ -36,13 +39,14 @@ pub(super) fn write_same(request: &Request<'_>) -> Result<Step, Sense> {
         let end = ByteOffset::new(request.geometry.size_bytes);
         range = ByteRange::new(range.start(), end).expect("it starts within the disk");
     }
-    let zero = if request.cdb.has(1, UNMAP) { ZeroMode::Unmap } else { ZeroMode::Allocate };
+    let unmaps = request.cdb.has(1, UNMAP);
+    let zero = if unmaps { ZeroMode::Unmap } else { ZeroMode::Allocate };
     // The CDB of ten bytes has no such bit: it was refused.
     let pattern = if request.cdb.has(1, NO_DATA_OUT) {
         Pattern::Zeroes
     } else {
         request.announced_exactly(request.unit.block_length())?;
-        Pattern::Given
+        if unmaps && request.cdb.is_ten() { Pattern::Ignored } else { Pattern::Given }
     };
     Ok(Step::Do(Operation::WriteSame { range, pattern, zero }))
 }
@@ -51,9 +55,10 @@ pub(super) async fn perform(
     run: &Run<'_>,
     range: ByteRange,
     block: &[u8],
+    pattern: Pattern,
     mode: ZeroMode,
 ) -> Result<(), Failure> {
-    if mode == ZeroMode::Unmap || is_zero(block) {
+    if pattern != Pattern::Given || is_zero(block) {
         return zero(run, range, mode).await;
     }
     let durability = run.durability();

@@ -479,7 +479,8 @@ impl Model {
         }
         *wanted = Some(if without { 0 } else { BLOCK });
         let unmaps = cdb[1] & 0x08 != 0;
-        if without || unmaps || data.iter().all(|byte| *byte == 0) {
+        // The one of ten bytes is told by a tool that sends ones to unmap.
+        if without || unmaps && cdb[0] == 0x41 || data.iter().all(|byte| *byte == 0) {
             self.zero(range, !unmaps)?;
         } else {
             let all = data.repeat(range.len());
