@@ -112,6 +112,8 @@ fn limits_and_provisioning_are_told() {
     // Transfers: most, best; UNMAP: blocks, descriptors, granularity and its alignment.
     assert_eq!((word(4), word(8)), (65_536, 2048));
     assert_eq!([16, 20, 24, 28].map(word), [u32::MAX, 256, 8, 0x8000_0000]);
+    // WRITE SAME.
+    assert_eq!([32, 36].map(word), [0, 1 << 19]);
     assert_eq!(page(&nexus, 0xb1)[..2], [0, 1]);
     assert_eq!(page(&nexus, 0xb2), [11, 0xe4, 2, 0]);
     // Available and used, in units of a megabyte.

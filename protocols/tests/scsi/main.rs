@@ -8,3 +8,4 @@ mod atomic;
 mod describing;
 mod model;
 mod random;
+mod vast;

@@ -9,6 +9,10 @@ pub(super) const OPTIMAL_TRANSFER_BYTES: u64 = 1 << 20;
 /// Most blocks of COMPARE AND WRITE: all that its field can say.
 pub(super) const MAX_COMPARE_BLOCKS: u8 = 255;
 
+/// Most bytes that WRITE SAME writes, or zeroes: a single block of data-out becomes as many as that. `iscsi-test-cu` unmaps 65536
+/// blocks at once, which may have 4096 bytes.
+pub(super) const MAX_WRITE_SAME_BYTES: u64 = 256 << 20;
+
 /// Most descriptors of UNMAP.
 pub(super) const MAX_UNMAP_DESCRIPTORS: u16 = 256;
 

@@ -73,11 +73,11 @@ pub(super) async fn perform(run: &Run<'_>, list: &[u8], announced: usize) -> Res
     Ok(())
 }
 
-/// Makes `range` zeroes, in strides that an abort can come between.
+/// Makes `range` zeroes, in strides that an abort, or another command that wants some of the blocks, can come between.
 pub(super) async fn zero(run: &Run<'_>, range: ByteRange, mode: ZeroMode) -> Result<(), Failure> {
     let durability = run.durability();
-    let _held = run.shared(range).await;
     for stride in strides(range, ZERO_STRIDE) {
+        let _held = run.shared(stride).await;
         run.proceed()?;
         let done = run.disk().write_zeroes(stride, mode, durability).await;
         done.map_err(|error| run.failure(&error, stride))?;

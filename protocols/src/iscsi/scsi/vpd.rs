@@ -3,7 +3,8 @@
 use super::device::Device;
 use super::inquiry::DISK;
 use super::limits::{
-    MAX_COMPARE_BLOCKS, MAX_TRANSFER_BYTES, MAX_UNMAP_DESCRIPTORS, OPTIMAL_TRANSFER_BYTES,
+    MAX_COMPARE_BLOCKS, MAX_TRANSFER_BYTES, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BYTES,
+    OPTIMAL_TRANSFER_BYTES,
 };
 use super::ports::{GROUP, RELATIVE_PORT};
 use super::unit::{Identity, Naming, Unit};
@@ -90,7 +91,7 @@ fn extended_inquiry() -> Vec<u8> {
 /// Page B0h: what a command may ask for.
 fn block_limits(geometry: &Geometry) -> Vec<u8> {
     let block = u64::from(geometry.logical_sector);
-    let blocks = |bytes: u64| u32::try_from(bytes / block).expect("a few thousand");
+    let blocks = |bytes: u64| u32::try_from(bytes / block).expect("less than a million");
     let granularity = blocks(BLOCK_SIZE.max(block));
     let mut body = vec![0; 60];
     // Byte 4 of the page is the first of the body; WSNZ in it is zero.
@@ -105,7 +106,8 @@ fn block_limits(geometry: &Geometry) -> Vec<u8> {
     body[24..28].copy_from_slice(&granularity.to_be_bytes());
     // UGAVALID, and an alignment of zero.
     body[28] = 0x80;
-    // MAXIMUM WRITE SAME LENGTH stays zero: there is no limit.
+    // MAXIMUM WRITE SAME LENGTH.
+    body[32..40].copy_from_slice(&u64::from(blocks(MAX_WRITE_SAME_BYTES)).to_be_bytes());
     body
 }
 

@@ -1,7 +1,8 @@
 //! WRITE SAME (SBC-4 5.43, 5.44).
 //!
 //! What is read afterwards is the block that came (SBC-3 3.1.83): a block of zeroes is not written but zeroed, and with UNMAP
-//! unmapped; any other is written in strides, also with UNMAP. WRITE SAME (10) with UNMAP alone unmaps whatever comes:
+//! unmapped; any other is written in strides, also with UNMAP. Strides are held one at a time: others
+//! that want some of the blocks wait for one of them and not for all. WRITE SAME (10) with UNMAP alone unmaps whatever comes:
 //! `WRITESAME10.UnmapUntilEnd` of `iscsi-test-cu` sends ones and wants zeroes. No number of blocks means all to the end (WSNZ is
 //! zero).
 
@@ -9,7 +10,7 @@ use super::cdb::block_range;
 use super::decide::{Request, Step};
 use super::execute::Run;
 use super::failure::Failure;
-use super::limits::STRIDE;
+use super::limits::{MAX_WRITE_SAME_BYTES, STRIDE};
 use super::operation::Operation;
 use super::sense::Sense;
 use super::unmap::zero;
@@ -39,6 +40,9 @@ pub(super) fn write_same(request: &Request<'_>) -> Result<Step, Sense> {
         let end = ByteOffset::new(request.geometry.size_bytes);
         range = ByteRange::new(range.start(), end).expect("it starts within the disk");
     }
+    if range.length() > MAX_WRITE_SAME_BYTES {
+        return Err(extent.wrong_count());
+    }
     let unmaps = request.cdb.has(1, UNMAP);
     let zero = if unmaps { ZeroMode::Unmap } else { ZeroMode::Allocate };
     // The CDB of ten bytes has no such bit: it was refused.
@@ -62,8 +66,8 @@ pub(super) async fn perform(
         return zero(run, range, mode).await;
     }
     let durability = run.durability();
-    let _held = run.shared(range).await;
     for stride in strides(range, STRIDE) {
+        let _held = run.shared(stride).await;
         let length = usize::try_from(stride.length()).expect("a stride is short");
         let mut bytes = Buffer::for_overwriting(length);
         for piece in bytes.chunks_mut(block.len()) {
