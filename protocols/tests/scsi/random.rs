@@ -1,8 +1,9 @@
 //! Random commands and events against the model.
 
 use crate::model::bench::{Bench, Event, NEXUSES};
-use crate::model::disk::BLOCK;
+use crate::model::disk::{BLOCK, Blocks};
 use crate::model::rules::BITS;
+use landfall_disks::Content;
 use landfall_disks::faults::Seed;
 use landfall_protocols::iscsi::scsi::Additional;
 
@@ -208,7 +209,10 @@ fn whatever_is_sent_is_answered_as_the_model_says() {
     for number in 0..120 {
         println!("seed {number}");
         let mut seed = Seed::new(number);
-        let mut bench = Bench::new(BLOCKS, seed.chance(1, 2), seed.chance(1, 8));
+        let mut blocks = Blocks::new(BLOCKS);
+        blocks.unmapped = *seed.pick(&[Content::Hole, Content::Zero]);
+        blocks.read_only = seed.chance(1, 12);
+        let mut bench = Bench::new(blocks, seed.chance(1, 2), seed.chance(1, 8));
         for _ in 0..600 {
             if seed.chance(1, 40) {
                 let event = event(&mut seed, &bench);

@@ -10,9 +10,10 @@
 mod model;
 
 use arbitrary::Arbitrary;
+use landfall_disks::Content;
 use libfuzzer_sys::fuzz_target;
 use model::bench::{Bench, Event, NEXUSES};
-use model::disk::BLOCK;
+use model::disk::{BLOCK, Blocks};
 use model::rules::BITS;
 
 const BLOCKS: usize = 48;
@@ -24,6 +25,8 @@ const MOST_STEPS: usize = 100;
 struct Input {
     removable: bool,
     write_protected: bool,
+    /// What is not mapped is called zeroes, and not a hole.
+    zeroes: bool,
     steps: Vec<Step>,
 }
 
@@ -140,7 +143,9 @@ fn event(kind: u8, value: u8, bench: &Bench) -> Option<Event> {
 }
 
 fuzz_target!(|input: Input| {
-    let mut bench = Bench::new(BLOCKS, input.removable, input.write_protected);
+    let mut blocks = Blocks::new(BLOCKS);
+    blocks.unmapped = if input.zeroes { Content::Zero } else { Content::Hole };
+    let mut bench = Bench::new(blocks, input.removable, input.write_protected);
     for step in input.steps.iter().take(MOST_STEPS) {
         match step {
             Step::Raw { who, cdb, data } => {

@@ -1,7 +1,8 @@
 //! GET LBA STATUS (SBC-4 5.7): which blocks are mapped.
 //!
-//! What a disk calls a hole is deallocated. What it has allocated and knows to be zeroes is mapped: there are no anchored blocks here
-//! (ANC_SUP is zero). A block of which a part is data is mapped.
+//! What a disk knows to be zeroes is deallocated: a hole, and what somebody unmapped or zeroed, of which a branch keeps no more than
+//! that. What is deallocated reads as zeroes (LBPRZ), and there are no anchored blocks to tell it from (ANC_SUP is zero). A block of
+//! which a part is data is mapped.
 
 use super::cdb::block_range;
 use super::decide::{Request, Step};
@@ -98,11 +99,11 @@ impl Stretches {
     fn add(&mut self, mapped: MappedRange) {
         let end = mapped.range.end().bytes();
         let (end, provisioning) = match mapped.content {
-            // A hole is worth only its whole blocks.
-            Content::Hole => (end / self.block * self.block, Provisioning::Deallocated),
-            Content::Data | Content::Zero => {
-                (end.next_multiple_of(self.block), Provisioning::Mapped)
+            // Zeroes are worth only their whole blocks.
+            Content::Hole | Content::Zero => {
+                (end / self.block * self.block, Provisioning::Deallocated)
             }
+            Content::Data => (end.next_multiple_of(self.block), Provisioning::Mapped),
         };
         if end > self.at.bytes() {
             self.push(ByteOffset::new(end), provisioning);
@@ -154,11 +155,12 @@ mod tests {
     fn neighbours_of_a_kind_are_one_stretch() {
         let mut stretches = Stretches { at: ByteOffset::new(0), block: 512, found: Vec::new() };
         stretches.add(mapped(0, 1024, Content::Data));
-        stretches.add(mapped(1024, 2048, Content::Zero));
+        stretches.add(mapped(1024, 2048, Content::Data));
         // Holes that begin or end within a block do not own it.
         stretches.add(mapped(2048, 3000, Content::Hole));
         stretches.add(mapped(3000, 3100, Content::Data));
-        stretches.add(mapped(3100, 4096, Content::Hole));
+        stretches.add(mapped(3100, 3700, Content::Hole));
+        stretches.add(mapped(3700, 4096, Content::Zero));
         let ends: Vec<_> =
             stretches.found.iter().map(|one| (one.end.bytes(), one.provisioning)).collect();
         assert_eq!(

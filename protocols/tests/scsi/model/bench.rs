@@ -54,15 +54,16 @@ fn number(unit: u8) -> LunNumber {
 }
 
 impl Bench {
-    pub fn new(blocks: usize, removable: bool, write_protected: bool) -> Self {
-        let disk = Arc::new(MemoryDisk::new(Blocks::new(blocks)));
+    /// A unit with `blocks`, which are as they are given.
+    pub fn new(blocks: Blocks, removable: bool, write_protected: bool) -> Self {
+        let disk = Arc::new(MemoryDisk::new(blocks.clone()));
         let device = Device::new("iqn.2026-11.internal.landfall:test");
         let mut unit = Unit::new(Arc::clone(&disk) as Arc<dyn Disk>, Identity::new("test/disk"));
         unit.removable = removable;
         unit.write_protected = write_protected;
         device.attach(number(0), unit).expect("it is free");
         let nexuses = (0..NEXUSES).map(|who| device.nexus(port(who))).collect();
-        let mut model = Model::new(Blocks::new(blocks), NEXUSES);
+        let mut model = Model::new(blocks, NEXUSES);
         model.removable = removable;
         model.write_protected = write_protected;
         Self { device, nexuses, disk, model, seen: Vec::new() }

@@ -20,6 +20,8 @@ pub struct Blocks {
     /// Blocks that may still be mapped.
     pub room: usize,
     pub read_only: bool,
+    /// What the disk calls blocks that are not mapped: as a sparse file does, or as a branch.
+    pub unmapped: Content,
 }
 
 impl Blocks {
@@ -31,6 +33,7 @@ impl Blocks {
             damaged: vec![false; blocks],
             room: usize::MAX,
             read_only: false,
+            unmapped: Content::Hole,
         }
     }
 
@@ -161,7 +164,7 @@ impl Disk for MemoryDisk {
             let held = self.0.lock().expect("no panic before");
             let mapped = blocks_of(range).map(|block| MappedRange {
                 range: range_of(block, block + 1),
-                content: if held.mapped[block] { Content::Data } else { Content::Hole },
+                content: if held.mapped[block] { Content::Data } else { held.unmapped },
             });
             // Stops early, as an implementation may.
             Ok(mapped.take(7).collect())
