@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 /// Every read and write takes its time, in the middle of which others run; writes are of single blocks, one after the other.
 struct SlowDisk {
     below: MemoryDisk,
-    /// Writes take a permit, and give it back.
+    /// Writes and flushes take a permit, and give it back.
     gate: Semaphore,
 }
 
@@ -60,7 +60,10 @@ impl Disk for SlowDisk {
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
-        self.below.flush()
+        Box::pin(async move {
+            drop(self.gate.acquire().await);
+            self.below.flush().await
+        })
     }
 
     fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
@@ -82,6 +85,7 @@ fn target(disk: &Arc<SlowDisk>, locks: &RangeLocks) -> Arc<Device> {
     let device = Device::new("iqn.2026-11.internal.landfall:slow");
     let mut unit = Unit::new(Arc::clone(disk) as Arc<dyn Disk>, Identity::new("slow"));
     unit.locks = locks.clone();
+    unit.removable = true;
     device.attach(LunNumber::default(), unit).expect("it is free");
     device
 }
@@ -262,5 +266,25 @@ fn an_aborted_write_that_had_not_begun_stays_invisible() {
             let after = send(&nexus, &READ_PAIR, &[]).await;
             assert_eq!(after.data_in.as_slice(), pair(1));
         }
+    });
+}
+
+/// The medium stays where it is, also if the flush before that ends well.
+#[test]
+fn an_aborted_eject_does_not_eject() {
+    let (disk, device) = slow();
+    run(&mut Seed::new(1), |_| async move {
+        let nexus = initiator(&device, 0);
+        let permits = disk.gate.acquire_many(1000).await.expect("it is never closed");
+        let eject = task(&nexus, &[0x1b, 0, 0, 0, 2, 0], 0);
+        let mut done = std::pin::pin!(nexus.execute(&eject, Buffer::zeroed(0)));
+        assert!(futures_util::poll!(done.as_mut()).is_pending());
+        eject.aborted().set();
+        drop(permits);
+        assert_eq!(done.await.status, Status::TaskAborted);
+        let Decision::Answer(ready) = nexus.decide(Lun::from_bytes(UNIT), &[0; 6], 0) else {
+            panic!("TEST UNIT READY is answered at once");
+        };
+        assert_eq!(ready.status, Status::Good, "{:?}", ready.sense);
     });
 }

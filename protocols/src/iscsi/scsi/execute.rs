@@ -112,6 +112,7 @@ async fn flush(run: &Run<'_>) -> Result<(), Failure> {
 
 async fn eject(run: &Run<'_>) -> Result<(), Failure> {
     flush(run).await?;
+    run.proceed()?;
     let mut state = run.unit.state();
     // It may have been forbidden while the flush went on.
     if !state.preventing.is_empty() {
