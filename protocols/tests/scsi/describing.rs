@@ -104,6 +104,14 @@ fn every_listed_page_is_there_and_no_other() {
 }
 
 #[test]
+fn tasks_and_caches_are_told_as_they_are() {
+    let mut whole = vec![0; 60];
+    // SIMPLE is all there is (SIMPSUP); what was answered may be in a cache (V_SUP).
+    whole[1..3].copy_from_slice(&[0x01, 0x01]);
+    assert_eq!(page(&nexus(), 0x86), whole);
+}
+
+#[test]
 fn limits_and_provisioning_are_told() {
     let nexus = nexus();
     let limits = page(&nexus, 0xb0);

@@ -80,11 +80,16 @@ fn name_string(name: &str) -> Vec<u8> {
 /// Longest name in a designator, so that the zero behind it fits.
 const MAX_NAME_BYTES: usize = 251;
 
-/// Page 86h: simple, ordered and head of queue tasks; a volatile cache.
+/// SIMPSUP: of task attributes, SIMPLE. Every command is taken as that, so ORDERED and HEAD OF QUEUE are not promised.
+const SIMPLE_TASKS: u8 = 0x01;
+/// V_SUP.
+const VOLATILE_CACHE: u8 = 0x01;
+
+/// Page 86h: what tasks and caches there are.
 fn extended_inquiry() -> Vec<u8> {
     let mut body = vec![0; 60];
-    body[1] = 0x07;
-    body[2] = 0x01;
+    body[1] = SIMPLE_TASKS;
+    body[2] = VOLATILE_CACHE;
     body
 }
 
