@@ -109,6 +109,20 @@ fn tasks_and_caches_are_told_as_they_are() {
     // SIMPLE is all there is (SIMPSUP); what was answered may be in a cache (V_SUP).
     whole[1..3].copy_from_slice(&[0x01, 0x01]);
     assert_eq!(page(&nexus(), 0x86), whole);
+    // Or is durable.
+    let device = Device::new("iqn.2026-11.internal.landfall:durable");
+    let mut unit = Unit::new(Arc::new(MemoryDisk::new(Blocks::new(8))), Identity::new("durable"));
+    unit.volatile_cache = false;
+    device.attach(number(3), unit).expect("it is free");
+    let nexus = device.nexus(InitiatorPort { name: "iqn.test".into(), isid: [1; 6] });
+    assert!(ask(&nexus, 3, &[0; 6]).sense.is_some(), "it is new");
+    whole[2] = 0;
+    assert_eq!(page(&nexus, 0x86), whole);
+    // WCE of the caching page, as it is and as it is to begin with.
+    for control in [0x08, 0x88] {
+        let caching = bytes(&nexus, &[0x1a, 0x08, control, 0, 0xff, 0]);
+        assert_eq!((caching[4], caching[6] & 0x04), (0x08, 0));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Random commands and events against the model.
 
-use crate::model::bench::{Bench, Event, NEXUSES};
+use crate::model::bench::{Bench, Event, Kind, NEXUSES};
 use crate::model::disk::{BLOCK, Blocks};
 use crate::model::rules::BITS;
 use landfall_disks::Content;
@@ -212,7 +212,12 @@ fn whatever_is_sent_is_answered_as_the_model_says() {
         let mut blocks = Blocks::new(BLOCKS);
         blocks.unmapped = *seed.pick(&[Content::Hole, Content::Zero]);
         blocks.read_only = seed.chance(1, 12);
-        let mut bench = Bench::new(blocks, seed.chance(1, 2), seed.chance(1, 8));
+        let kind = Kind {
+            removable: seed.chance(1, 2),
+            write_protected: seed.chance(1, 8),
+            volatile_cache: seed.chance(1, 2),
+        };
+        let mut bench = Bench::new(blocks, kind);
         for _ in 0..600 {
             if seed.chance(1, 40) {
                 let event = event(&mut seed, &bench);

@@ -128,6 +128,8 @@ impl RetentionTargets {
             let mut unit = Unit::new(content, Identity::new(disk.identity.to_string()));
             unit.physical_block = physical_block(&disk.format);
             unit.locks = locks;
+            // What is written to a branch is durable when it is answered; to a moment nothing is.
+            unit.volatile_cache = false;
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
             let number = LunNumber::new(number).expect("a machine has fewer disks");

@@ -12,7 +12,7 @@ mod model;
 use arbitrary::Arbitrary;
 use landfall_disks::Content;
 use libfuzzer_sys::fuzz_target;
-use model::bench::{Bench, Event, NEXUSES};
+use model::bench::{Bench, Event, Kind, NEXUSES};
 use model::disk::{BLOCK, Blocks};
 use model::rules::BITS;
 
@@ -25,6 +25,7 @@ const MOST_STEPS: usize = 100;
 struct Input {
     removable: bool,
     write_protected: bool,
+    volatile_cache: bool,
     /// What is not mapped is called zeroes, and not a hole.
     zeroes: bool,
     steps: Vec<Step>,
@@ -145,7 +146,12 @@ fn event(kind: u8, value: u8, bench: &Bench) -> Option<Event> {
 fuzz_target!(|input: Input| {
     let mut blocks = Blocks::new(BLOCKS);
     blocks.unmapped = if input.zeroes { Content::Zero } else { Content::Hole };
-    let mut bench = Bench::new(blocks, input.removable, input.write_protected);
+    let kind = Kind {
+        removable: input.removable,
+        write_protected: input.write_protected,
+        volatile_cache: input.volatile_cache,
+    };
+    let mut bench = Bench::new(blocks, kind);
     for step in input.steps.iter().take(MOST_STEPS) {
         match step {
             Step::Raw { who, cdb, data } => {

@@ -175,7 +175,7 @@ impl LogicalUnit {
     fn new(number: LunNumber, unit: Unit) -> Self {
         let size_bytes = unit.disk.geometry().size_bytes;
         let state = UnitState {
-            modes: Modes::default(),
+            modes: Modes::new(unit.volatile_cache),
             ejected: false,
             preventing: BTreeSet::new(),
             size_bytes,
@@ -243,7 +243,7 @@ impl UnitState {
 
     /// Back to how it was when it was attached.
     pub(super) fn reset(&mut self) {
-        self.modes = Modes::default();
+        self.modes = self.modes.defaults();
         self.preventing.clear();
     }
 }

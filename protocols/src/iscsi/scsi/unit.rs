@@ -14,6 +14,8 @@ pub struct Unit {
     /// Held by commands for the blocks they touch, alone where bytes are read in order to be written. Everybody else who writes to
     /// the disk has to hold what they touch in the same locks.
     pub locks: RangeLocks,
+    /// Answered writes may be lost with the power until a flush, as [`Disk`] allows.
+    pub volatile_cache: bool,
     /// What it is called.
     pub identity: Identity,
     /// Refuses writes although the disk would take them.
@@ -25,12 +27,19 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// A fixed, writable unit (if the disk is) with the disk's physical blocks, that nobody else writes to, and of which nobody
-    /// knows how much space is left.
+    /// A fixed, writable unit (if the disk is) with the disk's physical blocks and a volatile cache, that nobody else writes to, and
+    /// of which nobody knows how much space is left.
     pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
-        let (physical_block, locks) = (disk.geometry().physical_sector, RangeLocks::new());
-        let (write_protected, removable, space) = (false, false, None);
-        Self { disk, physical_block, locks, identity, write_protected, removable, space }
+        Self {
+            physical_block: disk.geometry().physical_sector,
+            disk,
+            locks: RangeLocks::new(),
+            volatile_cache: true,
+            identity,
+            write_protected: false,
+            removable: false,
+            space: None,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn page(device: &Device, unit: &Unit, geometry: &Geometry, code: u8) 
         0x00 => PAGES.to_vec(),
         0x80 => unit.identity.serial().into_bytes(),
         0x83 => identification(device, &unit.identity),
-        0x86 => extended_inquiry(),
+        0x86 => extended_inquiry(unit),
         0xb0 => block_limits(geometry),
         0xb1 => characteristics(),
         0xb2 => provisioning(unit),
@@ -86,10 +86,10 @@ const SIMPLE_TASKS: u8 = 0x01;
 const VOLATILE_CACHE: u8 = 0x01;
 
 /// Page 86h: what tasks and caches there are.
-fn extended_inquiry() -> Vec<u8> {
+fn extended_inquiry(unit: &Unit) -> Vec<u8> {
     let mut body = vec![0; 60];
     body[1] = SIMPLE_TASKS;
-    body[2] = VOLATILE_CACHE;
+    body[2] = if unit.volatile_cache { VOLATILE_CACHE } else { 0 };
     body
 }
 

@@ -13,6 +13,14 @@ use std::sync::Arc;
 /// Initiators there are.
 pub const NEXUSES: usize = 2;
 
+/// What kind of unit it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub removable: bool,
+    pub write_protected: bool,
+    pub volatile_cache: bool,
+}
+
 pub struct Bench {
     device: Arc<Device>,
     nexuses: Vec<Nexus>,
@@ -55,17 +63,18 @@ fn number(unit: u8) -> LunNumber {
 
 impl Bench {
     /// A unit with `blocks`, which are as they are given.
-    pub fn new(blocks: Blocks, removable: bool, write_protected: bool) -> Self {
+    pub fn new(blocks: Blocks, kind: Kind) -> Self {
         let disk = Arc::new(MemoryDisk::new(blocks.clone()));
         let device = Device::new("iqn.2026-11.internal.landfall:test");
         let mut unit = Unit::new(Arc::clone(&disk) as Arc<dyn Disk>, Identity::new("test/disk"));
-        unit.removable = removable;
-        unit.write_protected = write_protected;
+        unit.removable = kind.removable;
+        unit.write_protected = kind.write_protected;
+        unit.volatile_cache = kind.volatile_cache;
         device.attach(number(0), unit).expect("it is free");
         let nexuses = (0..NEXUSES).map(|who| device.nexus(port(who))).collect();
-        let mut model = Model::new(blocks, NEXUSES);
-        model.removable = removable;
-        model.write_protected = write_protected;
+        let mut model = Model::new(blocks, kind.volatile_cache, NEXUSES);
+        model.removable = kind.removable;
+        model.write_protected = kind.write_protected;
         Self { device, nexuses, disk, model, seen: Vec::new() }
     }
 

@@ -55,9 +55,10 @@ pub struct Modes {
     pub wce: bool,
 }
 
-impl Default for Modes {
-    fn default() -> Self {
-        Self { d_sense: false, swp: false, wce: true }
+impl Modes {
+    /// Of a unit whose cache loses what it holds with the power, or that has none.
+    pub fn new(volatile: bool) -> Self {
+        Self { d_sense: false, swp: false, wce: volatile }
     }
 }
 
@@ -66,6 +67,8 @@ pub struct Model {
     /// Blocks that initiators know of.
     known_blocks: usize,
     pub modes: Modes,
+    /// The disk keeps what was answered in a cache.
+    volatile: bool,
     pub write_protected: bool,
     pub removable: bool,
     ejected: bool,
@@ -96,11 +99,12 @@ fn short(bytes: &[u8]) -> usize {
 
 impl Model {
     /// A unit that `nexuses` initiators have not spoken to yet.
-    pub fn new(blocks: Blocks, nexuses: usize) -> Self {
+    pub fn new(blocks: Blocks, volatile: bool, nexuses: usize) -> Self {
         Self {
             known_blocks: blocks.mapped.len(),
             blocks,
-            modes: Modes::default(),
+            modes: Modes::new(volatile),
+            volatile,
             write_protected: false,
             removable: false,
             ejected: false,
@@ -132,7 +136,7 @@ impl Model {
     }
 
     pub fn reset(&mut self, what: Additional) {
-        self.modes = Modes::default();
+        self.modes = Modes::new(self.volatile);
         self.preventing.clear();
         self.tell(what, |_| true);
     }

@@ -69,7 +69,7 @@ impl Model {
         }
         let values = |code: u8| match control {
             0 => page(code, self.modes),
-            2 => page(code, Modes::default()),
+            2 => page(code, Modes::new(self.volatile)),
             _ => {
                 let mut bytes = page(code, self.modes);
                 for (at, byte) in bytes.iter_mut().enumerate().skip(2) {

@@ -27,15 +27,21 @@ pub(super) struct Modes {
     protected: bool,
     /// WCE: writes may be answered before they are durable.
     cached: bool,
-}
-
-impl Default for Modes {
-    fn default() -> Self {
-        Self { descriptors: false, protected: false, cached: true }
-    }
+    /// What WCE is to begin with: whether the disk has such a cache at all.
+    volatile: bool,
 }
 
 impl Modes {
+    /// Of a unit that was just attached; its disk has a `volatile` cache or none.
+    pub(super) fn new(volatile: bool) -> Self {
+        Self { descriptors: false, protected: false, cached: volatile, volatile }
+    }
+
+    /// As they were to begin with.
+    pub(super) fn defaults(&self) -> Self {
+        Self::new(self.volatile)
+    }
+
     /// The format of sense data.
     pub(super) fn sense_format(&self) -> SenseFormat {
         if self.descriptors { SenseFormat::Descriptor } else { SenseFormat::Fixed }

@@ -53,7 +53,7 @@ impl Page {
     pub(super) fn encode(self, values: Values, current: &Modes) -> Vec<u8> {
         match values {
             Values::Current => self.of(current),
-            Values::Default => self.of(&Modes::default()),
+            Values::Default => self.of(&current.defaults()),
             Values::Changeable => self.changeable(),
         }
     }
@@ -120,18 +120,19 @@ mod tests {
     use super::*;
 
     fn every_modes() -> impl Iterator<Item = Modes> {
-        (0..8).map(|bits| Modes {
+        (0..16).map(|bits| Modes {
             descriptors: bits & 1 != 0,
             protected: bits & 2 != 0,
             cached: bits & 4 != 0,
+            volatile: bits & 8 != 0,
         })
     }
 
     #[test]
     fn pages_differ_only_where_they_can_be_changed() {
         for page in Page::ALL {
-            let default = page.encode(Values::Default, &Modes::default());
-            let changeable = page.encode(Values::Changeable, &Modes::default());
+            let default = page.encode(Values::Default, &Modes::new(true));
+            let changeable = page.encode(Values::Changeable, &Modes::new(true));
             assert_eq!(Page::of_code(default[0]), Some(page));
             assert_eq!(changeable[..2], default[..2]);
             for modes in every_modes() {
@@ -148,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_encoded_is_applied() {
         for modes in every_modes() {
-            let mut found = Modes::default();
+            let mut found = Modes::new(modes.volatile);
             for page in Page::ALL {
                 page.apply(&page.encode(Values::Current, &modes), &mut found);
             }

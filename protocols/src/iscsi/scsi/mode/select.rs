@@ -154,7 +154,7 @@ mod tests {
     };
 
     fn of(page: Page, byte: usize, value: u8) -> Vec<u8> {
-        let mut bytes = page.encode(Values::Current, &Modes::default());
+        let mut bytes = page.encode(Values::Current, &Modes::new(true));
         bytes[byte] = value;
         bytes
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn parsed(list: &[u8]) -> Result<Modes, Sense> {
-        parse(list, SelectForm::Six, &GEOMETRY, Modes::default())
+        parse(list, SelectForm::Six, &GEOMETRY, Modes::new(true))
     }
 
     #[test]
@@ -177,16 +177,16 @@ mod tests {
             &short_descriptor(&GEOMETRY),
             &[of(Page::Caching, 2, 0), of(Page::Control, 4, 0x08)],
         );
-        let modes = Modes { cached: false, protected: true, descriptors: false };
+        let modes = Modes { cached: false, protected: true, ..Modes::new(true) };
         assert_eq!(parsed(&list), Ok(modes));
-        assert_eq!(parsed(&six(&[], &[])), Ok(Modes::default()));
+        assert_eq!(parsed(&six(&[], &[])), Ok(Modes::new(true)));
         let mut ten = vec![0; 8];
         ten[4] = 1;
         ten[7] = 16;
         ten.extend(long_descriptor(&GEOMETRY));
         ten.extend(of(Page::Control, 2, 0x06));
-        let modes = Modes { descriptors: true, ..Modes::default() };
-        assert_eq!(parse(&ten, SelectForm::Ten, &GEOMETRY, Modes::default()), Ok(modes));
+        let modes = Modes { descriptors: true, ..Modes::new(true) };
+        assert_eq!(parse(&ten, SelectForm::Ten, &GEOMETRY, Modes::new(true)), Ok(modes));
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         for length in 0..list.len() {
             let outcome = parsed(&list[..length]);
             let whole = length == 12;
-            assert_eq!(outcome, if whole { Ok(Modes::default()) } else { Err(SHORT) }, "{length}");
+            assert_eq!(outcome, if whole { Ok(Modes::new(true)) } else { Err(SHORT) }, "{length}");
         }
     }
 }
