@@ -72,7 +72,8 @@ fn cdb(seed: &mut Seed, bench: &Bench) -> [u8; 16] {
     }
     if code == 0x1b && seed.chance(3, 4) {
         cdb = [0; 16];
-        cdb[4] = *seed.pick(&[0, 1, 2, 3, 3]);
+        cdb[4] = *seed.pick(&[0, 1, 2, 3, 3, 0x10, 0x20, 0x24, 0x30, 0x70, 0xa0, 0xb0]);
+        cdb[3] = *seed.pick(&[0, 0, 0, 1, 2, 3]);
     }
     if code == 0x9e {
         put(&mut cdb, 10, 4, seed.below(200));

@@ -1,7 +1,7 @@
 //! START STOP UNIT and PREVENT ALLOW MEDIUM REMOVAL (SBC-4 5.25, 6.13).
 //!
-//! A disk has no power conditions: whatever is asked for but ejecting and loading makes durable what was written and leaves the
-//! unit ready. Guests stop their disks when they shut down; the next one, or its firmware, has to find them ready.
+//! A disk has no power conditions: to be stopped, idle or in standby makes durable what was written, NO_FLUSH or not, and leaves
+//! the unit ready. Guests stop their disks when they shut down; the next one, or its firmware, has to find them ready.
 
 use super::attention::Attention;
 use super::decide::{Request, Step};
@@ -11,13 +11,29 @@ use super::sense::{Additional, Sense};
 
 const START: u8 = 0x01;
 const LOAD_EJECT: u8 = 0x02;
-const POWER_CONDITION: u8 = 0xf0;
+/// Low four bits of the fourth byte.
+const MODIFIER: u8 = 0x0f;
+
+/// What a POWER CONDITION and its modifier ask for (SBC-3 table 86).
+fn power_condition(condition: u8, modifier: u8) -> Result<Step, Sense> {
+    let (step, modifiers) = match condition {
+        // ACTIVE, and LU_CONTROL: the unit's own timers, of which it has none.
+        0x1 | 0x7 => (Step::GOOD, 1),
+        // IDLE, and by force.
+        0x2 | 0xa => (Step::Do(Operation::Flush), 3),
+        // STANDBY, and by force.
+        0x3 | 0xb => (Step::Do(Operation::Flush), 2),
+        _ => return Err(Sense::invalid_field(4, 7)),
+    };
+    if modifier < modifiers { Ok(step) } else { Err(Sense::invalid_field(3, 3)) }
+}
 
 pub(super) fn start_stop(request: &Request<'_>) -> Result<Step, Sense> {
     let start = request.cdb.has(4, START);
-    // SBC-4 table 84: with a power condition, START and LOEJ mean nothing.
-    if request.cdb.has(4, POWER_CONDITION) {
-        return Ok(Step::GOOD);
+    // With a power condition, START and LOEJ mean nothing.
+    match request.cdb.byte(4) >> 4 {
+        0 => {}
+        condition => return power_condition(condition, request.cdb.byte(3) & MODIFIER),
     }
     if !request.cdb.has(4, LOAD_EJECT) {
         return Ok(if start { Step::GOOD } else { Step::Do(Operation::Flush) });

@@ -230,7 +230,25 @@ impl Model {
     ) -> Result<Expected, Sense> {
         let (start, load) = (cdb[4] & 1 != 0, cdb[4] & 2 != 0);
         let nothing = Ok(Expected::Good(Vec::new()));
+        // START VALID has no modifiers: they are not looked at.
+        const CONDITIONS: [(u8, u8, bool); 6] = [
+            (0x10, 0, false),
+            (0x20, 2, true),
+            (0x30, 1, true),
+            (0x70, 0, false),
+            (0xa0, 2, true),
+            (0xb0, 1, true),
+        ];
         if cdb[4] & 0xf0 != 0 {
+            let known = CONDITIONS.iter().find(|(condition, ..)| *condition == cdb[4] & 0xf0);
+            let Some((_, last, flushes)) = known else { return Err(field(4, 7)) };
+            if cdb[3] & 0x0f > *last {
+                return Err(field(3, 3));
+            }
+            if *flushes {
+                *wanted = Some(0);
+                self.blocks.durable = self.blocks.bytes.clone();
+            }
             return nothing;
         }
         match (load, start) {
