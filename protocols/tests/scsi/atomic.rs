@@ -288,3 +288,35 @@ fn an_aborted_eject_does_not_eject() {
         assert_eq!(ready.status, Status::Good, "{:?}", ready.sense);
     });
 }
+
+/// A cache that is switched off is empty when that is answered, and stays on if that was aborted before.
+#[test]
+fn modes_that_need_a_flush_change_after_it() {
+    let list = [&[0, 0, 0, 0, 0x08, 0x12][..], &[0; 18]].concat();
+    for abort in [false, true] {
+        let (disk, device) = slow();
+        run(&mut Seed::new(1), |_| async {
+            let nexus = initiator(&device, 0);
+            let cached = || {
+                let caching = [0x1a, 0x08, 0x08, 0, 0xff, 0];
+                let Decision::Answer(told) = nexus.decide(Lun::from_bytes(UNIT), &caching, 0)
+                else {
+                    panic!("MODE SENSE is answered at once");
+                };
+                told.data_in.as_slice()[6] & 0x04 != 0
+            };
+            let permits = disk.gate.acquire_many(1000).await.expect("it is never closed");
+            let select = task(&nexus, &[0x15, 0x10, 0, 0, 24, 0], list.len());
+            let mut done = std::pin::pin!(nexus.execute(&select, Buffer::copy_of(&list)));
+            assert!(futures_util::poll!(done.as_mut()).is_pending());
+            assert!(cached(), "it is not flushed yet");
+            if abort {
+                select.aborted().set();
+            }
+            drop(permits);
+            let ended = done.await.status;
+            assert_eq!(ended, if abort { Status::TaskAborted } else { Status::Good });
+            assert_eq!(cached(), abort);
+        });
+    }
+}

@@ -57,6 +57,12 @@ impl Run<'_> {
         self.unit.unit.locks.lock_exclusive(range).await
     }
 
+    /// Makes durable what was written.
+    pub(super) async fn flush(&self) -> Result<(), Failure> {
+        let whole = self.unit.geometry().whole();
+        self.disk().flush().await.map_err(|error| self.failure(&error, whole))
+    }
+
     /// What the sense data of a failed disk says.
     pub(super) fn failure(&self, error: &landfall_disks::DiskError, range: ByteRange) -> Failure {
         let block_bytes = u64::try_from(self.unit.block_length()).expect("512 or 4096");
@@ -89,7 +95,7 @@ async fn perform(run: &Run<'_>, task: &Task, data_out: Buffer) -> Result<DataIn,
         Operation::Verify { range, against } => {
             verify::perform_verify(run, range, &data_out, against).await?;
         }
-        Operation::Flush => flush(run).await?,
+        Operation::Flush => run.flush().await?,
         Operation::Eject => eject(run).await?,
         Operation::Unmap { list_bytes } => unmap::perform(run, &data_out, list_bytes).await?,
         Operation::WriteSame { range, pattern, zero } => {
@@ -99,19 +105,14 @@ async fn perform(run: &Run<'_>, task: &Task, data_out: Buffer) -> Result<DataIn,
             compare::perform(run, range, data_out, durability, merge).await?;
         }
         Operation::ModeSelect { form, list_bytes } => {
-            mode::perform_select(run, &data_out, form, list_bytes)?;
+            mode::perform_select(run, &data_out, form, list_bytes).await?;
         }
     }
     Ok(DataIn::Nothing)
 }
 
-async fn flush(run: &Run<'_>) -> Result<(), Failure> {
-    let whole = run.unit.geometry().whole();
-    run.disk().flush().await.map_err(|error| run.failure(&error, whole))
-}
-
 async fn eject(run: &Run<'_>) -> Result<(), Failure> {
-    flush(run).await?;
+    run.flush().await?;
     run.proceed()?;
     let mut state = run.unit.state();
     // It may have been forbidden while the flush went on.

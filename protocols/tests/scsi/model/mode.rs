@@ -112,6 +112,9 @@ impl Model {
             return Err(illegal(Additional::PARAMETER_LIST_LENGTH));
         }
         let modes = self.selected(&data[..length], ten)?;
+        if self.modes.wce && !modes.wce || !self.modes.swp && modes.swp {
+            self.blocks.durable = self.blocks.bytes.clone();
+        }
         if modes != self.modes {
             self.modes = modes;
             self.tell(Additional::MODE_PARAMETERS_CHANGED, |nexus| nexus != who);

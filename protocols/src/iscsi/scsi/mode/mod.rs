@@ -42,6 +42,12 @@ impl Modes {
         Self::new(self.volatile)
     }
 
+    /// Whether `after` may be in force only once all that was written is durable: where the cache is switched off (SBC-3 6.5.5)
+    /// and where writes begin to be refused (SPC-4 7.5.8).
+    fn needs_flush(&self, after: &Self) -> bool {
+        self.cached && !after.cached || !self.protected && after.protected
+    }
+
     /// The format of sense data.
     pub(super) fn sense_format(&self) -> SenseFormat {
         if self.descriptors { SenseFormat::Descriptor } else { SenseFormat::Fixed }

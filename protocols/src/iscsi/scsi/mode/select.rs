@@ -42,7 +42,7 @@ fn select(form: SelectForm, list_bytes: usize) -> Step {
     }
 }
 
-pub(in crate::iscsi::scsi) fn perform(
+pub(in crate::iscsi::scsi) async fn perform(
     run: &Run<'_>,
     list: &[u8],
     form: SelectForm,
@@ -52,7 +52,13 @@ pub(in crate::iscsi::scsi) fn perform(
         return Err(Sense::illegal(Additional::PARAMETER_LIST_LENGTH).into());
     }
     let geometry = run.unit.geometry();
+    let before = run.unit.state().modes;
+    if before.needs_flush(&parse(list, form, &geometry, before)?) {
+        run.flush().await?;
+        run.proceed()?;
+    }
     let mut state = run.unit.state();
+    // Somebody else may have changed others meanwhile.
     let modes = parse(list, form, &geometry, state.modes)?;
     if modes != state.modes {
         state.modes = modes;
