@@ -137,7 +137,7 @@ impl Model {
         let described = if ten { short(&list[6..8]) } else { usize::from(list[3]) };
         let right = self.descriptor(long);
         if described != 0 && described != right.len() {
-            return Err(wrong(header - 1));
+            return Err(wrong(if ten { 6 } else { 3 }));
         }
         if list.len() < header + described {
             return Err(short_list);
@@ -147,8 +147,15 @@ impl Model {
             let fine = count == &right[..right.len() / 2]
                 || count.iter().all(|byte| *byte == 0)
                 || count.iter().all(|byte| *byte == 0xff);
-            if !fine || rest != &right[right.len() / 2..] {
+            if !fine {
                 return Err(wrong(header));
+            }
+            let reserved = if long { 4 } else { 1 };
+            if rest[..reserved].iter().any(|byte| *byte != 0) {
+                return Err(wrong(header + count.len()));
+            }
+            if rest[reserved..] != right[count.len() + reserved..] {
+                return Err(wrong(header + count.len() + reserved));
             }
         }
         let (mut at, mut modes) = (header + described, self.modes);

@@ -98,18 +98,20 @@ fn header(list: &[u8], form: SelectForm, geometry: &Geometry) -> Result<usize, S
     };
     let header = list.get(..header_bytes).ok_or(SHORT)?;
     // The mode data length is reserved here, and the device-specific parameter says nothing that could be set.
-    let (medium_type, long, descriptors) = match form {
-        SelectForm::Six => (1, false, usize::from(header[3])),
-        SelectForm::Ten => {
-            (2, header[4] & 1 != 0, usize::from(u16::from_be_bytes([header[6], header[7]])))
-        }
+    let (medium_type, long) = match form {
+        SelectForm::Six => (1, false),
+        SelectForm::Ten => (2, header[4] & 1 != 0),
+    };
+    let (length, descriptors) = match form {
+        SelectForm::Six => (3, usize::from(header[3])),
+        SelectForm::Ten => (6, usize::from(u16::from_be_bytes([header[6], header[7]]))),
     };
     if header[medium_type] != 0 {
         return Err(wrong(medium_type));
     }
     let expected = if long { long_descriptor(geometry) } else { short_descriptor(geometry) };
     if descriptors != 0 && descriptors != expected.len() {
-        return Err(wrong(header_bytes - 1));
+        return Err(wrong(length));
     }
     let end = header_bytes + descriptors;
     let given = list.get(header_bytes..end).ok_or(SHORT)?;
@@ -120,11 +122,21 @@ fn header(list: &[u8], form: SelectForm, geometry: &Geometry) -> Result<usize, S
             || given.iter().all(|byte| *byte == 0)
             || given.starts_with(&UNCHANGED) && given.iter().all(|byte| *byte == 0xff)
     };
-    if descriptors != 0 && (!same_count(&given[..blocks]) || given[blocks..] != expected[blocks..])
-    {
+    if descriptors == 0 {
+        return Ok(end);
+    }
+    let (count, rest) = given.split_at(blocks);
+    if !same_count(count) {
         return Err(wrong(header_bytes));
     }
-    Ok(end)
+    // Something reserved, and the length of a block: three bytes of four, or four of eight.
+    let reserved = if long { 4 } else { 1 };
+    let fields = [(0, reserved), (reserved, rest.len())];
+    let differs = |(from, to): &(usize, usize)| rest[*from..*to] != expected[blocks..][*from..*to];
+    match fields.iter().find(|field| differs(field)) {
+        Some((from, _)) => Err(wrong(header_bytes + blocks + from)),
+        None => Ok(end),
+    }
 }
 
 /// The page at `at`, if it changes nothing that cannot be.
@@ -203,9 +215,22 @@ mod tests {
         assert_eq!(parsed(&six(&[], &[of(Page::Control, 0, 0x0b)])), Err(wrong(4)));
         assert_eq!(parsed(&[0, 1, 0, 0]), Err(wrong(1)));
         assert_eq!(parsed(&[0, 0, 0, 4, 0, 0, 0, 0]), Err(wrong(3)));
-        let mut larger = short_descriptor(&GEOMETRY);
-        larger[3] += 1;
-        assert_eq!(parsed(&six(&larger, &[])), Err(wrong(4)));
+        // Of the descriptor: the number of blocks, what is reserved, the length of a block.
+        for (byte, field) in [(3, 4), (4, 8), (6, 9)] {
+            let mut other = short_descriptor(&GEOMETRY);
+            other[byte] += 1;
+            assert_eq!(parsed(&six(&other, &[])), Err(wrong(field)));
+        }
+        let ten = |descriptor: &[u8], length: u8| {
+            let list = [&[0, 0, 0, 0, 1, 0, 0, length][..], descriptor].concat();
+            parse(&list, SelectForm::Ten, &GEOMETRY, Modes::new(true))
+        };
+        assert_eq!(ten(&[0; 8], 8), Err(wrong(6)));
+        for (byte, field) in [(7, 8), (11, 16), (14, 20)] {
+            let mut other = long_descriptor(&GEOMETRY);
+            other[byte] += 1;
+            assert_eq!(ten(&other, 16), Err(wrong(field)));
+        }
     }
 
     #[test]
