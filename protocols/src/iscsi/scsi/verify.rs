@@ -49,8 +49,11 @@ pub(super) fn verify(request: &Request<'_>) -> Result<Step, Sense> {
         _ => return Err(BYTCHK),
     };
     let range = request.cdb.extent().transfer(&request.geometry, MAX_TRANSFER_BYTES)?;
-    if against == Against::OneBlock {
-        request.announced_exactly(request.unit.block_length())?;
+    match against {
+        // No blocks are no error, and have no data (SBC-4 5.32).
+        Against::OneBlock if range.is_empty() => return Ok(Step::GOOD),
+        Against::OneBlock => request.announced_exactly(request.unit.block_length())?,
+        Against::Medium | Against::Bytes => {}
     }
     Ok(Step::Do(Operation::Verify { range, against }))
 }

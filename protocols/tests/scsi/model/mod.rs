@@ -417,6 +417,7 @@ impl Model {
                     let range = provided(range, given)?;
                     same(&self.read(range)?, given)?;
                 }
+                _ if count == 0 => {}
                 _ => {
                     exactly(BLOCK)?;
                     let given = take(BLOCK).repeat(count);
