@@ -231,7 +231,8 @@ fn where_no_unit_is_little_is_answered() {
     let unsupported = Sense::illegal(Additional::NOT_SUPPORTED_LUN);
     let told = ask(&nexus, 1, &[0x03, 0, 0, 0, 18, 0]);
     assert_eq!(told.data_in.as_slice(), unsupported.encode(SenseFormat::Fixed));
-    for cdb in [[0x00; 6], [0xa0; 6], [0x08, 0, 0, 0, 1, 0]] {
+    // That there is no unit counts more than that there is no such command.
+    for cdb in [[0x00; 6], [0xa0; 6], [0x08, 0, 0, 0, 1, 0], [0xc0, 0, 0, 0, 0, 0]] {
         assert_eq!(ask(&nexus, 1, &cdb).sense, Some(unsupported));
     }
     let known = |cdb: &[u8]| match nexus.decide(Lun::REPORT_LUNS, cdb, 0) {
@@ -240,7 +241,18 @@ fn where_no_unit_is_little_is_answered() {
     };
     assert_eq!(known(&[0x12, 0, 0, 0, 36, 0]).data_in.as_slice()[0], 0x1e);
     assert_eq!(known(&[0; 6]).status, Status::Good);
-    assert_eq!(known(&[0x28; 10]).sense, Some(unsupported));
+    for cdb in [[0x28; 10], [0xc0; 10]] {
+        let sense = Sense::illegal(Additional::INVALID_OPERATION_CODE);
+        assert_eq!(known(&cdb).sense, Some(sense));
+    }
+    assert_eq!(known(&[0x12, 1, 0, 0, 255, 0]).data_in.as_slice(), [0x1e, 0, 0, 2, 0, 0x83]);
+    let names = known(&[0x12, 1, 0x83, 0, 255, 0]);
+    let names = names.data_in.as_slice();
+    assert_eq!((names[0], names.len()), (0x1e, 4 + usize::from(names[3])));
+    assert_eq!(names[4..12], [0x51, 0x94, 0, 4, 0, 0, 0, 1]);
+    assert!(names.ends_with(b"iqn.2026-11.internal.landfall:web\0\0\0"));
+    assert_eq!(known(&[0x12, 1, 0x80, 0, 255, 0]).sense, Some(Sense::invalid_field(2, 7)));
+    assert_eq!(ask(&nexus, 1, &[0x12, 1, 0, 0, 255, 0]).sense, Some(Sense::invalid_field(1, 0)));
 }
 
 /// The disk of the model, with larger blocks.

@@ -137,21 +137,22 @@ impl Ready {
 /// Where there is no unit, three commands are answered all the same (SAM-5 4.6.4, SPC-4 6.6, 6.33 and 6.39), and the well
 /// known unit is ready.
 fn without_unit(device: &Device, nexus: NexusId, lun: Lun, cdb: &[u8]) -> Result<DataIn, Sense> {
-    let entry = command::find(cdb)?;
-    let unsupported = Sense::illegal(Additional::NOT_SUPPORTED_LUN);
     let known = lun.addressed() == Addressed::ReportLuns;
+    // That there is no unit comes before everything that may be wrong with the command.
+    let refused = |sense| if known { sense } else { Sense::illegal(Additional::NOT_SUPPORTED_LUN) };
+    let entry = command::find(cdb).map_err(refused)?;
     let checked = || command::checked(entry, cdb);
     match entry.command {
-        Command::Inquiry => inquiry::without_unit(known, &checked()?),
+        Command::Inquiry => inquiry::without_unit(device, known, &checked()?),
         Command::ReportLuns if known || luns::at_zero(lun) => {
             luns::report(device, nexus, &checked()?)
         }
         Command::RequestSense => {
-            let sense = if known { Sense::NONE } else { unsupported };
+            let sense = refused(Sense::NONE);
             Ok(request_sense::encode(sense, &checked()?))
         }
         Command::TestUnitReady if known => checked().map(|_| DataIn::Nothing),
-        _ => Err(unsupported),
+        _ => Err(refused(Sense::illegal(Additional::INVALID_OPERATION_CODE))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::cdb::Cdb;
 use super::decide::{Request, Step};
+use super::device::Device;
 use super::sense::Sense;
 use super::task::DataIn;
 use super::unit::Unit;
@@ -12,7 +13,7 @@ const STANDARD_BYTES: usize = 96;
 
 /// Peripheral device types, and the qualifier that says that no unit can be here (SPC-4 tables 144 and 145).
 pub(super) const DISK: u8 = 0x00;
-const WELL_KNOWN: u8 = 0x1e;
+pub(super) const WELL_KNOWN: u8 = 0x1e;
 const NOTHING: u8 = 0x7f;
 
 const EVPD: u8 = 0x01;
@@ -69,11 +70,15 @@ fn header(peripheral: u8, cdb: &Cdb) -> Result<Vec<u8>, Sense> {
 }
 
 /// Where no disk is: the well known unit if `known`, else nothing.
-pub(super) fn without_unit(known: bool, cdb: &Cdb) -> Result<DataIn, Sense> {
-    if cdb.has(1, EVPD) {
-        return Err(Sense::invalid_field(1, 0));
-    }
-    let mut bytes = header(if known { WELL_KNOWN } else { NOTHING }, cdb)?;
+pub(super) fn without_unit(device: &Device, known: bool, cdb: &Cdb) -> Result<DataIn, Sense> {
+    let mut bytes = match (cdb.has(1, EVPD), known) {
+        (false, _) => header(if known { WELL_KNOWN } else { NOTHING }, cdb)?,
+        (true, true) => {
+            let page = vpd::well_known_page(device, cdb.byte(2));
+            page.ok_or(Sense::invalid_field(2, 7))?
+        }
+        (true, false) => return Err(Sense::invalid_field(1, 0)),
+    };
     bytes.truncate(cdb.length(3, 2));
     Ok(DataIn::Bytes(bytes))
 }

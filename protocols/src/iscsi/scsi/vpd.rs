@@ -1,7 +1,7 @@
 //! Vital product data (SPC-4 7.8, SBC-4 6.6).
 
 use super::device::Device;
-use super::inquiry::DISK;
+use super::inquiry::{DISK, WELL_KNOWN};
 use super::limits::{
     MAX_COMPARE_BLOCKS, MAX_TRANSFER_BYTES, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BYTES,
     OPTIMAL_TRANSFER_BYTES,
@@ -25,8 +25,23 @@ pub(super) fn page(device: &Device, unit: &Unit, geometry: &Geometry, code: u8) 
         0xb2 => provisioning(unit),
         _ => return None,
     };
+    Some(framed(DISK, code, &body))
+}
+
+/// Page `code` of the well known unit: those two that every unit has (SPC-4 7.8.1).
+pub(super) fn well_known_page(device: &Device, code: u8) -> Option<Vec<u8>> {
+    let body = match code {
+        0x00 => vec![0x00, 0x83],
+        0x83 => [relative_port(), port_name(device), target_name(device)].concat(),
+        _ => return None,
+    };
+    Some(framed(WELL_KNOWN, code, &body))
+}
+
+/// A page with its header.
+fn framed(peripheral: u8, code: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).expect("every page is short").to_be_bytes();
-    Some([&[DISK, code, length[0], length[1]], &body[..]].concat())
+    [&[peripheral, code, length[0], length[1]], body].concat()
 }
 
 /// Code sets and designator types, SPC-4 tables 598 to 600.
@@ -47,21 +62,34 @@ const ISCSI: u8 = 0x50;
 
 /// Page 83h: what unit, port and target are called.
 fn identification(device: &Device, identity: &Identity) -> Vec<u8> {
-    let [group, port] = [GROUP, RELATIVE_PORT].map(|number| {
-        let [high, low] = number.to_be_bytes();
-        [0, 0, high, low]
-    });
-    // RFC 7143 4.4.2: the portal group tag is the target's part of the port's name.
-    let port_name = name_string(&format!("{},t,0x{GROUP:04x}", device.name()));
     [
         designator(ASCII, UNIT | T10_VENDOR, identity.t10_designator().as_bytes()),
         designator(BINARY, UNIT | NAA, &identity.naa()),
-        designator(ISCSI | BINARY, PORT | RELATIVE_TARGET_PORT, &port),
-        designator(ISCSI | BINARY, PORT | TARGET_PORT_GROUP, &group),
-        designator(ISCSI | UTF_8, PORT | NAME_STRING, &port_name),
-        designator(ISCSI | UTF_8, TARGET | NAME_STRING, &name_string(device.name())),
+        relative_port(),
+        designator(ISCSI | BINARY, PORT | TARGET_PORT_GROUP, &number(GROUP)),
+        port_name(device),
+        target_name(device),
     ]
     .concat()
+}
+
+/// A number as designators have it.
+fn number(number: u16) -> [u8; 4] {
+    u32::from(number).to_be_bytes()
+}
+
+fn relative_port() -> Vec<u8> {
+    designator(ISCSI | BINARY, PORT | RELATIVE_TARGET_PORT, &number(RELATIVE_PORT))
+}
+
+/// RFC 7143 4.4.2: the portal group tag is the target's part of the port's name.
+fn port_name(device: &Device) -> Vec<u8> {
+    let name = name_string(&format!("{},t,0x{GROUP:04x}", device.name()));
+    designator(ISCSI | UTF_8, PORT | NAME_STRING, &name)
+}
+
+fn target_name(device: &Device) -> Vec<u8> {
+    designator(ISCSI | UTF_8, TARGET | NAME_STRING, &name_string(device.name()))
 }
 
 fn designator(code_set: u8, kind: u8, bytes: &[u8]) -> Vec<u8> {
