@@ -8,7 +8,7 @@ use landfall_disks::{
 };
 use landfall_protocols::iscsi::scsi::{
     Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
-    Sense, SenseFormat, Space, SpaceLeft, Status, Unit,
+    Sense, SenseFormat, SenseKey, Settings, Space, SpaceLeft, Status, Unit,
 };
 use std::sync::Arc;
 
@@ -89,6 +89,49 @@ fn identification_designates_unit_port_and_target() {
     assert_eq!(found[4].2, b"iqn.2026-11.internal.landfall:web,t,0x0001\0\0");
     assert_eq!(found[5].2, b"iqn.2026-11.internal.landfall:web\0\0\0");
     assert_eq!(page(&nexus, 0x80), b"web/os");
+}
+
+#[test]
+fn what_initiators_set_outlives_them() {
+    let settings = Settings::default();
+    let attached = || {
+        let device = Device::new("iqn.2026-11.internal.landfall:kept");
+        let disk = Arc::new(MemoryDisk::new(Blocks::new(8)));
+        let mut unit = Unit::new(disk, Identity::new("kept"));
+        unit.settings = settings.clone();
+        unit.removable = true;
+        device.attach(number(3), unit).expect("it is free");
+        let nexus = device.nexus(InitiatorPort { name: "iqn.test".into(), isid: [1; 6] });
+        assert!(ask(&nexus, 3, &[0; 6]).sense.is_some(), "it is new");
+        nexus
+    };
+    let send = |nexus: &Nexus, cdb: &[u8], data: &[u8]| {
+        let announced = u32::try_from(data.len()).expect("little");
+        let Decision::Do(task) = nexus.decide(Lun::from(number(3)), cdb, announced) else {
+            panic!("{cdb:02x?} has to be done");
+        };
+        let done = run(&mut Seed::new(0), |_| nexus.execute(&task, Buffer::copy_of(data)));
+        assert_eq!(done.status, Status::Good, "{:?}", done.sense);
+    };
+    let protect = |swp: u8| {
+        let page = [0x0a, 0x0a, 2, 0x10, swp, 0, 0, 0, 0, 0, 0, 0];
+        [&[0, 0, 0, 0][..], &page].concat()
+    };
+    let select = [0x15, 0x10, 0, 0, 16, 0];
+    let write = [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let first = attached();
+    send(&first, &select, &protect(0x08));
+    drop(first);
+    let second = attached();
+    let protected = Sense::new(SenseKey::DataProtect, Additional::WRITE_PROTECTED);
+    assert_eq!(ask(&second, 3, &write).sense, Some(protected));
+    send(&second, &select, &protect(0));
+    send(&second, &write, &[7; 512]);
+    send(&second, &[0x1b, 0, 0, 0, 2, 0], &[]);
+    drop(second);
+    let third = attached();
+    let gone = Sense::new(SenseKey::NotReady, Additional::NO_MEDIUM);
+    assert_eq!(ask(&third, 3, &[0; 6]).sense, Some(gone));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! **Invariants**
 //! - Whoever an access list does not name is told no more of a target than of one that is not there.
 //! - All sessions of a target share one device, so what one of them resets the others see; it lives as long as a session does, and
-//!   what it shows with it.
+//!   what it shows with it. What they set lives as long as the export does, and this process.
 //! - Commands that read in order to write are alone with their blocks, whoever else has the branch open: the locks are the branch's,
 //!   of all its targets and of NBD.
 //! - A unit keeps its serial number and name in every export of its disk, and has the physical blocks that guests know of disks in
@@ -17,7 +17,7 @@ use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::{Disk, RangeLocks};
 use landfall_protocols::iscsi::name::Name as IscsiName;
-use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Unit};
+use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Settings, Unit};
 use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
 use landfall_protocols::iscsi::session::login::{Demand, Want};
 use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
@@ -26,7 +26,7 @@ use landfall_retention::manifest::iscsi::{ChapAccount, IscsiAccess};
 use landfall_retention::name::{MomentName, Name};
 use landfall_retention::{DiskStatus, ExportStatus, ResolveError, Retention};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 /// Most targets in an answer to SendTargets.
@@ -45,8 +45,16 @@ pub(crate) struct RetentionTargets {
     prefix: String,
     /// Only exports that say who may have them are offered.
     guarded: bool,
-    /// Those that somebody has open.
-    devices: Mutex<HashMap<ExportId, Weak<Device>>>,
+    /// Those that somebody has open, or had: a target is offered for as long as its export is there.
+    offered: Mutex<HashMap<ExportId, Offered>>,
+}
+
+/// A target that somebody has open, or had.
+#[derive(Default)]
+struct Offered {
+    device: Weak<Device>,
+    /// What initiators have set of its disks.
+    settings: HashMap<DiskIdentity, Settings>,
 }
 
 /// The name of the target that an export is. It begins with `prefix`.
@@ -57,7 +65,7 @@ pub(crate) fn target_name(prefix: &str, export: &ExportStatus) -> String {
 impl RetentionTargets {
     /// The targets of `exports`, whose names begin with `prefix`. If they are `guarded`, only those that say who may have them.
     pub(crate) fn new(exports: Arc<RetentionExports>, prefix: String, guarded: bool) -> Self {
-        Self { exports, prefix, guarded, devices: Mutex::default() }
+        Self { exports, prefix, guarded, offered: Mutex::default() }
     }
 
     /// Whether exports have to say who may have them.
@@ -99,18 +107,22 @@ impl RetentionTargets {
         export: &ExportStatus,
         access: &IscsiAccess,
     ) -> Result<Arc<Device>, OpenError> {
-        let open = || self.devices.lock().get(&export.id).and_then(Weak::upgrade);
+        let open = || self.offered.lock().get(&export.id)?.device.upgrade();
         if let Some(device) = open() {
             return Ok(device);
         }
         let made = self.make(export, access).await?;
-        let mut devices = self.devices.lock();
-        devices.retain(|_, device| device.strong_count() > 0);
+        let there: HashSet<ExportId> =
+            self.retention().exports().into_iter().map(|export| export.id).collect();
+        let mut offered = self.offered.lock();
+        // Numbers are never given twice.
+        offered.retain(|export, _| there.contains(export));
+        let entry = offered.entry(export.id).or_default();
         // Somebody else may have been faster, and has it by now.
-        if let Some(device) = devices.get(&export.id).and_then(Weak::upgrade) {
+        if let Some(device) = entry.device.upgrade() {
             return Ok(device);
         }
-        devices.insert(export.id, Arc::downgrade(&made));
+        entry.device = Arc::downgrade(&made);
         Ok(made)
     }
 
@@ -130,12 +142,19 @@ impl RetentionTargets {
             unit.locks = locks;
             // What is written to a branch is durable when it is answered; to a moment nothing is.
             unit.volatile_cache = false;
+            unit.settings = self.settings(export.id, identity);
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
             let number = LunNumber::new(number).expect("a machine has fewer disks");
             device.attach(number, unit).expect("numbers are given once");
         }
         Ok(device)
+    }
+
+    /// What initiators have set of a disk of an export.
+    fn settings(&self, export: ExportId, disk: DiskIdentity) -> Settings {
+        let mut offered = self.offered.lock();
+        offered.entry(export).or_default().settings.entry(disk).or_default().clone()
     }
 
     /// The disks that the export has, in the order of the machine.

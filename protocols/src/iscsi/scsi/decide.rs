@@ -79,12 +79,12 @@ pub(super) fn decide(
         state.look_at_size(geometry.size_bytes);
         let told = found.as_ref().is_ok_and(|entry| entry.attentions == Attentions::Kept);
         let attention = if told { None } else { state.take_attention(nexus) };
-        let format = state.modes.sense_format();
+        let format = state.modes().sense_format();
         if let Some(attention) = attention {
             return Decision::Answer(Completion::check(attention.sense(), format));
         }
-        let protected = geometry.read_only || unit.unit.write_protected || state.modes.protects();
-        (format, Ready { ejected: state.ejected, protected })
+        let protected = geometry.read_only || unit.unit.write_protected || state.modes().protects();
+        (format, Ready { ejected: state.is_ejected(), protected })
     };
     let outcome = found.and_then(|entry| {
         let cdb = command::checked(entry, cdb)?;

@@ -11,7 +11,7 @@ use super::attention::{Attention, Pending};
 use super::lun::LunNumber;
 use super::mode::Modes;
 use super::nexus::{InitiatorPort, Nexus, NexusId};
-use super::unit::Unit;
+use super::unit::{Kept, Settings, Unit};
 use landfall_disks::Geometry;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,10 +142,8 @@ pub(super) struct LogicalUnit {
 /// What a unit remembers between commands.
 #[derive(Debug)]
 pub(super) struct UnitState {
-    /// Mode pages.
-    pub(super) modes: Modes,
-    /// The medium was ejected.
-    pub(super) ejected: bool,
+    kept: Kept,
+    settings: Settings,
     /// Who prevents its removal.
     pub(super) preventing: BTreeSet<NexusId>,
     /// Size of the disk that initiators know of, in bytes.
@@ -174,9 +172,10 @@ impl Audience {
 impl LogicalUnit {
     fn new(number: LunNumber, unit: Unit) -> Self {
         let size_bytes = unit.disk.geometry().size_bytes;
+        let modes = Modes::new(unit.volatile_cache);
         let state = UnitState {
-            modes: Modes::new(unit.volatile_cache),
-            ejected: false,
+            kept: unit.settings.kept().unwrap_or(Kept { modes, ejected: false }),
+            settings: unit.settings.clone(),
             preventing: BTreeSet::new(),
             size_bytes,
             pending: BTreeMap::new(),
@@ -241,9 +240,29 @@ impl UnitState {
         self.pending.get_mut(&nexus)?.take()
     }
 
-    /// Back to how it was when it was attached.
+    /// Mode pages.
+    pub(super) fn modes(&self) -> Modes {
+        self.kept.modes
+    }
+
+    pub(super) fn set_modes(&mut self, modes: Modes) {
+        self.kept.modes = modes;
+        self.settings.keep(self.kept);
+    }
+
+    /// Whether the medium was ejected.
+    pub(super) fn is_ejected(&self) -> bool {
+        self.kept.ejected
+    }
+
+    pub(super) fn set_ejected(&mut self, ejected: bool) {
+        self.kept.ejected = ejected;
+        self.settings.keep(self.kept);
+    }
+
+    /// Values are what they were to begin with, and nobody prevents anything; a medium that is out stays out.
     pub(super) fn reset(&mut self) {
-        self.modes = self.modes.defaults();
+        self.set_modes(self.modes().defaults());
         self.preventing.clear();
     }
 }

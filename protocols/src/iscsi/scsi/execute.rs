@@ -42,7 +42,7 @@ impl Run<'_> {
 
     /// How much has to be on stable storage where the command does not say: with the write cache switched off, all of it.
     pub(super) fn durability(&self) -> Durability {
-        if self.unit.state().modes.caches_writes() {
+        if self.unit.state().modes().caches_writes() {
             Durability::Cached
         } else {
             Durability::Durable
@@ -78,7 +78,7 @@ pub(super) async fn execute(nexus: NexusId, task: &Task, data_out: Buffer) -> Co
         Ok(data_in) => Completion { data_in, ..Completion::GOOD },
         Err(Failure::Aborted) => Completion::with_status(Status::TaskAborted),
         Err(Failure::Refused(sense)) => {
-            let format = task.unit.state().modes.sense_format();
+            let format = task.unit.state().modes().sense_format();
             Completion::check(sense, format)
         }
     }
@@ -119,6 +119,6 @@ async fn eject(run: &Run<'_>) -> Result<(), Failure> {
     if !state.preventing.is_empty() {
         return Err(Sense::illegal(Additional::REMOVAL_PREVENTED).into());
     }
-    state.ejected = true;
+    state.set_ejected(true);
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(super) fn start_stop(request: &Request<'_>) -> Result<Step, Sense> {
         return Err(Sense::invalid_field(4, 1));
     }
     let mut state = request.unit.state();
-    if start && !state.ejected {
+    if start && !state.is_ejected() {
         return Ok(Step::GOOD);
     }
     // Neither out nor in.
@@ -50,11 +50,11 @@ pub(super) fn start_stop(request: &Request<'_>) -> Result<Step, Sense> {
         return Err(Sense::illegal(Additional::REMOVAL_PREVENTED));
     }
     if start {
-        state.ejected = false;
+        state.set_ejected(false);
         state.tell(Attention::MediumChanged, Audience::AllBut(request.nexus));
         return Ok(Step::GOOD);
     }
-    Ok(if state.ejected { Step::GOOD } else { Step::Do(Operation::Eject) })
+    Ok(if state.is_ejected() { Step::GOOD } else { Step::Do(Operation::Eject) })
 }
 
 pub(super) fn prevent_allow(request: &Request<'_>) -> Result<Step, Sense> {

@@ -120,7 +120,7 @@ impl Nexus {
             Addressed::Unit(number) => self.device.unit(number),
             Addressed::ReportLuns | Addressed::Nothing => None,
         };
-        let format = unit.map_or(SenseFormat::Fixed, |unit| unit.state().modes.sense_format());
+        let format = unit.map_or(SenseFormat::Fixed, |unit| unit.state().modes().sense_format());
         Completion::check(sense, format)
     }
 }

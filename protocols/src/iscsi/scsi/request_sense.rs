@@ -10,7 +10,7 @@ pub(super) fn request_sense(request: &Request<'_>) -> Step {
     let mut state = request.unit.state();
     let sense = match state.take_attention(request.nexus) {
         Some(attention) => attention.sense(),
-        None if state.ejected => Sense::new(SenseKey::NotReady, Additional::NO_MEDIUM),
+        None if state.is_ejected() => Sense::new(SenseKey::NotReady, Additional::NO_MEDIUM),
         None => Sense::NONE,
     };
     Step::Done(encode(sense, &request.cdb))

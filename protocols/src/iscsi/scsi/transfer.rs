@@ -39,7 +39,7 @@ fn extent(request: &Request<'_>) -> Extent {
 impl Request<'_> {
     /// How much has to be on stable storage when a write is answered: with the write cache switched off, all of it.
     pub(super) fn durability(&self) -> Durability {
-        if self.unit.state().modes.caches_writes() {
+        if self.unit.state().modes().caches_writes() {
             self.cdb.durability()
         } else {
             Durability::Durable

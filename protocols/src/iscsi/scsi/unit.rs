@@ -1,6 +1,8 @@
 //! A logical unit as whoever embeds the target describes it: a disk, and what it is called.
 
+use super::mode::Modes;
 use landfall_disks::{Disk, RangeLocks};
+use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ pub struct Unit {
     pub removable: bool,
     /// Who knows how much space is left, if somebody does.
     pub space: Option<Arc<dyn Space>>,
+    /// What initiators have set, for as long as the unit is offered, whether or not somebody is there.
+    pub settings: Settings,
 }
 
 impl Unit {
@@ -39,7 +43,33 @@ impl Unit {
             write_protected: false,
             removable: false,
             space: None,
+            settings: Settings::default(),
         }
+    }
+}
+
+/// What initiators have set of a unit: mode pages, and whether its medium was ejected. Clones are the same settings.
+///
+/// Losing all nexuses changes nothing of it (SAM-5 6.3.4): whoever makes a unit anew for those who come later hands over those of the
+/// one before, which is no more by then.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(Arc<Mutex<Option<Kept>>>);
+
+/// Values that are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) modes: Modes,
+    pub(super) ejected: bool,
+}
+
+impl Settings {
+    /// What was kept, if anything was set.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        *self.0.lock()
+    }
+
+    pub(super) fn keep(&self, kept: Kept) {
+        *self.0.lock() = Some(kept);
     }
 }
 

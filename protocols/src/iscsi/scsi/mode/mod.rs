@@ -7,7 +7,8 @@
 //!   select   the way back: checked as a whole, then taken as a whole
 //! ```
 //!
-//! Nothing is saved: a unit that is attached anew, or reset, has the default values.
+//! Nothing is saved (SPC-4 7.5.1): after a reset, and when whoever offers the unit starts again, it has the default values. Sessions
+//! that come and go change nothing of them.
 
 mod pages;
 mod select;

@@ -52,16 +52,16 @@ pub(in crate::iscsi::scsi) async fn perform(
         return Err(Sense::illegal(Additional::PARAMETER_LIST_LENGTH).into());
     }
     let geometry = run.unit.geometry();
-    let before = run.unit.state().modes;
+    let before = run.unit.state().modes();
     if before.needs_flush(&parse(list, form, &geometry, before)?) {
         run.flush().await?;
         run.proceed()?;
     }
     let mut state = run.unit.state();
     // Somebody else may have changed others meanwhile.
-    let modes = parse(list, form, &geometry, state.modes)?;
-    if modes != state.modes {
-        state.modes = modes;
+    let modes = parse(list, form, &geometry, state.modes())?;
+    if modes != state.modes() {
+        state.set_modes(modes);
         state.tell(Attention::ModeParametersChanged, Audience::AllBut(run.nexus));
     }
     Ok(())

@@ -42,7 +42,7 @@ pub(in crate::iscsi::scsi) fn sense10(request: &Request<'_>) -> Result<Step, Sen
 fn device_specific(request: &Request<'_>) -> u8 {
     let protected = request.geometry.read_only
         || request.unit.unit.write_protected
-        || request.unit.state().modes.protects();
+        || request.unit.state().modes().protects();
     if protected { DPO_FUA | WRITE_PROTECT } else { DPO_FUA }
 }
 
@@ -83,7 +83,7 @@ fn pages(request: &Request<'_>) -> Result<Vec<u8>, Sense> {
     if subpage != 0 && subpage != ALL_SUBPAGES {
         return Err(Sense::invalid_field(3, 7));
     }
-    let modes = request.unit.state().modes;
+    let modes = request.unit.state().modes();
     if code == ALL_PAGES {
         return Ok(Page::ALL.into_iter().flat_map(|page| page.encode(values, &modes)).collect());
     }
