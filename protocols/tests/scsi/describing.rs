@@ -15,8 +15,9 @@ use std::sync::Arc;
 struct HalfFull;
 
 impl Space for HalfFull {
-    fn left(&self) -> SpaceLeft {
-        SpaceLeft { available_bytes: 5 << 20, used_bytes: 7 << 20 }
+    fn left(&self) -> Option<SpaceLeft> {
+        let (available_bytes, used_bytes) = (5 << 20, 7 << 20);
+        Some(SpaceLeft { available_bytes, used_bytes, threshold_bytes: 3 << 20 })
     }
 }
 
@@ -207,6 +208,29 @@ fn physical_blocks_are_those_of_the_unit() {
         // Where writes and unmapping are best cut does not hang on it.
         assert_eq!((page(&nexus, 0xb0)[3], page(&nexus, 0xb0)[27]), (8, 8));
     }
+}
+
+/// Nobody has looked yet how much space there is.
+struct NotYet;
+
+impl Space for NotYet {
+    fn left(&self) -> Option<SpaceLeft> {
+        None
+    }
+}
+
+#[test]
+fn what_nobody_knows_yet_is_not_told() {
+    let device = Device::new("iqn.2026-11.internal.landfall:new");
+    let mut unit = Unit::new(Arc::new(MemoryDisk::new(Blocks::new(8))), Identity::new("new"));
+    unit.space = Some(Arc::new(NotYet));
+    device.attach(number(3), unit).expect("it is free");
+    let nexus = device.nexus(InitiatorPort { name: "iqn.test".into(), isid: [1; 6] });
+    assert!(ask(&nexus, 3, &[0; 6]).sense.is_some(), "it is new");
+    let log = bytes(&nexus, &[0x4d, 0, 0x4c, 0, 0, 0, 0, 4, 0, 0]);
+    assert_eq!(log, [0x8c, 0, 0, 0]);
+    let threshold = bytes(&nexus, &[0x1a, 0x08, 0x1c, 2, 0xff, 0]);
+    assert_eq!(threshold[20..], [0x02, 0x01, 0, 0, 0, 0, 0, 0]);
 }
 
 /// What is told of a command alone, of all commands, and what the standards say of its bits, agree.

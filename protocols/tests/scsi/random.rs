@@ -75,6 +75,15 @@ fn cdb(seed: &mut Seed, bench: &Bench) -> [u8; 16] {
         cdb[4] = *seed.pick(&[0, 1, 2, 3, 3, 0x10, 0x20, 0x24, 0x30, 0x70, 0xa0, 0xb0]);
         cdb[3] = *seed.pick(&[0, 0, 0, 1, 2, 3]);
     }
+    if matches!(code, 0x1a | 0x5a | 0x4d) && seed.chance(3, 4) {
+        let pages: &[u8] = if code == 0x4d { &[0, 0x0c] } else { &[1, 2, 8, 0x0a, 0x1c, 0x3f] };
+        cdb[2] = cdb[2] & 0xc0 | seed.pick(pages);
+        cdb[3] = *seed.pick(&[0, 0, 2, 0xff, 0xff, 1]);
+        cdb[if code == 0x1a { 4 } else { 8 }] = 200;
+        if code == 0x4d {
+            put(&mut cdb, 5, 2, *seed.pick(&[0, 0, 1, 2, 3]));
+        }
+    }
     if code == 0x9e {
         put(&mut cdb, 10, 4, seed.below(200));
         if action == Some(0x10) {
@@ -167,10 +176,12 @@ fn mode_list(seed: &mut Seed, ten: bool) -> Vec<u8> {
         list.extend([0, 0, 2, 0]);
     }
     for _ in 0..seed.below(3) {
-        let (code, length) = *seed.pick(&[(0x02, 14), (0x08, 18), (0x0a, 10), (0x1c, 10)]);
-        let mut page = vec![0; length + 2];
+        let (code, length) =
+            *seed.pick(&[(0x01, 10), (0x02, 14), (0x08, 18), (0x0a, 10), (0x1c, 10), (0x5c, 20)]);
+        let header = if code == 0x5c { 4 } else { 2 };
+        let mut page = vec![0; length + header];
         page[0] = code;
-        page[1] = length as u8;
+        page[header - 1] = length as u8;
         match code {
             0x08 => page[2] = *seed.pick(&[0, 4, 4]),
             0x0a => {
@@ -178,7 +189,12 @@ fn mode_list(seed: &mut Seed, ten: bool) -> Vec<u8> {
                 page[3] = 0x10;
                 page[4] = *seed.pick(&[0, 0, 0, 8]);
             }
+            0x01 => page[7] = *seed.pick(&[0, 0x80]),
             0x1c => page[2] = 8,
+            0x5c => {
+                page[1] = *seed.pick(&[2, 2, 2, 3]);
+                page[16..].copy_from_slice(&[0x82, 0x01, 0, 0, 0, 0, 0, 3]);
+            }
             _ => {}
         }
         list.extend(page);
@@ -217,6 +233,7 @@ fn whatever_is_sent_is_answered_as_the_model_says() {
             removable: seed.chance(1, 2),
             write_protected: seed.chance(1, 8),
             volatile_cache: seed.chance(1, 2),
+            knows_space: seed.chance(1, 2),
         };
         let mut bench = Bench::new(blocks, kind);
         for _ in 0..600 {

@@ -26,6 +26,7 @@ struct Input {
     removable: bool,
     write_protected: bool,
     volatile_cache: bool,
+    knows_space: bool,
     /// What is not mapped is called zeroes, and not a hole.
     zeroes: bool,
     steps: Vec<Step>,
@@ -150,6 +151,7 @@ fuzz_target!(|input: Input| {
         removable: input.removable,
         write_protected: input.write_protected,
         volatile_cache: input.volatile_cache,
+        knows_space: input.knows_space,
     };
     let mut bench = Bench::new(blocks, kind);
     for step in input.steps.iter().take(MOST_STEPS) {

@@ -8,10 +8,11 @@
 //! **Lock order:** the inventory before the state of a unit; never two units at once. Nobody waits while holding either.
 
 use super::attention::{Attention, Pending};
+use super::log::threshold_sets;
 use super::lun::LunNumber;
-use super::mode::Modes;
+use super::mode::{Modes, Threshold};
 use super::nexus::{InitiatorPort, Nexus, NexusId};
-use super::unit::{Kept, Settings, Unit};
+use super::unit::{Kept, Settings, SpaceLeft, Unit};
 use landfall_disks::Geometry;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,11 +77,12 @@ impl Device {
         Ok(gone.unit.clone())
     }
 
-    /// Tells every nexus that unit `number` runs out of space.
-    pub fn soft_threshold_reached(&self, number: LunNumber) -> Result<(), NoUnit> {
-        let unit = self.unit(number).ok_or(NoUnit(number))?;
-        unit.tell(Attention::SoftThreshold, Audience::All);
-        Ok(())
+    /// Tells every nexus that the space of the units, which they have in common, has become little. Units of which nobody knows
+    /// how much space is left have none to tell of.
+    pub fn soft_threshold_reached(&self) {
+        for unit in self.units().iter().filter(|unit| unit.unit.space.is_some()) {
+            unit.tell(Attention::SoftThreshold, Audience::All);
+        }
     }
 
     /// A new nexus with `port`, which learns that it is new with its first command to each unit. One that exists for the same
@@ -190,6 +192,14 @@ impl LogicalUnit {
 
     pub(super) fn geometry(&self) -> Geometry {
         Geometry { physical_sector: self.unit.physical_block, ..self.unit.disk.geometry() }
+    }
+
+    /// Whether, and where, initiators are told that space has become little.
+    pub(super) fn threshold(&self) -> Threshold {
+        let Some(space) = &self.unit.space else { return Threshold::None };
+        let block = u64::from(self.geometry().logical_sector);
+        let sets = |left: SpaceLeft| Threshold::At(threshold_sets(left.threshold_bytes, block));
+        space.left().map_or(Threshold::Unknown, sets)
     }
 
     /// Bytes of a logical block.

@@ -34,7 +34,7 @@ pub(super) fn sense(request: &Request<'_>) -> Result<Step, Sense> {
         }
         (PROVISIONING, 0) if let Some(space) = space => {
             let block = u64::from(request.geometry.logical_sector);
-            ([NOT_SAVED | PROVISIONING, 0], parameters(space.left(), block, pointer)?)
+            ([NOT_SAVED | PROVISIONING, 0], parameters(space.left().as_ref(), block, pointer)?)
         }
         (SUPPORTED, _) => return Err(Sense::invalid_field(3, 7)),
         (PROVISIONING, _) if space.is_some() => return Err(Sense::invalid_field(3, 7)),
@@ -52,21 +52,24 @@ fn body_has_no_parameters(header: u8) -> bool {
     header & PAGE_CODE == SUPPORTED
 }
 
-/// The parameters from number `pointer` on.
-fn parameters(left: SpaceLeft, block: u64, pointer: u16) -> Result<Vec<u8>, Sense> {
+/// The parameters from number `pointer` on; none as long as nothing is known.
+fn parameters(left: Option<&SpaceLeft>, block: u64, pointer: u16) -> Result<Vec<u8>, Sense> {
     if pointer > USED {
         return Err(Sense::invalid_field(5, 7));
     }
-    let unit = block << THRESHOLD_EXPONENT;
-    let all = [(AVAILABLE, left.available_bytes), (USED, left.used_bytes)];
-    let from = all.into_iter().filter(|(code, _)| *code >= pointer);
-    Ok(from.flat_map(|(code, bytes)| parameter(code, bytes / unit)).collect())
+    let of = |left: &SpaceLeft| [(AVAILABLE, left.available_bytes), (USED, left.used_bytes)];
+    let from = left.map(of).into_iter().flatten().filter(|(code, _)| *code >= pointer);
+    Ok(from.flat_map(|(code, bytes)| parameter(code, threshold_sets(bytes, block))).collect())
 }
 
-fn parameter(code: u16, count: u64) -> Vec<u8> {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
+/// How many threshold sets of `block` bytes to a block `bytes` are.
+pub(super) fn threshold_sets(bytes: u64, block: u64) -> u32 {
+    u32::try_from(bytes / (block << THRESHOLD_EXPONENT)).unwrap_or(u32::MAX)
+}
+
+fn parameter(code: u16, count: u32) -> Vec<u8> {
     let mut bytes = code.to_be_bytes().to_vec();
-    // DU, and binary format; eight bytes follow.
+    // FORMAT AND LINKING 11b, a list in binary, DU being zero; eight bytes follow.
     bytes.extend([0x03, 8]);
     bytes.extend(count.to_be_bytes());
     // Scope: not dedicated to this unit alone.

@@ -81,8 +81,8 @@ impl fmt::Debug for Unit {
 
 /// How much space there is for what is written to a unit.
 pub trait Space: Send + Sync {
-    /// What is known now. Called for LOG SENSE; must not wait.
-    fn left(&self) -> SpaceLeft;
+    /// What is known now, if anything is yet. Called for LOG SENSE and MODE SENSE; must not wait.
+    fn left(&self) -> Option<SpaceLeft>;
 }
 
 /// Space, in bytes.
@@ -90,8 +90,10 @@ pub trait Space: Send + Sync {
 pub struct SpaceLeft {
     /// What may still be allocated.
     pub available_bytes: u64,
-    /// What this unit has allocated.
+    /// What is allocated.
     pub used_bytes: u64,
+    /// Where no more than that is available, initiators are told once that it is little.
+    pub threshold_bytes: u64,
 }
 
 /// A company's 24-bit identifier, as the IEEE assigns it.

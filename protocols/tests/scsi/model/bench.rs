@@ -1,12 +1,12 @@
 //! A unit and its model side by side: whatever happens to one happens to the other, and they must agree.
 
-use super::disk::{Blocks, MemoryDisk};
-use super::{Expected, Model};
+use super::disk::{BLOCK, Blocks, MemoryDisk};
+use super::{Expected, Model, SPACE};
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{Buffer, Disk};
 use landfall_protocols::iscsi::scsi::{
     Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
-    ResetScope, Sense, Status, Unit,
+    ResetScope, Sense, Space, SpaceLeft, Status, Unit,
 };
 use std::sync::Arc;
 
@@ -19,6 +19,18 @@ pub struct Kind {
     pub removable: bool,
     pub write_protected: bool,
     pub volatile_cache: bool,
+    pub knows_space: bool,
+}
+
+/// The space of the model.
+struct Known;
+
+impl Space for Known {
+    fn left(&self) -> Option<SpaceLeft> {
+        let [available_bytes, used_bytes, threshold_bytes] =
+            SPACE.map(|sets| u64::from(sets) * 2048 * BLOCK as u64);
+        Some(SpaceLeft { available_bytes, used_bytes, threshold_bytes })
+    }
 }
 
 pub struct Bench {
@@ -70,10 +82,12 @@ impl Bench {
         unit.removable = kind.removable;
         unit.write_protected = kind.write_protected;
         unit.volatile_cache = kind.volatile_cache;
+        unit.space = kind.knows_space.then(|| Arc::new(Known) as Arc<dyn Space>);
         device.attach(number(0), unit).expect("it is free");
         let nexuses = (0..NEXUSES).map(|who| device.nexus(port(who))).collect();
         let mut model = Model::new(blocks, kind.volatile_cache, NEXUSES);
         model.removable = kind.removable;
+        model.knows_space = kind.knows_space;
         model.write_protected = kind.write_protected;
         Self { device, nexuses, disk, model, seen: Vec::new() }
     }
@@ -154,8 +168,10 @@ impl Bench {
             Event::Damage(block) => self.both(|held| held.damaged[block] = true),
             Event::Room(blocks) => self.both(|held| held.room = blocks),
             Event::SoftThreshold => {
-                self.device.soft_threshold_reached(number(0)).expect("it is there");
-                self.model.tell(Additional::SOFT_THRESHOLD, |_| true);
+                self.device.soft_threshold_reached();
+                if self.model.knows_space {
+                    self.model.tell(Additional::SOFT_THRESHOLD, |_| true);
+                }
             }
             Event::Neighbour(unit) => self.neighbour(unit.clamp(1, 9)),
             Event::Cleared(who) => {

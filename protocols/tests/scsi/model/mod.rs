@@ -69,6 +69,8 @@ pub struct Model {
     pub modes: Modes,
     /// The disk keeps what was answered in a cache.
     volatile: bool,
+    /// Somebody knows how much space is left: `SPACE`.
+    pub knows_space: bool,
     pub write_protected: bool,
     pub removable: bool,
     ejected: bool,
@@ -78,6 +80,9 @@ pub struct Model {
     /// Of each nexus, as places in `ATTENTIONS`.
     pending: Vec<BTreeSet<usize>>,
 }
+
+/// Available, used, and where that it is little is told: in sets of 2048 blocks.
+pub const SPACE: [u8; 3] = [5, 7, 3];
 
 const MAX_TRANSFER: usize = 32 << 20;
 
@@ -105,6 +110,7 @@ impl Model {
             blocks,
             modes: Modes::new(volatile),
             volatile,
+            knows_space: false,
             write_protected: false,
             removable: false,
             ejected: false,
@@ -190,7 +196,7 @@ impl Model {
             0x25 => Ok(self.capacity(None)),
             0x37 => Ok(Expected::Some(short(&cdb[7..9]))),
             0xb7 => Ok(Expected::Some(short(&cdb[6..10]))),
-            0x4d => log_sense(cdb),
+            0x4d => self.log_sense(cdb),
             0x9e if cdb[1] & 0x1f == 0x10 => Ok(self.capacity(Some(short(&cdb[10..14])))),
             0x9e => self.lba_status(cdb, wanted),
             0xa0 => self.report_luns(who, cdb),
@@ -582,17 +588,32 @@ fn inquiry(cdb: &[u8; 16]) -> Result<Expected, Sense> {
     if known { Ok(Expected::Some(short(&cdb[3..5]))) } else { Err(field(2, 7)) }
 }
 
-fn log_sense(cdb: &[u8; 16]) -> Result<Expected, Sense> {
-    let bytes = match (cdb[2] & 0x3f, cdb[3]) {
-        (0, 0) => vec![0, 0, 0, 1, 0],
-        (0, 0xff) => vec![0x40, 0xff, 0, 4, 0, 0, 0, 0xff],
-        (0, _) => return Err(field(3, 7)),
-        _ => return Err(field(2, 5)),
-    };
-    if cdb[5..7] != [0, 0] {
-        return Err(field(5, 7));
+impl Model {
+    fn log_sense(&self, cdb: &[u8; 16]) -> Result<Expected, Sense> {
+        let mut last = 0;
+        let from = short(&cdb[5..7]);
+        let bytes = match (self.knows_space, cdb[2] & 0x3f, cdb[3]) {
+            (false, 0, 0) => vec![0, 0, 0, 1, 0],
+            (false, 0, 0xff) => vec![0x40, 0xff, 0, 4, 0, 0, 0, 0xff],
+            (true, 0, 0) => vec![0, 0, 0, 2, 0, 0x0c],
+            (true, 0, 0xff) => vec![0x40, 0xff, 0, 6, 0, 0, 0, 0xff, 0x0c, 0],
+            (true, 0x0c, 0) => {
+                last = 2;
+                let mut bytes = vec![0x8c, 0, 0, 0];
+                for (number, sets) in (1..).zip(&SPACE[..2]).skip(from.saturating_sub(1)) {
+                    bytes.extend([0, number, 3, 8, 0, 0, 0, *sets, 2, 0, 0, 0]);
+                }
+                bytes[3] = bytes.len() as u8 - 4;
+                bytes
+            }
+            (_, 0, _) | (true, 0x0c, _) => return Err(field(3, 7)),
+            _ => return Err(field(2, 5)),
+        };
+        if from > last {
+            return Err(field(5, 7));
+        }
+        Ok(Expected::Good(cut(bytes, short(&cdb[7..9]))))
     }
-    Ok(Expected::Good(cut(bytes, short(&cdb[7..9]))))
 }
 
 fn maintenance(cdb: &[u8; 16]) -> Result<Expected, Sense> {

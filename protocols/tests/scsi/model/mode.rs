@@ -1,40 +1,46 @@
 //! Mode pages, restated as bytes.
 
-use super::{Additional, Expected, Model, Modes, Sense, cut, field, illegal, short};
+use super::{Additional, Expected, Model, Modes, SPACE, Sense, cut, field, illegal, short};
 
-const CODES: [u8; 4] = [0x02, 0x08, 0x0a, 0x1c];
+/// Codes and subpages. The last is there where somebody knows how much space is left.
+const CODES: [(u8, u8); 6] = [(0x01, 0), (0x02, 0), (0x08, 0), (0x0a, 0), (0x1c, 0), (0x1c, 2)];
 
-/// Length of a page behind its header, if there is one of that code.
-fn length(code: u8) -> Option<usize> {
+/// Bytes of the header of a page, and of what is behind it.
+fn lengths(code: (u8, u8)) -> (usize, usize) {
     match code {
-        0x02 => Some(14),
-        0x08 => Some(18),
-        0x0a | 0x1c => Some(10),
-        _ => None,
+        (0x02, _) => (2, 14),
+        (0x08, _) => (2, 18),
+        (_, 0) => (2, 10),
+        _ => (4, 20),
     }
 }
 
-fn page(code: u8, modes: Modes) -> Vec<u8> {
-    let length = length(code).expect("it is listed");
-    let mut bytes = vec![0; length + 2];
-    bytes[0] = code;
-    bytes[1] = length as u8;
+fn page(code: (u8, u8), modes: Modes, knows_space: bool) -> Vec<u8> {
+    let (header, length) = lengths(code);
+    let mut bytes = vec![0; header + length];
+    bytes[0] = code.0;
+    bytes[header - 1] = length as u8;
     match code {
-        0x08 => bytes[2] = u8::from(modes.wce) << 2,
-        0x0a => {
+        (0x01, _) => bytes[7] = u8::from(knows_space) << 7,
+        (0x08, _) => bytes[2] = u8::from(modes.wce) << 2,
+        (0x0a, _) => {
             bytes[2] = 0x02 | u8::from(modes.d_sense) << 2;
             bytes[3] = 0x10;
             bytes[4] = u8::from(modes.swp) << 3;
         }
-        0x1c => bytes[2] = 0x08,
+        (0x1c, 0) => bytes[2] = 0x08,
+        (0x1c, _) => {
+            bytes[..2].copy_from_slice(&[0x5c, 0x02]);
+            bytes[16..].copy_from_slice(&[0x82, 0x01, 0, 0, 0, 0, 0, SPACE[2]]);
+        }
         _ => {}
     }
     bytes
 }
 
 /// Bits that can be changed.
-fn mask(code: u8, at: usize) -> u8 {
-    match (code, at) {
+fn mask(code: (u8, u8), at: usize) -> u8 {
+    match (code.0, at) {
         (0x08 | 0x0a, 2) => 0x04,
         (0x0a, 4) => 0x08,
         _ => 0,
@@ -55,24 +61,31 @@ impl Model {
         bytes
     }
 
+    /// Of the pages there are.
+    fn codes(&self) -> Vec<(u8, u8)> {
+        CODES[..if self.knows_space { 6 } else { 5 }].to_vec()
+    }
+
     pub(super) fn mode_sense(&self, cdb: &[u8; 16]) -> Result<Expected, Sense> {
         let (code, control) = (cdb[2] & 0x3f, cdb[2] >> 6);
         if control == 3 {
             return Err(illegal(Additional::SAVING_NOT_SUPPORTED));
         }
-        if cdb[3] != 0 && cdb[3] != 0xff {
-            return Err(field(3, 7));
-        }
-        let codes: Vec<u8> = CODES.into_iter().filter(|one| code == 0x3f || code == *one).collect();
+        let mut codes = self.codes();
+        codes.retain(|one| code == 0x3f || code == one.0);
         if codes.is_empty() {
             return Err(field(2, 5));
         }
-        let values = |code: u8| match control {
-            0 => page(code, self.modes),
-            2 => page(code, Modes::new(self.volatile)),
+        codes.retain(|one| cdb[3] == 0xff || cdb[3] == one.1);
+        if codes.is_empty() || code == 0x3f && cdb[3] != 0 && cdb[3] != 0xff {
+            return Err(field(3, 7));
+        }
+        let values = |code: (u8, u8)| match control {
+            0 => page(code, self.modes, self.knows_space),
+            2 => page(code, Modes::new(self.volatile), self.knows_space),
             _ => {
-                let mut bytes = page(code, self.modes);
-                for (at, byte) in bytes.iter_mut().enumerate().skip(2) {
+                let mut bytes = page(code, self.modes, self.knows_space);
+                for (at, byte) in bytes.iter_mut().enumerate().skip(lengths(code).0) {
                     *byte = mask(code, at);
                 }
                 bytes
@@ -160,23 +173,36 @@ impl Model {
         }
         let (mut at, mut modes) = (header + described, self.modes);
         while at < list.len() {
-            let code = list[at] & 0x7f;
-            let Some(length) = length(code) else { return Err(wrong(at)) };
-            match list.get(at + 1) {
-                None => return Err(short_list),
-                Some(given) if usize::from(*given) != length => return Err(wrong(at + 1)),
-                Some(_) => {}
+            let (code, sub) = (list[at] & 0x3f, list[at] & 0x40 != 0);
+            let mut known = self.codes();
+            known.retain(|one| one.0 == code && sub == (one.1 != 0));
+            if known.is_empty() {
+                return Err(wrong(at));
             }
-            if list.len() < at + 2 + length {
+            let code = match (sub, list.get(at + 1)) {
+                (false, _) => known[0],
+                (true, None) => return Err(short_list),
+                (true, Some(subpage)) if *subpage == known[0].1 => known[0],
+                (true, Some(_)) => return Err(wrong(at + 1)),
+            };
+            let right = page(code, modes, self.knows_space);
+            let header = lengths(code).0;
+            if list.len() < at + header {
                 return Err(short_list);
             }
-            let given = &list[at..at + 2 + length];
-            for (place, fixed) in page(code, modes).iter().enumerate().skip(2) {
+            if list[at + header / 2..at + header] != right[header / 2..header] {
+                return Err(wrong(at + header / 2));
+            }
+            if list.len() < at + right.len() {
+                return Err(short_list);
+            }
+            let given = &list[at..at + right.len()];
+            for (place, fixed) in right.iter().enumerate().skip(header) {
                 if (fixed ^ given[place]) & !mask(code, place) != 0 {
                     return Err(wrong(at + place));
                 }
             }
-            match code {
+            match code.0 {
                 0x08 => modes.wce = given[2] & 0x04 != 0,
                 0x0a => {
                     modes.d_sense = given[2] & 0x04 != 0;
@@ -184,7 +210,7 @@ impl Model {
                 }
                 _ => {}
             }
-            at += 2 + length;
+            at += right.len();
         }
         Ok(modes)
     }

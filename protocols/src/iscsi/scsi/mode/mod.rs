@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Modes    what initiators can change: three bits
+//!   Contents the same with what the unit knows of its space
 //!   pages    pages of them, as bytes: current, changeable and default values
 //!   sense    header, block descriptor and pages for an initiator
 //!   select   the way back: checked as a whole, then taken as a whole
@@ -14,6 +15,7 @@ mod pages;
 mod select;
 mod sense;
 
+pub(super) use pages::Threshold;
 pub(super) use select::{SelectForm, perform as perform_select, select6, select10};
 pub(super) use sense::{sense6, sense10};
 

@@ -1,7 +1,7 @@
 //! MODE SELECT (SPC-4 6.11, 6.12).
 
 use super::Modes;
-use super::pages::{Page, Values};
+use super::pages::{Contents, Page, SUBPAGE_FORMAT, Values};
 use super::sense::{long_descriptor, short_descriptor};
 use crate::iscsi::scsi::attention::Attention;
 use crate::iscsi::scsi::decide::{Request, Step};
@@ -21,8 +21,7 @@ pub(in crate::iscsi::scsi) enum SelectForm {
     Ten,
 }
 
-/// SPF: the page is a subpage. PS, before it, means nothing on the way here.
-const SUBPAGE: u8 = 0x40;
+/// PS and SPF stand before it; the first means nothing on the way here.
 const PAGE_CODE: u8 = 0x3f;
 /// Number of blocks that leaves it as it is.
 const UNCHANGED: [u8; 4] = [0xff; 4];
@@ -52,14 +51,15 @@ pub(in crate::iscsi::scsi) async fn perform(
         return Err(Sense::illegal(Additional::PARAMETER_LIST_LENGTH).into());
     }
     let geometry = run.unit.geometry();
-    let before = run.unit.state().modes();
-    if before.needs_flush(&parse(list, form, &geometry, before)?) {
+    let before = run.unit.contents();
+    if before.modes.needs_flush(&parse(list, form, &geometry, before)?) {
         run.flush().await?;
         run.proceed()?;
     }
     let mut state = run.unit.state();
     // Somebody else may have changed others meanwhile.
-    let modes = parse(list, form, &geometry, state.modes())?;
+    let contents = Contents { modes: state.modes(), ..before };
+    let modes = parse(list, form, &geometry, contents)?;
     if modes != state.modes() {
         state.set_modes(modes);
         state.tell(Attention::ModeParametersChanged, Audience::AllBut(run.nexus));
@@ -67,21 +67,21 @@ pub(in crate::iscsi::scsi) async fn perform(
     Ok(())
 }
 
-/// What `modes` become by `list`.
+/// What the modes of `contents` become by `list`.
 fn parse(
     list: &[u8],
     form: SelectForm,
     geometry: &Geometry,
-    mut modes: Modes,
+    mut contents: Contents,
 ) -> Result<Modes, Sense> {
     let mut at = header(list, form, geometry)?;
     while at < list.len() {
-        let page = page(list, at, &modes)?;
-        let length = page.encode(Values::Changeable, &modes).len();
-        page.apply(&list[at..at + length], &mut modes);
+        let page = page(list, at, &contents)?;
+        let length = contents.encode(page, Values::Changeable).len();
+        page.apply(&list[at..at + length], &mut contents.modes);
         at += length;
     }
-    Ok(modes)
+    Ok(contents.modes)
 }
 
 const SHORT: Sense = Sense::illegal(Additional::PARAMETER_LIST_LENGTH);
@@ -140,18 +140,26 @@ fn header(list: &[u8], form: SelectForm, geometry: &Geometry) -> Result<usize, S
 }
 
 /// The page at `at`, if it changes nothing that cannot be.
-fn page(list: &[u8], at: usize, modes: &Modes) -> Result<Page, Sense> {
-    let code = list[at];
-    let known = if code & SUBPAGE == 0 { Page::of_code(code & PAGE_CODE) } else { None };
-    let page = known.ok_or(wrong(at))?;
-    let current = page.encode(Values::Current, modes);
-    let changeable = page.encode(Values::Changeable, modes);
-    let length = *list.get(at + 1).ok_or(SHORT)?;
-    if length != current[1] {
-        return Err(wrong(at + 1));
+fn page(list: &[u8], at: usize, contents: &Contents) -> Result<Page, Sense> {
+    let code = list[at] & PAGE_CODE;
+    let has_subpage = list[at] & SUBPAGE_FORMAT != 0;
+    let mut of_code = contents
+        .pages()
+        .filter(|page| page.code() == code && (page.subpage() != 0) == has_subpage)
+        .peekable();
+    of_code.peek().ok_or(wrong(at))?;
+    let subpage = if has_subpage { *list.get(at + 1).ok_or(SHORT)? } else { 0 };
+    let page = of_code.find(|page| page.subpage() == subpage).ok_or(wrong(at + 1))?;
+    let current = contents.encode(page, Values::Current);
+    let changeable = contents.encode(page, Values::Changeable);
+    let header = page.header_bytes();
+    // The length has half of the header, behind the codes.
+    let length = list.get(at + header / 2..at + header).ok_or(SHORT)?;
+    if length != &current[header / 2..header] {
+        return Err(wrong(at + header / 2));
     }
     let given = list.get(at..at + current.len()).ok_or(SHORT)?;
-    let bytes = given.iter().zip(&current).zip(&changeable).enumerate().skip(2);
+    let bytes = given.iter().zip(&current).zip(&changeable).enumerate().skip(header);
     for (place, ((given, current), changeable)) in bytes {
         if (given ^ current) & !changeable != 0 {
             return Err(wrong(at + place));
@@ -163,6 +171,7 @@ fn page(list: &[u8], at: usize, modes: &Modes) -> Result<Page, Sense> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::iscsi::scsi::mode::Threshold;
 
     const GEOMETRY: Geometry = Geometry {
         size_bytes: 100 * 512,
@@ -171,8 +180,12 @@ mod tests {
         read_only: false,
     };
 
+    fn contents() -> Contents {
+        Contents { modes: Modes::new(true), threshold: Threshold::At(5) }
+    }
+
     fn of(page: Page, byte: usize, value: u8) -> Vec<u8> {
-        let mut bytes = page.encode(Values::Current, &Modes::new(true));
+        let mut bytes = contents().encode(page, Values::Current);
         bytes[byte] = value;
         bytes
     }
@@ -186,7 +199,7 @@ mod tests {
     }
 
     fn parsed(list: &[u8]) -> Result<Modes, Sense> {
-        parse(list, SelectForm::Six, &GEOMETRY, Modes::new(true))
+        parse(list, SelectForm::Six, &GEOMETRY, contents())
     }
 
     #[test]
@@ -204,7 +217,7 @@ mod tests {
         ten.extend(long_descriptor(&GEOMETRY));
         ten.extend(of(Page::Control, 2, 0x06));
         let modes = Modes { descriptors: true, ..Modes::new(true) };
-        assert_eq!(parse(&ten, SelectForm::Ten, &GEOMETRY, Modes::new(true)), Ok(modes));
+        assert_eq!(parse(&ten, SelectForm::Ten, &GEOMETRY, contents()), Ok(modes));
     }
 
     #[test]
@@ -213,6 +226,15 @@ mod tests {
         assert_eq!(parsed(&six(&[], &[of(Page::Control, 1, 8)])), Err(wrong(5)));
         assert_eq!(parsed(&six(&[], &[of(Page::Control, 0, 0x4a)])), Err(wrong(4)));
         assert_eq!(parsed(&six(&[], &[of(Page::Control, 0, 0x0b)])), Err(wrong(4)));
+        assert_eq!(parsed(&six(&[], &[of(Page::ErrorRecovery, 7, 0)])), Err(wrong(11)));
+        // Of a subpage: its code, its length, a threshold.
+        for (byte, field) in [(1, 5), (2, 6), (3, 6), (16, 20), (23, 27)] {
+            let other = of(Page::Provisioning, byte, 1);
+            assert_eq!(parsed(&six(&[], &[other])), Err(wrong(field)), "byte {byte}");
+        }
+        let same = six(&[], &[of(Page::Provisioning, 0, 0x5c)]);
+        assert_eq!(parsed(&same), Ok(Modes::new(true)));
+        assert_eq!(parsed(&same[..6]), Err(SHORT));
         assert_eq!(parsed(&[0, 1, 0, 0]), Err(wrong(1)));
         assert_eq!(parsed(&[0, 0, 0, 4, 0, 0, 0, 0]), Err(wrong(3)));
         // Of the descriptor: the number of blocks, what is reserved, the length of a block.
@@ -223,7 +245,7 @@ mod tests {
         }
         let ten = |descriptor: &[u8], length: u8| {
             let list = [&[0, 0, 0, 0, 1, 0, 0, length][..], descriptor].concat();
-            parse(&list, SelectForm::Ten, &GEOMETRY, Modes::new(true))
+            parse(&list, SelectForm::Ten, &GEOMETRY, contents())
         };
         assert_eq!(ten(&[0; 8], 8), Err(wrong(6)));
         for (byte, field) in [(7, 8), (11, 16), (14, 20)] {

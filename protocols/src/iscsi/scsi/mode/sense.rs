@@ -1,7 +1,8 @@
 //! MODE SENSE (SPC-4 6.13, 6.14).
 
-use super::pages::{Page, Values};
+use super::pages::{Contents, Page, Values};
 use crate::iscsi::scsi::decide::{Request, Step};
+use crate::iscsi::scsi::device::LogicalUnit;
 use crate::iscsi::scsi::sense::{Additional, Sense};
 use landfall_disks::Geometry;
 
@@ -78,15 +79,27 @@ fn pages(request: &Request<'_>) -> Result<Vec<u8>, Sense> {
         2 => Values::Default,
         _ => return Err(Sense::illegal(Additional::SAVING_NOT_SUPPORTED)),
     };
-    let code = request.cdb.byte(2) & ALL_PAGES;
-    let subpage = request.cdb.byte(3);
-    if subpage != 0 && subpage != ALL_SUBPAGES {
-        return Err(Sense::invalid_field(3, 7));
+    let contents = request.unit.contents();
+    let (code, subpage) = (request.cdb.byte(2) & ALL_PAGES, request.cdb.byte(3));
+    let mut of_code =
+        contents.pages().filter(|page| code == ALL_PAGES || page.code() == code).peekable();
+    of_code.peek().ok_or(Sense::invalid_field(2, 5))?;
+    let wanted = |page: &Page| match subpage {
+        ALL_SUBPAGES => true,
+        0 => page.subpage() == 0,
+        // There is no such thing as a subpage of all pages.
+        _ => code != ALL_PAGES && page.subpage() == subpage,
+    };
+    let bytes: Vec<u8> =
+        of_code.filter(wanted).flat_map(|page| contents.encode(page, values)).collect();
+    // No page is empty.
+    if bytes.is_empty() { Err(Sense::invalid_field(3, 7)) } else { Ok(bytes) }
+}
+
+impl LogicalUnit {
+    /// What its pages are made of now.
+    pub(super) fn contents(&self) -> Contents {
+        let threshold = self.threshold();
+        Contents { modes: self.state().modes(), threshold }
     }
-    let modes = request.unit.state().modes();
-    if code == ALL_PAGES {
-        return Ok(Page::ALL.into_iter().flat_map(|page| page.encode(values, &modes)).collect());
-    }
-    let page = Page::of_code(code).ok_or(Sense::invalid_field(2, 5))?;
-    Ok(page.encode(values, &modes))
 }
