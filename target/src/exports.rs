@@ -21,6 +21,7 @@ mod fed;
 mod iscsi;
 mod list;
 mod serving;
+mod space;
 mod warm;
 
 use crate::config::{Grant, NbdConfig};
@@ -42,6 +43,7 @@ use landfall_retention::{
 };
 use serving::Serving;
 pub(crate) use serving::ServingCounters;
+pub(crate) use space::{Levels, Volume, left as space_left};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

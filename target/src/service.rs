@@ -36,7 +36,7 @@ pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::{Config, NbdTls};
 use crate::data_folder::{self, DataFolder};
-use crate::exports::{RetentionExports, RetentionTargets, ServingCounters};
+use crate::exports::{Levels, RetentionExports, RetentionTargets, ServingCounters};
 use crate::http;
 use crate::http::messages::Listening;
 use crate::images::Images;
@@ -358,14 +358,18 @@ fn assemble(
     let prefix = config.iscsi_prefix.clone();
     let exposed = config.listen.iscsi.is_some_and(|address| !address.ip().is_loopback());
     let guarded = exposed && !config.insecure;
-    let targets = Arc::new(RetentionTargets::new(Arc::clone(&exports), prefix, guarded));
+    let levels: Arc<Levels> = Arc::default();
+    let of_targets = Arc::clone(&levels);
+    let targets = RetentionTargets::new(Arc::clone(&exports), of_targets, prefix, guarded);
+    let targets = Arc::new(targets);
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);
     let thinner: Arc<Thinner> = Arc::default();
     let passed = Arc::clone(&thinner.passed);
     let needed = config.segment_bytes.saturating_add(config.reserve_bytes);
-    let folding = Folding::new(config.fold.settings(needed), &retention, engine.cores(), passed);
+    let fold = config.fold.settings(needed);
+    let folding = Folding::new(fold, &retention, engine.cores(), levels, passed);
     let standbys = Standbys::new(&retention, engine.cores(), folding.governor());
     let barriers = Arc::new(Barriers::new(&retention, &engine.cores()[0]));
     let target = Target {

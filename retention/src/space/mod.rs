@@ -185,7 +185,8 @@ impl Retention {
         if left == 0 && (freed == 0 || quota.then == WhenFull::Hold) {
             space.held = Some(why.clone());
         }
-        let mark = if quota.then == WhenFull::Shorten { quota.bytes / SPARE } else { 0 };
+        // Also where nothing is shortened: those who write are told before they are refused.
+        let mark = quota.bytes / SPARE;
         let allowance =
             trunk.allowance().unwrap_or_else(|| Arc::new(Allowance::new(Arc::clone(bell))));
         // Below the mark the bell would ring for each record; whoever is relieved sets it anew.

@@ -13,6 +13,7 @@
 //! - A unit keeps its serial number and name in every export of its disk, and has the physical blocks that guests know of disks in
 //!   its image's format: a guest finds the disk it knows.
 
+use super::space::Levels;
 use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::{Disk, RangeLocks};
@@ -41,6 +42,8 @@ fn physical_block(format: &str) -> u32 {
 /// The targets of a retention.
 pub(crate) struct RetentionTargets {
     exports: Arc<RetentionExports>,
+    /// How much space is left for what is written.
+    levels: Arc<Levels>,
     /// What names of targets begin with.
     prefix: String,
     /// Only exports that say who may have them are offered.
@@ -64,8 +67,13 @@ pub(crate) fn target_name(prefix: &str, export: &ExportStatus) -> String {
 
 impl RetentionTargets {
     /// The targets of `exports`, whose names begin with `prefix`. If they are `guarded`, only those that say who may have them.
-    pub(crate) fn new(exports: Arc<RetentionExports>, prefix: String, guarded: bool) -> Self {
-        Self { exports, prefix, guarded, offered: Mutex::default() }
+    pub(crate) fn new(
+        exports: Arc<RetentionExports>,
+        levels: Arc<Levels>,
+        prefix: String,
+        guarded: bool,
+    ) -> Self {
+        Self { exports, levels, prefix, guarded, offered: Mutex::default() }
     }
 
     /// Whether exports have to say who may have them.
@@ -145,9 +153,11 @@ impl RetentionTargets {
             unit.settings = self.settings(export.id, identity);
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
+            unit.space = export.writable.then(|| self.levels.of(&name.machine));
             let number = LunNumber::new(number).expect("a machine has fewer disks");
             device.attach(number, unit).expect("numbers are given once");
         }
+        self.levels.watch(&name.machine, &device);
         Ok(device)
     }
 

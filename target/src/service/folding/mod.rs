@@ -30,6 +30,7 @@ pub(super) use trunk::Failing;
 pub(crate) use words::{shrinks as shrinks_in_words, volume_fills as volume_in_words};
 
 use super::tasks::Tasks;
+use crate::exports::Levels;
 use landfall_disks::uring::{Core, timeout};
 use landfall_retention::ids::{LineId, Sequence};
 use landfall_retention::{GroupSpace, HistoryWanted, Retention, StartMoment, WantedStart};
@@ -63,6 +64,8 @@ pub(crate) struct Folding {
     retention: Weak<Retention>,
     cores: Vec<Core>,
     governor: Arc<Governor>,
+    /// Who tells initiators how much space is left.
+    levels: Arc<Levels>,
     /// Raised when there is something to look at: policies were applied, a fold has ended.
     wake: Arc<Notify>,
     tasks: Tasks,
@@ -108,11 +111,12 @@ pub(crate) struct TrunkFolding {
 }
 
 impl Folding {
-    /// For a store; `wake` is raised when policies were applied.
+    /// For a store; `wake` is raised when policies were applied. What is found of space goes to `levels`, too.
     pub(crate) fn new(
         settings: FoldingSettings,
         retention: &Arc<Retention>,
         cores: &[Core],
+        levels: Arc<Levels>,
         wake: Arc<Notify>,
     ) -> Self {
         let weak = Arc::downgrade(retention);
@@ -123,6 +127,7 @@ impl Folding {
             retention: weak,
             cores: cores.to_vec(),
             governor: Arc::new(Governor::new(settings.pace, load)),
+            levels,
             wake,
             tasks: Tasks::new(),
             state: Mutex::new(State { release: Release::new(), ..State::default() }),

@@ -3,6 +3,7 @@
 
 use super::forecast::shrinking;
 use super::{Folding, State, words};
+use crate::exports::{Volume, space_left};
 use landfall_retention::time::{Clock, SystemClock};
 use landfall_retention::{GroupSpace, Retention};
 use std::time::{Duration, Instant};
@@ -17,15 +18,18 @@ impl Folding {
             Ok(spaces) => spaces,
             Err(error) => return self.cannot_look(&error),
         };
-        let free = match retention.journal().await {
-            Ok(journal) => journal.free_bytes,
+        let (free, taken_bytes) = match retention.journal().await {
+            Ok(journal) => (journal.free_bytes, journal.segment_bytes),
             Err(error) => return self.cannot_look(&error),
         };
+        let left = free.saturating_sub(self.settings.needed_bytes);
+        let volume = Volume { left_bytes: left, taken_bytes };
+        let of_space = |space: &GroupSpace| (space.machine.clone(), space_left(space, volume));
+        self.levels.note(spaces.iter().map(of_space));
         let uptime = SystemClock.uptime();
         let mut state = self.state.lock();
         let State { trunks, growth, volume_fills, .. } = &mut *state;
         growth.note(uptime, spaces.iter().map(|space| space.appended_bytes).sum());
-        let left = free.saturating_sub(self.settings.needed_bytes);
         let fills = growth.lasts(left).filter(|full_in| *full_in <= AHEAD);
         if let Some(full_in) = fills.filter(|_| !*volume_fills) {
             tracing::warn!("{}", words::volume_fills(full_in));
