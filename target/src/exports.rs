@@ -28,7 +28,7 @@ use crate::config::{Grant, NbdConfig};
 use contexts::RetentionContexts;
 use fed::{Fed, Feeder};
 use futures_util::future::LocalBoxFuture;
-pub(crate) use iscsi::{RetentionTargets, target_name};
+pub(crate) use iscsi::{RetentionTargets, TargetSettings, target_name};
 use landfall_disks::Disk;
 use landfall_disks::uring::Core;
 use landfall_protocols::nbd::{

@@ -36,7 +36,7 @@ pub(crate) use thinner::in_words as alarm_in_words;
 
 use crate::config::{Config, NbdTls};
 use crate::data_folder::{self, DataFolder};
-use crate::exports::{Levels, RetentionExports, RetentionTargets, ServingCounters};
+use crate::exports::{Levels, RetentionExports, RetentionTargets, ServingCounters, TargetSettings};
 use crate::http;
 use crate::http::messages::Listening;
 use crate::images::Images;
@@ -355,13 +355,16 @@ fn assemble(
     let (boots, core) = (config.data.join(BOOTS), engine.cores()[0].clone());
     let exports = RetentionExports::new(Arc::clone(&retention), &config.nbd, boots, core);
     let exports = Arc::new(exports);
-    let prefix = config.iscsi_prefix.clone();
     let exposed = config.listen.iscsi.is_some_and(|address| !address.ip().is_loopback());
     let guarded = exposed && !config.insecure;
     let levels: Arc<Levels> = Arc::default();
+    let settings = TargetSettings {
+        prefix: config.iscsi_prefix.clone(),
+        naming: config.iscsi_naming,
+        guarded,
+    };
     let of_targets = Arc::clone(&levels);
-    let targets = RetentionTargets::new(Arc::clone(&exports), of_targets, prefix, guarded);
-    let targets = Arc::new(targets);
+    let targets = Arc::new(RetentionTargets::new(Arc::clone(&exports), of_targets, settings));
     let replicas = Arc::new(RetentionReplicas::new(Arc::clone(&retention)));
     let tls = tls::server_config(credentials).context("TLS of the delta stream")?;
     let server = || delta::Server::new(delta::ServerSettings::default(), tls, replicas);

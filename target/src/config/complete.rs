@@ -9,6 +9,7 @@ use crate::encryption::{EncryptionConfig, KeySource};
 use crate::service::ScrubSettings;
 use crate::units::{ByteSize, Period};
 use landfall_protocols::iscsi::name::Name as IscsiName;
+use landfall_protocols::iscsi::scsi::{Naming, NotAnOui};
 use landfall_retention::policy::{Policy, PolicyError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,7 @@ pub(super) fn complete(
         listen,
         insecure: file.insecure,
         iscsi_prefix: iscsi_prefix(file.iscsi.prefix)?,
+        iscsi_naming: iscsi_naming(file.iscsi.oui)?,
         nbd,
         names: file.delta.names,
         segment_bytes,
@@ -106,6 +108,13 @@ fn iscsi_prefix(written: Option<String>) -> Result<String, ConfigError> {
         }
         Err(error) => Err(ConfigError::Value { key: "iscsi.prefix", what: error.to_string() }),
     }
+}
+
+/// What world wide names of disks are made of.
+fn iscsi_naming(written: Option<String>) -> Result<Naming, ConfigError> {
+    let Some(written) = written else { return Ok(Naming::Local) };
+    let oui = written.parse().map_err(|error: NotAnOui| error.to_string());
+    oui.map(Naming::Registered).map_err(|what| ConfigError::Value { key: "iscsi.oui", what })
 }
 
 fn address(written: Option<Address>, default: &str) -> Option<SocketAddr> {

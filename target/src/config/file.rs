@@ -33,6 +33,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct IscsiSection {
     pub(super) prefix: Option<String>,
+    pub(super) oui: Option<String>,
 }
 
 #[derive(Deserialize, Debug, Default)]

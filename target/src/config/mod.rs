@@ -23,6 +23,7 @@ use crate::encryption::EncryptionConfig;
 use crate::service::{FoldingSettings, PaceLimits, ScrubSettings};
 use complete::complete;
 use file::File;
+use landfall_protocols::iscsi::scsi::Naming;
 use landfall_retention::policy::Policy;
 pub(crate) use nbd::{Grant, NbdConfig, NbdTls};
 use serde::Deserialize;
@@ -54,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) insecure: bool,
     /// What names of iSCSI targets begin with.
     pub(crate) iscsi_prefix: String,
+    /// What world wide names of disks are made of over iSCSI.
+    pub(crate) iscsi_naming: Naming,
     /// Who may open what over NBD, and how it is carried.
     pub(crate) nbd: NbdConfig,
     /// More names the target's certificate is good for.

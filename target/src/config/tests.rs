@@ -1,5 +1,6 @@
 use super::file;
 use super::*;
+use landfall_protocols::iscsi::scsi::Oui;
 use std::path::Path;
 
 fn load(text: &str, data: Option<&str>) -> Result<Config, ConfigError> {
@@ -60,6 +61,17 @@ fn names_of_targets_begin_as_configured() {
     assert_eq!(prefix(&format!("[iscsi]\nprefix = '{own}'")).expect("complete"), own);
     assert!(refused("[iscsi]\nprefix = 'web'").contains("iqn."));
     assert!(refused("[iscsi]\nprefix = 'iqn.2020-01.com.Example:'").contains("small letters"));
+}
+
+#[test]
+fn a_company_may_name_disks() {
+    let naming = |text: &str| load(text, Some("/d")).map(|config| config.iscsi_naming);
+    assert_eq!(naming("").expect("complete"), Naming::Local);
+    let oui = Oui::new([0xa0, 0xb1, 0xc4]);
+    let configured = naming("[iscsi]\noui = 'a0-b1-c4'").expect("complete");
+    assert_eq!(configured, Naming::Registered(oui));
+    assert!(refused("[iscsi]\noui = 'landfall'").contains("six hexadecimal digits"));
+    assert!(refused("[iscsi]\noui = 'a2b1c4'").contains("iscsi.oui"));
 }
 
 #[test]

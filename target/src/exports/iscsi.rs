@@ -18,7 +18,7 @@ use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::{Disk, RangeLocks};
 use landfall_protocols::iscsi::name::Name as IscsiName;
-use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Settings, Unit};
+use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Naming, Settings, Unit};
 use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
 use landfall_protocols::iscsi::session::login::{Demand, Want};
 use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
@@ -44,10 +44,7 @@ pub(crate) struct RetentionTargets {
     exports: Arc<RetentionExports>,
     /// How much space is left for what is written.
     levels: Arc<Levels>,
-    /// What names of targets begin with.
-    prefix: String,
-    /// Only exports that say who may have them are offered.
-    guarded: bool,
+    settings: TargetSettings,
     /// Those that somebody has open, or had: a target is offered for as long as its export is there.
     offered: Mutex<HashMap<ExportId, Offered>>,
 }
@@ -60,25 +57,35 @@ struct Offered {
     settings: HashMap<DiskIdentity, Settings>,
 }
 
+/// What all targets have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct TargetSettings {
+    /// What their names begin with.
+    pub(crate) prefix: String,
+    /// What world wide names of disks are made of.
+    pub(crate) naming: Naming,
+    /// Only exports that say who may have them are offered.
+    pub(crate) guarded: bool,
+}
+
 /// The name of the target that an export is. It begins with `prefix`.
 pub(crate) fn target_name(prefix: &str, export: &ExportStatus) -> String {
     format!("{prefix}{}:{}", machine_of(&export.name), export.id)
 }
 
 impl RetentionTargets {
-    /// The targets of `exports`, whose names begin with `prefix`. If they are `guarded`, only those that say who may have them.
+    /// The targets of `exports`, whose units know from `levels` how much space is left.
     pub(crate) fn new(
         exports: Arc<RetentionExports>,
         levels: Arc<Levels>,
-        prefix: String,
-        guarded: bool,
+        settings: TargetSettings,
     ) -> Self {
-        Self { exports, levels, prefix, guarded, offered: Mutex::default() }
+        Self { exports, levels, settings, offered: Mutex::default() }
     }
 
     /// Whether exports have to say who may have them.
     pub(crate) fn is_guarded(&self) -> bool {
-        self.guarded
+        self.settings.guarded
     }
 
     fn retention(&self) -> &Arc<Retention> {
@@ -94,7 +101,7 @@ impl RetentionTargets {
             let names = &access.initiators;
             let may = names.is_empty() || names.iter().any(|one| one == initiator);
             let open = access.chap.is_none() && names.is_empty();
-            (may && !(open && self.guarded)).then_some((export, access))
+            (may && !(open && self.settings.guarded)).then_some((export, access))
         });
         targets.collect()
     }
@@ -105,8 +112,9 @@ impl RetentionTargets {
         visitor: &Visitor,
     ) -> Result<(ExportStatus, Arc<IscsiAccess>), OpenError> {
         let known = self.known(visitor).into_iter();
-        let of_name =
-            |(export, _): &(ExportStatus, _)| target_name(&self.prefix, export) == target.as_str();
+        let of_name = |(export, _): &(ExportStatus, _)| {
+            target_name(&self.settings.prefix, export) == target.as_str()
+        };
         known.into_iter().find(of_name).ok_or(OpenError::Unknown)
     }
 
@@ -141,11 +149,12 @@ impl RetentionTargets {
     ) -> Result<Arc<Device>, OpenError> {
         let name = MomentName::parse(&export.name);
         let name = name.map_err(|error| OpenError::Failed(error.to_string()))?;
-        let device = Device::new(target_name(&self.prefix, export));
+        let device = Device::new(target_name(&self.settings.prefix, export));
         let disks = self.disks(&name, export)?;
         for (number, disk) in (0..).zip(disks) {
             let (content, locks) = self.open_disk(&name, export, &disk.name).await?;
-            let mut unit = Unit::new(content, Identity::new(disk.identity.to_string()));
+            let named = Identity::new(disk.identity.to_string());
+            let mut unit = Unit::new(content, Identity { naming: self.settings.naming, ..named });
             unit.physical_block = physical_block(&disk.format);
             unit.locks = locks;
             // What is written to a branch is durable when it is answered; to a moment nothing is.
@@ -217,7 +226,7 @@ fn credential(account: &ChapAccount) -> Credential {
 impl Targets for RetentionTargets {
     fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<IscsiName>> {
         let name = |(export, _): (ExportStatus, _)| {
-            IscsiName::parse(&target_name(&self.prefix, &export)).ok()
+            IscsiName::parse(&target_name(&self.settings.prefix, &export)).ok()
         };
         let names = self.known(visitor).into_iter().filter_map(name).take(LISTED).collect();
         Box::pin(std::future::ready(names))

@@ -57,4 +57,4 @@ pub use nexus::{InitiatorPort, Nexus, ResetScope};
 pub use sense::{Additional, FieldPlace, FieldPointer, Sense, SenseFormat, SenseKey};
 pub use status::Status;
 pub use task::{Aborted, Completion, DataIn, Decision, Task};
-pub use unit::{Identity, Naming, Oui, Settings, Space, SpaceLeft, Unit};
+pub use unit::{Identity, Naming, NotAnOui, Oui, Settings, Space, SpaceLeft, Unit};

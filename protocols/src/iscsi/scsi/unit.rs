@@ -4,6 +4,7 @@ use super::mode::Modes;
 use landfall_disks::{Disk, RangeLocks};
 use parking_lot::Mutex;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// A disk that is offered as a logical unit.
@@ -112,6 +113,38 @@ impl Oui {
     }
 }
 
+/// What is no company's identifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotAnOui {
+    /// Not three bytes.
+    #[error("an OUI is six hexadecimal digits, as in a0b1c2 or A0-B1-C2")]
+    Digits,
+    /// The first byte has a bit that says that it is a group's (I/G) or was made up locally (U/L).
+    #[error(
+        "the IEEE assigns no OUI whose first byte is {0:02x}: its last two bits have to be zero"
+    )]
+    Unassigned(u8),
+}
+
+impl FromStr for Oui {
+    type Err = NotAnOui;
+
+    fn from_str(text: &str) -> Result<Self, NotAnOui> {
+        let digits = match text.as_bytes() {
+            [a, b, mark @ (b'-' | b':'), c, d, again, e, f] if mark == again => [a, b, c, d, e, f],
+            [a, b, c, d, e, f] => [a, b, c, d, e, f],
+            _ => return Err(NotAnOui::Digits),
+        };
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        let mut number = 0;
+        for byte in digits {
+            number = number << 4 | digit(byte).ok_or(NotAnOui::Digits)?;
+        }
+        let [_, a, b, c] = number.to_be_bytes();
+        if a & 3 == 0 { Ok(Self([a, b, c])) } else { Err(NotAnOui::Unassigned(a)) }
+    }
+}
+
 /// Which kind of world wide name a unit has (SPC-4 7.8.6.6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Naming {
@@ -149,6 +182,24 @@ impl Identity {
             revision: "1".into(),
             serial: serial.into(),
             naming: Naming::Local,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn companies_are_written_in_three_ways() {
+        for text in ["a0b1c4", "A0-B1-C4", "a0:b1:C4"] {
+            assert_eq!(text.parse(), Ok(Oui::new([0xa0, 0xb1, 0xc4])));
+        }
+        for text in ["", "a0b1c", "a0b1c42", "a0-b1:c4", "a0b1cg", "a0 b1 c4", "+0b1c4"] {
+            assert_eq!(text.parse::<Oui>(), Err(NotAnOui::Digits), "{text:?}");
+        }
+        for (text, first) in [("01b1c4", 0x01), ("02b1c4", 0x02), ("ffffff", 0xff)] {
+            assert_eq!(text.parse::<Oui>(), Err(NotAnOui::Unassigned(first)));
         }
     }
 }
