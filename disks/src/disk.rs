@@ -194,9 +194,12 @@ pub enum DiskError {
     /// An earlier write or flush failed; the disk refuses writes until it is reopened.
     #[error("an earlier write failed ({0}); the disk refuses writes until it is reopened")]
     Failed(String),
-    /// The disk was closed or its holder went away (a discarded branch, a service that stops).
+    /// The disk is no more, for whoever has it open (a discarded branch, a machine that was removed).
     #[error("the disk is gone: {0}")]
     Gone(String),
+    /// The disk cannot be used now; it will be there again (a service that stops, a key that is missing).
+    #[error("the disk is not available: {0}")]
+    Unavailable(String),
     /// The file below failed.
     #[error(transparent)]
     File(#[from] FileError),

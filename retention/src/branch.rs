@@ -8,6 +8,7 @@ use crate::index::IndexError;
 use crate::journal::draft::{AppendError, Draft, DraftContent, DraftExtent, DraftOrigin};
 use crate::journal::format::RecordKind;
 use crate::journal::lane::LaneHandle;
+use crate::sealing::SealError;
 use crate::time::Clock;
 use crate::view::View;
 use landfall_disks::range_locks::RangeLocks;
@@ -211,8 +212,8 @@ pub(crate) fn append_failed(error: AppendError) -> DiskError {
         }
         AppendError::LineGone
         | AppendError::Promoted
-        | AppendError::Stopping
-        | AppendError::Sealed(_) => DiskError::Gone(error.to_string()),
+        | AppendError::Sealed(SealError::Destroyed { .. }) => DiskError::Gone(error.to_string()),
+        AppendError::Stopping | AppendError::Sealed(_) => DiskError::Unavailable(error.to_string()),
         _ => DiskError::Failed(error.to_string()),
     }
 }
@@ -265,5 +266,24 @@ impl Disk for BranchDisk {
         let from_bytes = self.head.size_bytes();
         debug_assert!(from_bytes <= MAX_DISK_SIZE);
         Box::pin(async move { Err(DiskError::Resize { from_bytes, to_bytes: size_bytes }) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::KeyId;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn what_is_gone_for_good_is_told_from_what_comes_back() {
+        let (key, at) = (KeyId::new(1), Timestamp::from_nanoseconds(0));
+        let destroyed = AppendError::Sealed(SealError::Destroyed { key, at });
+        for error in [AppendError::LineGone, AppendError::Promoted, destroyed] {
+            assert!(matches!(append_failed(error), DiskError::Gone(_)));
+        }
+        for error in [AppendError::Stopping, AppendError::Sealed(SealError::Damaged { key })] {
+            assert!(matches!(append_failed(error), DiskError::Unavailable(_)));
+        }
     }
 }

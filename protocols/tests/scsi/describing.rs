@@ -4,13 +4,14 @@ use crate::model::disk::{Blocks, MemoryDisk};
 use crate::model::rules::BITS;
 use landfall_disks::faults::{Seed, run};
 use landfall_disks::{
-    Buffer, ByteOffset, ByteRange, Disk, Durability, Geometry, IoFuture, MappedRange,
+    Buffer, ByteOffset, ByteRange, Disk, DiskError, Durability, Geometry, IoFuture, MappedRange,
 };
 use landfall_protocols::iscsi::scsi::{
     Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
     Sense, SenseFormat, SenseKey, Settings, Space, SpaceLeft, Status, Unit,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 struct HalfFull;
 
@@ -374,4 +375,60 @@ fn blocks_may_have_4096_bytes() {
     assert_eq!(status[24..40], [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0]);
     let behind = ask(&nexus, 3, &[0x28, 0, 0, 0, 0, 8, 0, 0, 1, 0]).sense;
     assert_eq!(behind, Some(Sense::illegal(Additional::LBA_OUT_OF_RANGE)));
+}
+
+/// A disk whose branch is discarded when somebody says so.
+struct Branch(MemoryDisk, AtomicBool);
+
+impl Disk for Branch {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
+        if self.1.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(DiskError::Gone("discarded".into())) });
+        }
+        self.0.read(range)
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        self.0.flush()
+    }
+
+    fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
+        self.0.map(range)
+    }
+}
+
+#[test]
+fn a_unit_goes_with_its_disk() {
+    let device = Device::new("iqn.2026-11.internal.landfall:lost");
+    let branch = Arc::new(Branch(MemoryDisk::new(Blocks::new(8)), AtomicBool::new(false)));
+    let unit = Unit::new(Arc::clone(&branch) as Arc<dyn Disk>, Identity::new("branch"));
+    device.attach(number(3), unit).expect("it is free");
+    let other = Unit::new(Arc::new(MemoryDisk::new(Blocks::new(8))), Identity::new("other"));
+    device.attach(number(4), other).expect("it is free");
+    let [one, two] = [1, 2].map(|isid| {
+        let nexus = device.nexus(InitiatorPort { name: "iqn.test".into(), isid: [isid; 6] });
+        assert!(ask(&nexus, 3, &[0; 6]).sense.is_some(), "it is new");
+        assert!(ask(&nexus, 4, &[0; 6]).sense.is_some(), "it is new");
+        nexus
+    });
+    let read = || {
+        let cdb = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        let Decision::Do(task) = one.decide(Lun::from(number(3)), &cdb, 0) else {
+            panic!("READ has to be done");
+        };
+        run(&mut Seed::new(0), |_| one.execute(&task, Buffer::zeroed(0))).sense
+    };
+    assert_eq!(read(), None);
+    branch.1.store(true, Ordering::Relaxed);
+    let lost = Sense::illegal(Additional::NOT_SUPPORTED_LUN);
+    assert_eq!(read(), Some(lost));
+    for nexus in [&one, &two] {
+        assert_eq!(ask(nexus, 3, &[0; 6]).sense, Some(lost));
+        let told = ask(nexus, 4, &[0; 6]).sense.expect("the list has changed");
+        assert_eq!(told.additional, Additional::REPORTED_LUNS_CHANGED);
+    }
 }

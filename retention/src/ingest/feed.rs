@@ -439,7 +439,7 @@ impl Cause {
         };
         match as_disk {
             DiskError::NoSpace(what) => Self::NoSpace(what),
-            DiskError::Gone(what) => Self::Gone(what),
+            DiskError::Gone(what) | DiskError::Unavailable(what) => Self::Gone(what),
             _ => Self::Failed(error.to_string()),
         }
     }

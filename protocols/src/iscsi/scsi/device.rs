@@ -72,9 +72,17 @@ impl Device {
     /// Takes number `number` away. Commands under way end as they would have; every nexus learns that the inventory has changed.
     pub fn detach(&self, number: LunNumber) -> Result<Unit, NoUnit> {
         let mut inventory = self.inventory.write();
-        let gone = inventory.units.remove(&number).ok_or(NoUnit(number))?;
-        inventory.tell(Attention::ReportedLunsChanged);
+        let gone = inventory.take(number).ok_or(NoUnit(number))?;
         Ok(gone.unit.clone())
+    }
+
+    /// The disk of `unit` is no more; so is the unit, unless another one has its number by now.
+    pub(super) fn lose(&self, unit: &Arc<LogicalUnit>) {
+        let mut inventory = self.inventory.write();
+        if inventory.units.get(&unit.number).is_some_and(|there| Arc::ptr_eq(there, unit)) {
+            tracing::info!(target = self.name, lun = %unit.number, "the disk of a unit is gone");
+            inventory.take(unit.number);
+        }
     }
 
     /// Tells every nexus that the space of the units, which they have in common, has become little. Units of which nobody knows
@@ -126,6 +134,13 @@ impl Device {
 }
 
 impl Inventory {
+    /// Takes a unit away, of which those are told that have others.
+    fn take(&mut self, number: LunNumber) -> Option<Arc<LogicalUnit>> {
+        let gone = self.units.remove(&number)?;
+        self.tell(Attention::ReportedLunsChanged);
+        Some(gone)
+    }
+
     fn tell(&self, attention: Attention) {
         for unit in self.units.values() {
             unit.tell(attention, Audience::All);

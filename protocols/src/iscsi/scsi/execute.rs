@@ -8,7 +8,7 @@
 //! [`Unit::locks`]: super::unit::Unit::locks
 
 use super::compare;
-use super::device::LogicalUnit;
+use super::device::{Device, LogicalUnit};
 use super::failure::Failure;
 use super::mode;
 use super::nexus::NexusId;
@@ -71,17 +71,28 @@ impl Run<'_> {
     }
 }
 
-pub(super) async fn execute(nexus: NexusId, task: &Task, data_out: Buffer) -> Completion {
+pub(super) async fn execute(
+    device: &Device,
+    nexus: NexusId,
+    task: &Task,
+    data_out: Buffer,
+) -> Completion {
     assert_eq!(data_out.len(), task.data_out(), "data-out is gathered before a task is executed");
     let run = Run { nexus, unit: &task.unit, aborted: &task.aborted };
     match perform(&run, task, data_out).await {
         Ok(data_in) => Completion { data_in, ..Completion::GOOD },
         Err(Failure::Aborted) => Completion::with_status(Status::TaskAborted),
-        Err(Failure::Refused(sense)) => {
-            let format = task.unit.state().modes().sense_format();
-            Completion::check(sense, format)
+        Err(Failure::Refused(sense)) => refused(task, sense),
+        Err(Failure::Lost) => {
+            // What ESXi takes for a permanent loss: it gives up, instead of trying for as long as it takes.
+            device.lose(&task.unit);
+            refused(task, Sense::illegal(Additional::NOT_SUPPORTED_LUN))
         }
     }
+}
+
+fn refused(task: &Task, sense: Sense) -> Completion {
+    Completion::check(sense, task.unit.state().modes().sense_format())
 }
 
 async fn perform(run: &Run<'_>, task: &Task, data_out: Buffer) -> Result<DataIn, Failure> {

@@ -9,6 +9,8 @@ use landfall_disks::{ByteRange, DiskError};
 pub(super) enum Failure {
     /// It was told to stay invisible.
     Aborted,
+    /// There is no such disk any more.
+    Lost,
     /// CHECK CONDITION.
     Refused(Sense),
 }
@@ -40,7 +42,8 @@ impl Failure {
                 Sense::new(SenseKey::MediumError, Additional::UNRECOVERED_READ_ERROR)
                     .with_information(first.bytes() / block_bytes)
             }
-            DiskError::Gone(_) => Sense::new(SenseKey::NotReady, Additional::NOT_READY),
+            DiskError::Gone(_) => return Self::Lost,
+            DiskError::Unavailable(_) => Sense::new(SenseKey::NotReady, Additional::NOT_READY),
             // Failed files, and whatever comes to be.
             _ => Sense::new(SenseKey::HardwareError, Additional::INTERNAL_FAILURE),
         };
@@ -66,13 +69,19 @@ mod tests {
             (DiskError::NoSpace("journal".into()), SenseKey::DataProtect, 0x27, 7),
             (DiskError::File(full), SenseKey::DataProtect, 0x27, 7),
             (DiskError::Failed("EIO".into()), SenseKey::HardwareError, 0x44, 0),
-            (DiskError::Gone("discarded".into()), SenseKey::NotReady, 0x04, 0),
+            (DiskError::Unavailable("stopping".into()), SenseKey::NotReady, 0x04, 0),
             (out, SenseKey::IllegalRequest, 0x21, 0),
         ] {
             let failure = Failure::of_disk(&error, range(0, 512), 512);
             let sense = Sense::new(key, Additional { code, qualifier });
             assert_eq!(failure, Failure::Refused(sense), "{error}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_no_more_is_lost() {
+        let gone = DiskError::Gone("discarded".into());
+        assert_eq!(Failure::of_disk(&gone, range(0, 512), 512), Failure::Lost);
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Nexus {
     /// The future is bound to the I/O core that polls it first. It should be polled to its end also when the task is aborted:
     /// see [`Task`].
     pub async fn execute(&self, task: &Task, data_out: Buffer) -> Completion {
-        super::execute::execute(self.id, task, data_out).await
+        super::execute::execute(&self.device, self.id, task, data_out).await
     }
 
     /// Does what a reset does beside ending tasks, which whoever serves the sessions has done before: values that were set go

@@ -65,7 +65,7 @@ macro_rules! additional {
 additional! {
     /// NO SENSE: nothing to tell (REQUEST SENSE).
     NONE = 0x00 / 0x00, "NO ADDITIONAL SENSE INFORMATION";
-    /// NOT READY: the disk has gone away, as a branch that was discarded.
+    /// NOT READY: the disk cannot be used now, and will be there again: the service stops, or a key is missing.
     NOT_READY = 0x04 / 0x00, "LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE";
     /// ABORTED COMMAND: more unsolicited data than was agreed (RFC 7143 11.4.7.2).
     UNEXPECTED_UNSOLICITED_DATA = 0x0c / 0x0c, "WRITE ERROR - UNEXPECTED UNSOLICITED DATA";
@@ -87,7 +87,7 @@ additional! {
     LBA_OUT_OF_RANGE = 0x21 / 0x00, "LOGICAL BLOCK ADDRESS OUT OF RANGE";
     /// ILLEGAL REQUEST: a field of the CDB is wrong, or a bit is set that means nothing; with a pointer to it.
     INVALID_FIELD_IN_CDB = 0x24 / 0x00, "INVALID FIELD IN CDB";
-    /// ILLEGAL REQUEST: there is no such unit.
+    /// ILLEGAL REQUEST: there is no such unit, or no more: its disk is gone for good, as a branch that was discarded.
     NOT_SUPPORTED_LUN = 0x25 / 0x00, "LOGICAL UNIT NOT SUPPORTED";
     /// ILLEGAL REQUEST: a field of a parameter list is wrong; with a pointer to it.
     INVALID_FIELD_IN_PARAMETERS = 0x26 / 0x00, "INVALID FIELD IN PARAMETER LIST";

@@ -353,6 +353,7 @@ impl Connection {
         let ordinary = matches!(
             error,
             DiskError::Gone(_)
+                | DiskError::Unavailable(_)
                 | DiskError::NoSpace(_)
                 | DiskError::ReadOnly
                 | DiskError::OutOfRange { .. }

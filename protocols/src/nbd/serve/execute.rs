@@ -193,7 +193,7 @@ pub(super) fn failure(error: &DiskError, action: &Action) -> Failure {
         DiskError::ReadOnly => ErrorCode::NotPermitted,
         DiskError::Resize { .. } => ErrorCode::Invalid,
         DiskError::NoSpace(_) | DiskError::File(FileError::NoSpace { .. }) => ErrorCode::NoSpace,
-        DiskError::Gone(_) => ErrorCode::Shutdown,
+        DiskError::Gone(_) | DiskError::Unavailable(_) => ErrorCode::Shutdown,
         // Damage, unknown content, failed files, and whatever comes to be: the disk could not do it.
         _ => ErrorCode::Io,
     };
@@ -249,6 +249,7 @@ mod tests {
             (&DiskError::NoSpace("journal".into()), &write, ErrorCode::NoSpace),
             (&DiskError::File(full), &write, ErrorCode::NoSpace),
             (&DiskError::Gone("discarded".into()), &read, ErrorCode::Shutdown),
+            (&DiskError::Unavailable("stopping".into()), &read, ErrorCode::Shutdown),
             (&DiskError::Failed("EIO".into()), &write, ErrorCode::Io),
             (&damaged, &read, ErrorCode::Io),
         ] {
