@@ -8,7 +8,7 @@ use landfall_disks::{
 };
 use landfall_protocols::iscsi::scsi::{
     Additional, Completion, Decision, Device, Identity, InitiatorPort, Lun, LunNumber, Nexus,
-    Status, Task, Unit,
+    Sense, Status, Task, Unit,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -319,4 +319,33 @@ fn modes_that_need_a_flush_change_after_it() {
             assert_eq!(cached(), abort);
         });
     }
+}
+
+/// A target that is no more does nothing that it had not begun, and has no units.
+#[test]
+fn what_waits_when_units_go_does_nothing() {
+    let (disk, device) = slow();
+    run(&mut Seed::new(1), |_| async move {
+        let nexus = initiator(&device, 0);
+        let first = task(&nexus, &COMPARE_PAIR, 4 * BLOCK);
+        let second = task(&nexus, &COMPARE_PAIR, 4 * BLOCK);
+        let permits = disk.gate.acquire_many(1000).await.expect("it is never closed");
+        let swap = |from, to| Buffer::copy_of(&[pair(from), pair(to)].concat());
+        let mut begun = std::pin::pin!(nexus.execute(&first, swap(0, 1)));
+        let mut waiting = std::pin::pin!(nexus.execute(&second, swap(1, 2)));
+        for _ in 0..10 {
+            assert!(futures_util::poll!(begun.as_mut()).is_pending());
+            assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        }
+        device.detach_all();
+        drop(permits);
+        assert_eq!(begun.await.status, Status::Good);
+        let lost = Sense::illegal(Additional::NOT_SUPPORTED_LUN);
+        assert_eq!(waiting.await.sense, Some(lost));
+        assert_eq!(disk.below.0.lock().expect("no panic").bytes[..2 * BLOCK], pair(1));
+        let Decision::Answer(ready) = nexus.decide(Lun::from_bytes(UNIT), &[0; 6], 0) else {
+            panic!("TEST UNIT READY is answered at once");
+        };
+        assert_eq!(ready.sense, Some(lost));
+    });
 }

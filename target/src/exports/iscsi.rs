@@ -133,6 +133,10 @@ impl RetentionTargets {
         let mut offered = self.offered.lock();
         // Numbers are never given twice.
         offered.retain(|export, _| there.contains(export));
+        // It went while it was opened.
+        if !there.contains(&export.id) {
+            return Err(OpenError::Removed);
+        }
         let entry = offered.entry(export.id).or_default();
         // Somebody else may have been faster, and has it by now.
         if let Some(device) = entry.device.upgrade() {
@@ -168,6 +172,14 @@ impl RetentionTargets {
         }
         self.levels.watch(&name.machine, &device);
         Ok(device)
+    }
+
+    /// The export is no more: whoever has it open finds no units there.
+    pub(crate) fn removed(&self, export: ExportId) {
+        let offered = self.offered.lock().remove(&export);
+        if let Some(device) = offered.and_then(|offered| offered.device.upgrade()) {
+            device.detach_all();
+        }
     }
 
     /// What initiators have set of a disk of an export.

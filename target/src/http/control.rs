@@ -490,6 +490,7 @@ async fn remove_export(
     let number = id.parse().map_err(|_| Problem::bad(format!("{id:?} is not a number")))?;
     let export = ExportId::new(number);
     target.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
+    target.targets.removed(export);
     tracing::info!(%export, "export removed");
     Ok(Json(Nothing {}))
 }

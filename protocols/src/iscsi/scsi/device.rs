@@ -17,6 +17,7 @@ use landfall_disks::Geometry;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A target, as its initiators see it; shared by all its sessions, on every core.
 #[derive(Debug)]
@@ -69,11 +70,21 @@ impl Device {
         Ok(())
     }
 
-    /// Takes number `number` away. Commands under way end as they would have; every nexus learns that the inventory has changed.
+    /// Takes number `number` away. What the disk is doing ends as it would have, and commands go no further; every nexus learns that
+    /// the inventory has changed.
     pub fn detach(&self, number: LunNumber) -> Result<Unit, NoUnit> {
         let mut inventory = self.inventory.write();
         let gone = inventory.take(number).ok_or(NoUnit(number))?;
         Ok(gone.unit.clone())
+    }
+
+    /// Takes all units away: the target is no more. What has not begun by now does nothing.
+    pub fn detach_all(&self) {
+        let mut inventory = self.inventory.write();
+        while let Some((number, _)) = inventory.units.first_key_value() {
+            let number = *number;
+            inventory.take(number);
+        }
     }
 
     /// The disk of `unit` is no more; so is the unit, unless another one has its number by now.
@@ -137,6 +148,7 @@ impl Inventory {
     /// Takes a unit away, of which those are told that have others.
     fn take(&mut self, number: LunNumber) -> Option<Arc<LogicalUnit>> {
         let gone = self.units.remove(&number)?;
+        gone.detached.store(true, Ordering::Release);
         self.tell(Attention::ReportedLunsChanged);
         Some(gone)
     }
@@ -153,6 +165,7 @@ impl Inventory {
 pub(super) struct LogicalUnit {
     pub(super) number: LunNumber,
     pub(super) unit: Unit,
+    detached: AtomicBool,
     state: Mutex<UnitState>,
 }
 
@@ -197,7 +210,12 @@ impl LogicalUnit {
             size_bytes,
             pending: BTreeMap::new(),
         };
-        Self { number, unit, state: Mutex::new(state) }
+        Self { number, unit, detached: AtomicBool::new(false), state: Mutex::new(state) }
+    }
+
+    /// Whether it was taken away.
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
     }
 
     /// What the unit remembers. Never held while waiting.

@@ -37,7 +37,10 @@ impl Run<'_> {
 
     /// Asked before everything that changes the disk.
     pub(super) fn proceed(&self) -> Result<(), Failure> {
-        if self.aborted.is_set() { Err(Failure::Aborted) } else { Ok(()) }
+        if self.aborted.is_set() {
+            return Err(Failure::Aborted);
+        }
+        if self.unit.is_detached() { Err(Failure::Lost) } else { Ok(()) }
     }
 
     /// How much has to be on stable storage where the command does not say: with the write cache switched off, all of it.
