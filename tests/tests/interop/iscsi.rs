@@ -58,6 +58,15 @@ fn a_unit_is_the_disk_and_what_is_written_is_the_branch() {
 
     let writes = ["-f", "raw", "-c", "write -P 0x5a 1M 64k", "-c", "write -z -u 2M 1M"];
     run("qemu-io", &[&writes[..], &["-c", "flush", &unit]].concat());
+    // What was unmapped is told as such.
+    let map = run("qemu-img", &["map", "-f", "raw", "--output=json", &unit]);
+    let map: Value = serde_json::from_str(&map).expect("JSON");
+    let unmapped = |piece: &Value| {
+        let number = |name: &str| piece[name].as_u64().expect("a number");
+        let (start, end) = (number("start"), number("start") + number("length"));
+        piece["data"] == false && start <= 2 * MIB && end >= 3 * MIB
+    };
+    assert!(map.as_array().expect("a list").iter().any(unmapped), "{map}");
     let mut expected = std::fs::read(copy).expect("the copy");
     let mib = usize::try_from(MIB).expect("small");
     expected[mib..][..64 << 10].fill(0x5a);
