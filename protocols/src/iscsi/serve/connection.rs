@@ -73,6 +73,31 @@ pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: A
     drop((seat, left));
 }
 
+/// Bytes that are sent at a time: whoever takes them slowly is there as long as it takes some.
+const PIECE: usize = 4 << 20;
+
+/// `parts` in pieces of at most [`PIECE`] bytes.
+fn pieces(parts: Vec<Buffer>) -> Vec<Vec<Buffer>> {
+    let (mut pieces, mut piece, mut length) = (Vec::new(), Vec::new(), 0);
+    for part in parts {
+        let mut next = Some(part);
+        while let Some(mut part) = next.take() {
+            let room = PIECE - length;
+            next = (part.len() > room).then(|| part.split_off(room));
+            length += part.len();
+            piece.push(part);
+            if length == PIECE {
+                pieces.push(std::mem::take(&mut piece));
+                length = 0;
+            }
+        }
+    }
+    if !piece.is_empty() {
+        pieces.push(piece);
+    }
+    pieces
+}
+
 /// Held by one who waits for the end of this session.
 type Left = Option<oneshot::Sender<()>>;
 
@@ -87,8 +112,8 @@ struct Connection {
     service: Arc<Service>,
     /// How commands that run are told that they were aborted.
     running: RefCell<HashMap<TaskKey, Aborted>>,
-    /// PDUs have come, in total.
-    heard: Cell<u64>,
+    /// PDUs that came and pieces that made room for others, in total.
+    life: Cell<u64>,
     ending: RefCell<Option<Ended>>,
     /// What is ready is sent, and nothing after it.
     closing: Cell<bool>,
@@ -125,7 +150,7 @@ impl Connection {
             portal,
             service: Arc::clone(service),
             running: RefCell::default(),
-            heard: Cell::new(0),
+            life: Cell::new(0),
             ending: RefCell::default(),
             closing: Cell::new(false),
             filled: Notify::new(),
@@ -174,7 +199,7 @@ impl Connection {
                 Ok(pdu) => pdu,
                 Err(error) => return error.into(),
             };
-            self.heard.set(self.heard.get() + 1);
+            self.life.set(self.life.get() + 1);
             self.session.borrow_mut().received(&pdu.header, pdu.data, &self.units);
             self.act();
             while self.session.borrow().is_congested() {
@@ -195,8 +220,15 @@ impl Connection {
                 continue;
             }
             let held = batch.held();
-            if let Err(error) = sender.send(batch.into_parts()).await {
-                return Ended::Sending(error);
+            let mut pieces = pieces(batch.into_parts()).into_iter().peekable();
+            while let Some(piece) = pieces.next() {
+                if let Err(error) = sender.send(piece).await {
+                    return Ended::Sending(error);
+                }
+                // What fits into the socket proves nothing.
+                if pieces.peek().is_some() {
+                    self.life.set(self.life.get() + 1);
+                }
             }
             self.session.borrow_mut().sent(held);
             self.act();
@@ -204,12 +236,14 @@ impl Connection {
         }
     }
 
-    /// Asks an initiator that says nothing whether it is there.
+    /// Asks an initiator that says nothing and takes nothing whether it is there.
     async fn watch(&self) -> Ended {
         loop {
-            let before = self.heard.get();
+            let before = self.life.get();
             sleep(self.service.settings.idle_time).await;
-            if self.heard.get() != before {
+            if self.life.get() != before {
+                // Also where a ping waits behind what it takes, or is one that it does not know.
+                self.session.borrow_mut().is_there();
                 continue;
             }
             if !self.session.borrow_mut().ping() {
@@ -417,5 +451,24 @@ impl Connection {
         }
         self.closing.set(true);
         self.filled.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_cut_without_a_loss() {
+        let lengths = [48, PIECE, 10, 3 * PIECE - 58, 48, PIECE - 48, 7];
+        let parts: Vec<_> = (1..).zip(lengths).map(|(byte, length)| Buffer::copy_of(&vec![byte; length])).collect();
+        let whole: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+        let pieces = pieces(parts);
+        let length = |piece: &Vec<Buffer>| piece.iter().map(|part| part.len()).sum::<usize>();
+        let found: Vec<_> = pieces.iter().map(length).collect();
+        assert_eq!(found, [PIECE, PIECE, PIECE, PIECE, PIECE, 7]);
+        let sent: Vec<u8> = pieces.iter().flatten().flat_map(|part| part.to_vec()).collect();
+        assert!(sent == whole);
+        assert!(super::pieces(Vec::new()).is_empty());
     }
 }

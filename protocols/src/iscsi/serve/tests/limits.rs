@@ -53,6 +53,33 @@ fn there_are_no_more_sessions_than_may_be() {
 }
 
 #[test]
+fn who_takes_slowly_is_there() {
+    let idle_time = Duration::from_secs(1);
+    let server = Server::start(Settings { idle_time, ..brisk() });
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    // 32 MiB, more than sockets hold, at 8 KiB in a millisecond or two.
+    for _ in 0..128 {
+        let command = initiator.read_command(0, 512);
+        initiator.start(&command, &[]);
+    }
+    let (mut done, began) = (0, Instant::now());
+    while done < 128 {
+        let (answer, _) = initiator.next().expect("it takes what it gets");
+        match answer {
+            Response::Data(pdu) => done += u32::from(pdu.end.is_some()),
+            Response::Nop(_) => {}
+            other => panic!("{other:?}"),
+        }
+        if began.elapsed() < idle_time * 4 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 0);
+    drop(initiator);
+    server.stop();
+}
+
+#[test]
 fn who_answers_pings_stays_and_who_does_not_goes() {
     let settings = Settings { idle_time: Duration::from_millis(50), ..brisk() };
     let server = Server::start(settings);

@@ -480,6 +480,11 @@ impl<T> Session<T> {
         true
     }
 
+    /// The initiator has shown that it is there, if not by an answer.
+    pub fn is_there(&mut self) {
+        self.ping = None;
+    }
+
     /// Asks the initiator to log out within so many seconds.
     pub fn ask_to_leave(&mut self, within: u16) {
         self.notify(Event::LogoutWanted { within });
