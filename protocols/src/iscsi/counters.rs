@@ -13,6 +13,8 @@ pub struct Counters {
     pub connections: Arc<ConnectionCounters>,
     /// Sessions open now, discovery among them.
     pub sessions_open: AtomicU64,
+    /// Sessions that are gone and have commands which still run.
+    pub sessions_lingering: AtomicU64,
     /// Logins that led nowhere.
     pub logins_failed: AtomicU64,
     /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket; not those whose initiator just went.

@@ -8,6 +8,11 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
     for (name, help, count) in [
         ("connections", "iSCSI connections open now.", &counters.connections.open),
         ("sessions", "iSCSI sessions open now, discovery among them.", &counters.sessions_open),
+        (
+            "sessions_lingering",
+            "iSCSI sessions that are gone and have commands which still run.",
+            &counters.sessions_lingering,
+        ),
     ] {
         page.gauge(&format!("landfall_iscsi_{name}"), help, float(count.load(Relaxed)))?;
     }
@@ -19,7 +24,7 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
         ),
         (
             "landfall_iscsi_connections_refused_total",
-            "iSCSI connections closed at once because too many were open.",
+            "iSCSI logins refused because too many sessions were there.",
             &counters.connections.refused,
         ),
         (

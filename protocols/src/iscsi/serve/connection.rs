@@ -12,7 +12,7 @@ use super::seats::Order;
 use super::units::{Units, is_good, outcome};
 use super::{Ended, FAREWELL, ORDER_TIME, Service};
 use crate::admission::Place;
-use crate::iscsi::counters::{add, count};
+use crate::iscsi::counters::{Counters, add, count};
 use crate::iscsi::name::Name;
 use crate::iscsi::scsi::{Aborted, Lun, ResetScope, Task};
 use crate::iscsi::session::full::{Closing, Effect, Management, Scope, Session, TaskKey, Which};
@@ -40,9 +40,9 @@ pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: A
     let (receiver, mut sender) = stream.split();
     let mut incoming = Incoming::new(receiver);
     let outcome = {
-        let work = login(&mut incoming, &mut sender, &service, &peer);
-        let limited = pin!(timeout(service.settings.login_time, work));
         let (stopped, cut_off) = (pin!(service.stopping.begun()), pin!(place.cut_off()));
+        let work = login(&mut incoming, &mut sender, &service, &peer, &place);
+        let limited = pin!(timeout(service.settings.login_time, work));
         match select(limited, select(stopped, cut_off)).await {
             Either::Left((Ok(outcome), _)) => outcome,
             Either::Left((Err(_elapsed), _)) => Err(Failure::TimedOut),
@@ -50,9 +50,8 @@ pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: A
             Either::Right((Either::Right(_), _)) => Err(Failure::CutOff),
         }
     };
-    let outcome = outcome.and_then(|session| Ok((session, place.serve().ok_or(Failure::CutOff)?)));
-    let (session, _served) = match outcome {
-        Ok(entered) => entered,
+    let session = match outcome {
+        Ok(session) => session,
         Err(error) => {
             count(&service.counters.logins_failed);
             tracing::debug!(%peer, %error, "iSCSI login failed");
@@ -60,7 +59,7 @@ pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: A
             return;
         }
     };
-    let login::Session { entered, visitor, units, seat } = session;
+    let login::Session { entered, visitor, units, seat, served: _served } = session;
     tracing::debug!(%visitor, want = ?entered.entering.want, "iSCSI session begun");
     let connection = Connection::new(&entered, visitor, units, portal, &service);
     service.counters.sessions_open.fetch_add(1, Relaxed);
@@ -114,6 +113,8 @@ struct Connection {
     running: RefCell<HashMap<TaskKey, Aborted>>,
     /// PDUs that came and pieces that made room for others, in total.
     life: Cell<u64>,
+    /// Counted as long as commands run on after the end.
+    remains: RefCell<Option<Remains>>,
     ending: RefCell<Option<Ended>>,
     /// What is ready is sent, and nothing after it.
     closing: Cell<bool>,
@@ -125,6 +126,22 @@ struct Connection {
     idle: Notify,
     /// The end has come.
     over: Notify,
+}
+
+/// A session that is gone, with commands that still run: each of them keeps its [`Connection`].
+struct Remains(Arc<Counters>);
+
+impl Remains {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.sessions_lingering.fetch_add(1, Relaxed);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        self.0.sessions_lingering.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Connection {
@@ -151,6 +168,7 @@ impl Connection {
             service: Arc::clone(service),
             running: RefCell::default(),
             life: Cell::new(0),
+            remains: RefCell::default(),
             ending: RefCell::default(),
             closing: Cell::new(false),
             filled: Notify::new(),
@@ -236,8 +254,12 @@ impl Connection {
         }
     }
 
-    /// Asks an initiator that says nothing and takes nothing whether it is there.
+    /// Asks an initiator that says nothing and takes nothing whether it is there. Discovery is not asked, and soon over.
     async fn watch(&self) -> Ended {
+        if self.target.is_none() {
+            sleep(self.service.settings.discovery_time).await;
+            return Ended::Discovered;
+        }
         loop {
             let before = self.life.get();
             sleep(self.service.settings.idle_time).await;
@@ -437,8 +459,11 @@ impl Connection {
     fn end(self: &Rc<Self>, ended: &Ended) {
         self.session.borrow_mut().abort(Scope::All);
         self.act();
+        if self.session.borrow().under_way() > 0 {
+            self.remains.replace(Some(Remains::new(&self.service.counters)));
+        }
         match ended {
-            Ended::Closing(Closing::LoggedOut) | Ended::Closed => {}
+            Ended::Closing(Closing::LoggedOut) | Ended::Closed | Ended::Discovered => {}
             Ended::Stopped | Ended::Replaced | Ended::Reset => {
                 if self.target.is_some() {
                     self.session.borrow_mut().say_dropped();

@@ -4,6 +4,7 @@ use super::incoming::{Incoming, IncomingError, Shape};
 use super::seats::{Port, Replaced, Seat};
 use super::units::Units;
 use super::{ORDER_TIME, PORTAL_GROUP, Service};
+use crate::admission::{Place, Served};
 use crate::iscsi::counters::count;
 use crate::iscsi::name::Name;
 use crate::iscsi::scsi::{InitiatorPort, Nexus};
@@ -46,6 +47,15 @@ pub(super) struct Session {
     pub(super) visitor: Visitor,
     pub(super) units: Units,
     pub(super) seat: Seat,
+    pub(super) served: Served,
+}
+
+/// What was opened for one.
+struct Opened {
+    visitor: Visitor,
+    units: Units,
+    seat: Seat,
+    served: Served,
 }
 
 /// Logs in.
@@ -54,6 +64,7 @@ pub(super) async fn login(
     sender: &mut Sender,
     service: &Service,
     peer: &Peer,
+    place: &Place,
 ) -> Result<Session, Failure> {
     let mut login = Login::new(service.settings.offer, PORTAL_GROUP, challenge()?);
     let mut opened = None;
@@ -75,16 +86,19 @@ pub(super) async fn login(
                 login.answered(demand.map_err(|error| refusal(&visitor, &want, &error)));
             }
             Step::Enter(entering) => {
-                let outcome = open(&entering, service, peer).await;
-                login.opened(
-                    outcome.as_ref().map(|(_, _, seat)| seat.tsih()).map_err(|status| *status),
-                );
+                let outcome = open(&entering, service, peer, place).await;
+                if outcome.as_ref().err() == Some(&LoginStatus::OutOfResources) {
+                    count(&service.counters.connections.refused);
+                }
+                let tsih = outcome.as_ref().map(|opened| opened.seat.tsih());
+                login.opened(tsih.map_err(|status| *status));
                 opened = outcome.ok();
             }
             Step::End(End::Refused(error)) => return Err(error.into()),
             Step::End(End::Entered(entered)) => {
-                let (visitor, units, seat) = opened.expect("it was opened just before");
-                return Ok(Session { entered: *entered, visitor, units, seat });
+                let Opened { visitor, units, seat, served } =
+                    opened.expect("it was opened just before");
+                return Ok(Session { entered: *entered, visitor, units, seat, served });
             }
         }
     }
@@ -114,11 +128,13 @@ async fn open(
     entering: &Entering,
     service: &Service,
     peer: &Peer,
-) -> Result<(Visitor, Units, Seat), LoginStatus> {
+    place: &Place,
+) -> Result<Opened, LoginStatus> {
     let Entering { initiator, user, want, isid, tsih, cid } = entering.clone();
     let visitor = Visitor { peer: peer.clone(), initiator: initiator.clone(), user };
     let (target, units) = match &want {
         Want::Discovery => (None, Units(None)),
+        Want::Target(_) if service.is_haunted() => return Err(LoginStatus::OutOfResources),
         Want::Target(name) => {
             let nexus = nexus(name, entering, &visitor, service).await;
             let nexus = nexus.map_err(|error| refusal(&visitor, &want, &error))?;
@@ -135,7 +151,9 @@ async fn open(
             return Err(LoginStatus::ServiceUnavailable);
         }
     }
-    Ok((visitor, units, seat))
+    // Before it is told that it is in: from here on nobody cuts it off.
+    let served = place.serve().ok_or(LoginStatus::OutOfResources)?;
+    Ok(Opened { visitor, units, seat, served })
 }
 
 /// The nexus is made while the one it replaces is there: SCSI has to know that it was lost.

@@ -12,9 +12,10 @@
 //! **Invariants**
 //! - Nothing that a session does waits for a disk, but the task of the command itself: task management is answered whatever
 //!   the disks do.
-//! - A session never holds more commands or bytes than its budget. An initiator that does not read its answers is not read
-//!   from, once so many of them wait.
-//! - A command's future runs to its end, also when it was aborted or its session is gone.
+//! - A session never holds more commands or bytes than its budget, and a share for those that wait for it. An initiator that does
+//!   not read its answers is not read from, once so many of them wait.
+//! - A command's future runs to its end, also when it was aborted or its session is gone. Sessions that are gone and have some are
+//!   counted, and nobody enters while there are too many.
 
 mod connection;
 mod incoming;
@@ -23,7 +24,7 @@ mod seats;
 mod units;
 
 use self::incoming::IncomingError;
-use self::seats::Seats;
+use self::seats::{Capacity, Seats};
 use super::counters::Counters;
 use super::session::full::Closing;
 use super::session::terms::Offer;
@@ -35,6 +36,7 @@ use landfall_disks::uring::Core;
 use landfall_disks::uring::net::Listener;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How long a session has to send its last words.
@@ -46,12 +48,15 @@ const ORDER_TIME: Duration = Duration::from_millis(500);
 /// The group of portals. All listeners of a server lead to the same sessions.
 const PORTAL_GROUP: PortalGroup = PortalGroup::new(1);
 
-/// Limits of a server. What it may hold in memory for the initiators of a listener is at most `sessions` times the sum of
-/// `bytes_in_flight` and the window times `FirstBurstLength`.
+/// Limits of a server. What commands may hold in memory is at most `sessions` times twice `bytes_in_flight` (for a session that is
+/// there, and for one that is gone whose commands still run) and the window times `FirstBurstLength`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Sessions of a listener at a time. One more connection is closed at once.
+    /// Sessions of targets at a time. One more is refused at its login, unless it replaces one. As many may be gone that have
+    /// commands which still run.
     pub sessions: u64,
+    /// Sessions of discovery at a time.
+    pub discoveries: u64,
     /// Connections of a listener that log in at a time. With one more, the oldest of them is closed.
     pub logging_in: usize,
     /// What is offered to initiators.
@@ -63,6 +68,8 @@ pub struct Settings {
     /// Time without a word after which an initiator is asked whether it is there, and after which it is not, if it does not
     /// answer.
     pub idle_time: Duration,
+    /// Time for discovery, from the login on.
+    pub discovery_time: Duration,
     /// Time, from the stop of the server on, in which initiators are asked to log out, and served until they do.
     pub parting_time: Duration,
     /// Time that commands under way get to finish after that.
@@ -73,11 +80,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             sessions: 128,
+            discoveries: 32,
             logging_in: 64,
             offer: Offer::default(),
             bytes_in_flight: 32 << 20,
             login_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(30),
+            discovery_time: Duration::from_secs(30),
             parting_time: Duration::from_secs(1),
             drain_time: Duration::from_secs(10),
         }
@@ -95,6 +104,8 @@ enum Ended {
     Stopped,
     #[error("the initiator does not answer")]
     Silent,
+    #[error("the time for discovery was over")]
+    Discovered,
     #[error("the initiator logged in again")]
     Replaced,
     #[error("the target was reset")]
@@ -129,11 +140,13 @@ impl Service {
     /// A service for `targets`, not listening anywhere yet.
     pub fn new(targets: Arc<dyn Targets>, settings: Settings) -> Self {
         let settings = Settings { offer: settings.offer.clamped(), ..settings };
+        let Settings { sessions, discoveries, .. } = settings;
+        let capacity = Capacity { sessions, discoveries };
         Self {
             targets,
             settings,
             counters: Arc::default(),
-            seats: Arc::default(),
+            seats: Arc::new(Seats::new(capacity)),
             stopping: Stopping::new(),
         }
     }
@@ -148,15 +161,21 @@ impl Service {
     pub fn stop(&self) {
         self.stopping.begin();
     }
+
+    /// Whether as many sessions have gone and left commands that still run as there may be sessions.
+    fn is_haunted(&self) -> bool {
+        self.counters.sessions_lingering.load(Relaxed) >= self.settings.sessions
+    }
 }
 
 /// Accepts connections on `listener` and deals them out to `cores`, or keeps them on the current core if there are none. Runs
 /// on an I/O core. Returns after [`Service::stop`], when the connections it accepted have ended.
 pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
-    let Settings { sessions, logging_in, parting_time, drain_time, .. } = service.settings;
+    let Settings { logging_in, parting_time, drain_time, .. } = service.settings;
     let door = Door {
         protocol: "iSCSI",
-        admission: Admission::new(sessions, logging_in),
+        // How many sessions there may be is said at the login, which may replace one.
+        admission: Admission::new(u64::MAX, logging_in),
         counters: Arc::clone(&service.counters.connections),
         drain_time: parting_time + drain_time + FAREWELL,
     };

@@ -5,7 +5,10 @@
 //!   a login   ──Leave───▶ the session that it replaces      section 6.3.5: same initiator, ISID and target
 //! ```
 //!
-//! **Invariant:** two sessions never have the same name, nor the same initiator port at a target.
+//! Sessions of targets and of discovery have places of their own: whoever discovers has proved nothing, and keeps nobody out.
+//!
+//! **Invariant:** two sessions never have the same name, nor the same initiator port at a target. Whoever comes again takes the
+//! place that it had, also when there is no other.
 
 use super::Ended;
 use crate::iscsi::name::Name;
@@ -39,10 +42,26 @@ pub(super) enum Order {
     },
 }
 
+/// How many sessions there may be at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capacity {
+    /// Of targets.
+    pub(super) sessions: u64,
+    /// Of discovery.
+    pub(super) discoveries: u64,
+}
+
 /// Sessions by their names.
-#[derive(Default)]
 pub(super) struct Seats {
-    sessions: Mutex<BTreeMap<u16, Record>>,
+    capacity: Capacity,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    sessions: BTreeMap<u16, Record>,
+    /// The name that was given last: they are given again as late as possible.
+    last: u16,
 }
 
 struct Record {
@@ -63,6 +82,10 @@ pub(super) struct Seat {
 pub(super) struct Replaced(pub(super) oneshot::Receiver<()>);
 
 impl Seats {
+    pub(super) fn new(capacity: Capacity) -> Self {
+        Self { capacity, taken: Mutex::default() }
+    }
+
     /// A place for a session of `port`: a new one, or the one of a session that exists (`tsih`). Whoever is there makes way.
     pub(super) fn take(
         self: &Arc<Self>,
@@ -70,11 +93,14 @@ impl Seats {
         tsih: Tsih,
         cid: Cid,
     ) -> Result<(Seat, Option<Replaced>), LoginStatus> {
-        let mut sessions = self.sessions.lock();
-        let there = sessions.iter().find(|(_, record)| record.port == port);
+        let mut taken = self.taken.lock();
+        let there = taken.sessions.iter().find(|(_, record)| record.port == port);
         let there = there.map(|(number, record)| (*number, record.cid));
         let number = match (tsih, there) {
-            (Tsih::NEW, _) => free(&sessions).ok_or(LoginStatus::OutOfResources)?,
+            (Tsih::NEW, None) if self.is_full(&taken, &port) => {
+                return Err(LoginStatus::OutOfResources);
+            }
+            (Tsih::NEW, _) => taken.free().ok_or(LoginStatus::OutOfResources)?,
             (tsih, Some((number, known))) if tsih.number() == number => {
                 // Section 6.3.4: the same connection is made anew. Another one is one too many: MaxConnections is 1.
                 if cid != known {
@@ -84,22 +110,32 @@ impl Seats {
             }
             (_, _) => return Err(LoginStatus::SessionDoesNotExist),
         };
-        let replaced = there.and_then(|(number, _)| sessions.remove(&number)).map(|record| {
+        let replaced = there.and_then(|(number, _)| taken.sessions.remove(&number));
+        let replaced = replaced.map(|record| {
             let (done, gone) = oneshot::channel();
             // If it has gone by itself, `done` is dropped, which says so.
             let _ = record.orders.send(Order::Leave(Ended::Replaced, done));
             Replaced(gone)
         });
         let (own, orders) = mpsc::unbounded_channel();
-        sessions.insert(number, Record { port, cid, orders: own.clone() });
+        taken.sessions.insert(number, Record { port, cid, orders: own.clone() });
         let seat = Seat { seats: Arc::clone(self), tsih: Tsih::new(number), orders, own };
         Ok((seat, replaced))
+    }
+
+    /// Whether there is no place for one more of its kind.
+    fn is_full(&self, taken: &Taken, port: &Port) -> bool {
+        let Capacity { sessions, discoveries } = self.capacity;
+        let most = if port.target.is_some() { sessions } else { discoveries };
+        let kind = |record: &&Record| record.port.target.is_some() == port.target.is_some();
+        let there = taken.sessions.values().filter(kind).count();
+        u64::try_from(there).is_ok_and(|there| there >= most)
     }
 
     /// Gives an order to all sessions of `target` but `own`.
     pub(super) fn tell(&self, target: &Name, own: Tsih, order: impl Fn() -> Order) {
         let of_target = |record: &Record| record.port.target.as_ref() == Some(target);
-        for (number, record) in &*self.sessions.lock() {
+        for (number, record) in &self.taken.lock().sessions {
             if *number != own.number() && of_target(record) {
                 // Whoever has gone has no tasks any more.
                 let _ = record.orders.send(order());
@@ -108,9 +144,14 @@ impl Seats {
     }
 }
 
-/// The first name that nobody has.
-fn free(sessions: &BTreeMap<u16, Record>) -> Option<u16> {
-    (1..=u16::MAX).find(|number| !sessions.contains_key(number))
+impl Taken {
+    /// A name that nobody has.
+    fn free(&mut self) -> Option<u16> {
+        let after = (self.last..u16::MAX).map(|before| before + 1);
+        let found = after.chain(1..=self.last).find(|one| !self.sessions.contains_key(one))?;
+        self.last = found;
+        Some(found)
+    }
 }
 
 impl Seat {
@@ -121,7 +162,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut sessions = self.seats.sessions.lock();
+        let sessions = &mut self.seats.taken.lock().sessions;
         // It may have been given to somebody else meanwhile.
         let number = self.tsih.number();
         if sessions.get(&number).is_some_and(|record| record.orders.same_channel(&self.own)) {
@@ -139,24 +180,55 @@ mod tests {
         Port { target: Some(name(target)), initiator: name("host"), isid: Isid([isid; 6]) }
     }
 
+    fn seats() -> Arc<Seats> {
+        Arc::new(Seats::new(Capacity { sessions: 4, discoveries: 1 }))
+    }
+
     fn take(seats: &Arc<Seats>, port: Port) -> (Seat, Option<Replaced>) {
         seats.take(port, Tsih::NEW, Cid::new(1)).expect("there is room")
     }
 
     #[test]
     fn each_session_has_a_name_of_its_own() {
-        let seats = Arc::new(Seats::default());
+        let seats = seats();
         let (one, none) = take(&seats, port("a", 1));
         let (two, _) = take(&seats, port("a", 2));
         assert!(none.is_none() && one.tsih() != two.tsih() && one.tsih() != Tsih::NEW);
         drop(one);
         let (three, none) = take(&seats, port("b", 1));
         assert!(none.is_none() && three.tsih() != two.tsih());
+        assert_eq!(three.tsih(), Tsih::new(3), "a name that was free for a while");
+    }
+
+    #[test]
+    fn names_are_given_again_as_late_as_possible() {
+        let seats = seats();
+        seats.taken.lock().last = u16::MAX - 1;
+        let numbers = [1, 2, 3].map(|isid| take(&seats, port("a", isid)));
+        let numbers = numbers.each_ref().map(|(seat, _)| seat.tsih().number());
+        assert_eq!(numbers, [u16::MAX, 1, 2], "zero is none");
+    }
+
+    #[test]
+    fn a_full_house_has_places_for_those_who_come_again() {
+        let seats = seats();
+        let mut there: Vec<_> = (0..4).map(|isid| take(&seats, port("a", isid)).0).collect();
+        let one_more = |port| seats.take(port, Tsih::NEW, Cid::new(1)).map(|(seat, _)| seat);
+        let refused = one_more(port("b", 1)).err();
+        assert_eq!(refused, Some(LoginStatus::OutOfResources));
+        let again = one_more(port("a", 2)).expect("it takes its own place");
+        // Whoever discovers has a place, and not two.
+        let nowhere = |isid| Port { target: None, ..port("a", isid) };
+        let discovers = one_more(nowhere(1)).expect("there is one");
+        assert_eq!(one_more(nowhere(2)).err(), Some(LoginStatus::OutOfResources));
+        drop(there.pop());
+        assert!(one_more(port("b", 1)).is_ok());
+        drop((again, discovers));
     }
 
     #[test]
     fn who_comes_again_replaces_itself() {
-        let seats = Arc::new(Seats::default());
+        let seats = seats();
         let (mut old, _) = take(&seats, port("a", 1));
         let (new, replaced) = take(&seats, port("a", 1));
         let mut gone = replaced.expect("somebody was there").0;
@@ -170,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_session_is_joined_by_its_own_connection_only() {
-        let seats = Arc::new(Seats::default());
+        let seats = seats();
         let (old, _) = take(&seats, port("a", 1));
         let tsih = old.tsih();
         let join =
@@ -185,7 +257,7 @@ mod tests {
 
     #[test]
     fn orders_reach_the_others_of_a_target() {
-        let seats = Arc::new(Seats::default());
+        let seats = seats();
         let (mut own, _) = take(&seats, port("a", 1));
         let (mut other, _) = take(&seats, port("a", 2));
         let (mut elsewhere, _) = take(&seats, port("b", 1));

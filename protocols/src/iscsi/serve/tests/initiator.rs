@@ -356,6 +356,11 @@ impl Initiator {
     }
 
     pub(super) fn text(&mut self, text: &str) -> String {
+        self.asks(text).expect("the connection is open")
+    }
+
+    /// What is answered to a text; nothing if the server has closed the connection.
+    pub(super) fn asks(&mut self, text: &str) -> Option<String> {
         let request = TextRequest {
             immediate: false,
             is_final: true,
@@ -367,9 +372,13 @@ impl Initiator {
             exp_stat_sn: StatSn::new(0),
         };
         self.cmd_sn += 1;
-        self.send(&Request::Text(request), text.as_bytes());
-        match self.receive() {
-            (Response::Text(_), text) => String::from_utf8(text).expect("text"),
+        let length = DataLength::new(text.len()).expect("short");
+        let fill = &[0; 3][..padding(text.len())];
+        let bytes = [&Request::Text(request).encode(length)[..], text.as_bytes(), fill].concat();
+        // Who closes may do so while this is on its way.
+        self.stream.write_all(&bytes).ok()?;
+        match self.next()? {
+            (Response::Text(_), text) => Some(String::from_utf8(text).expect("text")),
             other => panic!("{other:?}"),
         }
     }

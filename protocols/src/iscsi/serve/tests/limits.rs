@@ -5,7 +5,7 @@ use super::*;
 use crate::iscsi::wire::control::NopOut;
 use crate::iscsi::wire::data::DataOut;
 use crate::iscsi::wire::header::DataLength;
-use crate::iscsi::wire::login::Stage;
+use crate::iscsi::wire::login::{LoginStatus, Stage};
 use crate::iscsi::wire::notice::RejectReason;
 use crate::iscsi::wire::number::{
     CmdSn, DataSn, InitiatorTaskTag, LunField, StatSn, TargetTransferTag,
@@ -40,14 +40,68 @@ fn the_oldest_login_makes_way() {
 
 #[test]
 fn there_are_no_more_sessions_than_may_be() {
-    let settings = Settings { sessions: 1, ..brisk() };
+    let settings = Settings { sessions: 1, discoveries: 1, ..brisk() };
     let server = Server::start(settings);
-    let session = Initiator::in_session(server.address, &Opening::default());
-    let mut next = Initiator::connect(server.address);
-    assert!(next.next().is_none());
-    assert_eq!(server.service.counters.connections.refused.load(Relaxed), 1);
-    session.logout();
+    let refused = |opening: &Opening| {
+        let mut initiator = Initiator::connect(server.address);
+        assert_eq!(initiator.login(opening).0.status, LoginStatus::OutOfResources);
+        assert!(initiator.next().is_none(), "the connection is closed");
+    };
+    let with = |isid, target: Option<&str>| {
+        let target = target.map(str::to_owned);
+        Opening { isid, target, ..Opening::default() }
+    };
+    let mut session = Initiator::in_session(server.address, &Opening::default());
+    refused(&with(2, Some(TARGET)));
+    // Discovery has places of its own.
+    let discovers = Initiator::logged_in(server.address, &with(3, None));
+    refused(&with(4, None));
+    // Whoever comes again takes the place that it had.
+    let again = Initiator::in_session(server.address, &Opening::default());
+    assert!(matches!(session.receive(), (Response::Async(_), _)));
+    again.logout();
+    discovers.logout();
     server.until(|counters| counters.connections.open.load(Relaxed) == 0);
+    assert_eq!(server.service.counters.connections.refused.load(Relaxed), 2);
+    Initiator::in_session(server.address, &with(2, Some(TARGET))).logout();
+    server.stop();
+}
+
+#[test]
+fn discovery_is_over_some_time() {
+    let settings = Settings { discovery_time: Duration::from_millis(300), ..brisk() };
+    let server = Server::start(settings);
+    let opening = Opening { target: None, ..Opening::default() };
+    let began = Instant::now();
+    let mut discovers = Initiator::logged_in(server.address, &opening);
+    // Also for one that has always one more question.
+    let mut asked = 0;
+    while discovers.asks("SendTargets=All\0").is_some() {
+        asked += 1;
+        assert!(began.elapsed() < PATIENCE, "it goes on and on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(asked > 0);
+    server.until(|counters| counters.connections.open.load(Relaxed) == 0);
+    assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 0, "that is no breach");
+    server.stop();
+}
+
+#[test]
+fn commands_of_sessions_that_are_gone_count() {
+    let server = Server::start(Settings { sessions: 1, ..brisk() });
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    assert_eq!(server.disk.reads.forget_permits(disk::OPEN), disk::OPEN);
+    let command = initiator.read_command(0, 1);
+    initiator.start(&command, &[]);
+    server.until(|counters| counters.commands.load(Relaxed) == 1);
+    drop(initiator);
+    server.until(|counters| counters.connections.open.load(Relaxed) == 0);
+    assert_eq!(server.service.counters.sessions_lingering.load(Relaxed), 1);
+    let mut next = Initiator::connect(server.address);
+    assert_eq!(next.login(&Opening::default()).0.status, LoginStatus::OutOfResources);
+    server.disk.reads.add_permits(disk::OPEN);
+    server.until(|counters| counters.sessions_lingering.load(Relaxed) == 0);
     Initiator::in_session(server.address, &Opening::default()).logout();
     server.stop();
 }
@@ -97,10 +151,6 @@ fn who_answers_pings_stays_and_who_does_not_goes() {
     assert!(initiator.next().is_none(), "it goes on and on");
     assert!(matches!(last, Some(Response::Nop(_))), "it was asked before: {last:?}");
     assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 1);
-    // A discovery session has nothing to wait for.
-    let opening = Opening { target: None, ..Opening::default() };
-    let mut idle = Initiator::logged_in(server.address, &opening);
-    assert!(idle.next().is_none());
     server.stop();
 }
 
