@@ -359,8 +359,8 @@ fn assemble(
     let guarded = exposed && !config.insecure;
     let levels: Arc<Levels> = Arc::default();
     let settings = TargetSettings {
-        prefix: config.iscsi_prefix.clone(),
-        naming: config.iscsi_naming,
+        prefix: config.iscsi.prefix.clone(),
+        naming: config.iscsi.naming,
         guarded,
     };
     let of_targets = Arc::clone(&levels);
@@ -383,7 +383,7 @@ fn assemble(
         portal: Portal::new(
             Arc::new(iscsi::Service::new(
                 Arc::<RetentionTargets>::clone(&targets),
-                iscsi::Settings::default(),
+                config.iscsi.settings,
             )),
             config.listen.iscsi,
             engine.cores(),

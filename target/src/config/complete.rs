@@ -3,20 +3,17 @@
 use super::file::{
     EncryptionSection, File, FoldSection, JournalSection, PolicySection, ScrubSection,
 };
+use super::iscsi;
 use super::nbd::{self, NbdTls};
 use super::{Address, Config, ConfigError, FoldConfig, Given, Listen, ListenGiven, PolicyDefaults};
 use crate::encryption::{EncryptionConfig, KeySource};
 use crate::service::ScrubSettings;
 use crate::units::{ByteSize, Period};
-use landfall_protocols::iscsi::name::Name as IscsiName;
-use landfall_protocols::iscsi::scsi::{Naming, NotAnOui};
 use landfall_retention::policy::{Policy, PolicyError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What names of iSCSI targets begin with unless something else is configured.
-const ISCSI_PREFIX: &str = "iqn.2026-11.internal.landfall:";
 /// Smallest and largest journal segment, in bytes. The smallest has room for any record: a batch of a stream and a piece
 /// of a branch write carry at most 1 MiB, the tables before it less than another.
 const SEGMENT_LIMITS: (u64, u64) = (2 << 20, 1 << 30);
@@ -69,8 +66,7 @@ pub(super) fn complete(
         pki: inside(file.paths.pki, "pki"),
         listen,
         insecure: file.insecure,
-        iscsi_prefix: iscsi_prefix(file.iscsi.prefix)?,
-        iscsi_naming: iscsi_naming(file.iscsi.oui)?,
+        iscsi: iscsi::complete(file.iscsi)?,
         nbd,
         names: file.delta.names,
         segment_bytes,
@@ -95,26 +91,6 @@ pub(super) fn complete(
         allowed: file.volumes.allow,
         data,
     })
-}
-
-/// What names of targets begin with: they have to be names of iSCSI with the name of a machine and a number behind it.
-fn iscsi_prefix(written: Option<String>) -> Result<String, ConfigError> {
-    let prefix = written.unwrap_or_else(|| ISCSI_PREFIX.to_owned());
-    let longest = format!("{prefix}{}:{}", "m".repeat(63), u32::MAX);
-    match IscsiName::parse(&longest) {
-        Ok(name) if name.as_str() == longest => Ok(prefix),
-        Ok(_) => {
-            Err(ConfigError::Value { key: "iscsi.prefix", what: "small letters, please".into() })
-        }
-        Err(error) => Err(ConfigError::Value { key: "iscsi.prefix", what: error.to_string() }),
-    }
-}
-
-/// What world wide names of disks are made of.
-fn iscsi_naming(written: Option<String>) -> Result<Naming, ConfigError> {
-    let Some(written) = written else { return Ok(Naming::Local) };
-    let oui = written.parse().map_err(|error: NotAnOui| error.to_string());
-    oui.map(Naming::Registered).map_err(|what| ConfigError::Value { key: "iscsi.oui", what })
 }
 
 fn address(written: Option<Address>, default: &str) -> Option<SocketAddr> {

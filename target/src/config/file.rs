@@ -1,5 +1,6 @@
 //! `landfall.toml` as it is written: every key optional, unknown ones refused.
 
+use super::iscsi::IscsiSection;
 use super::nbd::NbdSection;
 use super::{Address, Allowed, ConfigError};
 use crate::encryption::KeySource;
@@ -27,13 +28,6 @@ pub(super) struct File {
     pub(super) fold: FoldSection,
     pub(super) encryption: EncryptionSection,
     pub(super) volumes: VolumesSection,
-}
-
-#[derive(Deserialize, Debug, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct IscsiSection {
-    pub(super) prefix: Option<String>,
-    pub(super) oui: Option<String>,
 }
 
 #[derive(Deserialize, Debug, Default)]

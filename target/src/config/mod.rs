@@ -17,14 +17,16 @@
 
 mod complete;
 mod file;
+mod iscsi;
 mod nbd;
+mod range;
 
 use crate::encryption::EncryptionConfig;
 use crate::service::{FoldingSettings, PaceLimits, ScrubSettings};
 use complete::complete;
 use file::File;
-use landfall_protocols::iscsi::scsi::Naming;
 use landfall_retention::policy::Policy;
+pub(crate) use iscsi::IscsiConfig;
 pub(crate) use nbd::{Grant, NbdConfig, NbdTls};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -53,10 +55,8 @@ pub(crate) struct Config {
     pub(crate) listen: Listen,
     /// Whether plain service beyond loopback is wanted.
     pub(crate) insecure: bool,
-    /// What names of iSCSI targets begin with.
-    pub(crate) iscsi_prefix: String,
-    /// What world wide names of disks are made of over iSCSI.
-    pub(crate) iscsi_naming: Naming,
+    /// What iSCSI targets are called, and how much initiators may use.
+    pub(crate) iscsi: IscsiConfig,
     /// Who may open what over NBD, and how it is carried.
     pub(crate) nbd: NbdConfig,
     /// More names the target's certificate is good for.

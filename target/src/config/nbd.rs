@@ -5,6 +5,7 @@
 //! feeding one machine is no reason to read another. Reading one is no reason to feed it.
 
 use super::ConfigError;
+use super::range::within;
 use crate::units::{ByteSize, Period};
 use landfall_disks::throttle::Limits;
 use landfall_protocols::nbd::serve::Settings;
@@ -145,20 +146,6 @@ fn settings(section: &NbdSection) -> Result<Settings, ConfigError> {
         })?,
         ..usual
     })
-}
-
-fn within<T: PartialOrd + Copy>(
-    key: &'static str,
-    value: T,
-    range: &std::ops::RangeInclusive<T>,
-    words: impl Fn(T) -> String,
-) -> Result<T, ConfigError> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let (least, most) = (words(*range.start()), words(*range.end()));
-    let what = format!("{} is not between {least} and {most}", words(value));
-    Err(ConfigError::Value { key, what })
 }
 
 fn limits((machine, section): (String, LimitSection)) -> Result<(String, Limits), ConfigError> {

@@ -1,6 +1,6 @@
 use super::file;
 use super::*;
-use landfall_protocols::iscsi::scsi::Oui;
+use landfall_protocols::iscsi::scsi::{Naming, Oui};
 use std::path::Path;
 
 fn load(text: &str, data: Option<&str>) -> Result<Config, ConfigError> {
@@ -55,7 +55,7 @@ fn plain_listeners_stay_on_loopback() {
 
 #[test]
 fn names_of_targets_begin_as_configured() {
-    let prefix = |text: &str| load(text, Some("/d")).map(|config| config.iscsi_prefix);
+    let prefix = |text: &str| load(text, Some("/d")).map(|config| config.iscsi.prefix);
     assert_eq!(prefix("").expect("complete"), "iqn.2026-11.internal.landfall:");
     let own = "iqn.2020-01.com.example.backup:";
     assert_eq!(prefix(&format!("[iscsi]\nprefix = '{own}'")).expect("complete"), own);
@@ -65,13 +65,33 @@ fn names_of_targets_begin_as_configured() {
 
 #[test]
 fn a_company_may_name_disks() {
-    let naming = |text: &str| load(text, Some("/d")).map(|config| config.iscsi_naming);
+    let naming = |text: &str| load(text, Some("/d")).map(|config| config.iscsi.naming);
     assert_eq!(naming("").expect("complete"), Naming::Local);
     let oui = Oui::new([0xa0, 0xb1, 0xc4]);
     let configured = naming("[iscsi]\noui = 'a0-b1-c4'").expect("complete");
     assert_eq!(configured, Naming::Registered(oui));
     assert!(refused("[iscsi]\noui = 'landfall'").contains("six hexadecimal digits"));
     assert!(refused("[iscsi]\noui = 'a2b1c4'").contains("iscsi.oui"));
+}
+
+#[test]
+fn what_initiators_may_use_is_limited() {
+    let text = "[iscsi]\nsessions = 7\ndiscoveries = 2\nlogging_in = 3\ncommands = 32\n\
+                bytes_in_flight = '64MiB'\nlogin = '3s'\ndiscovery = '4s'\nidle = '50s'";
+    let settings = load(text, Some("/d")).expect("complete").iscsi.settings;
+    assert_eq!((settings.sessions, settings.discoveries, settings.logging_in), (7, 2, 3));
+    assert_eq!((settings.offer.window, settings.bytes_in_flight), (32, 64 << 20));
+    let times = [settings.login_time, settings.discovery_time, settings.idle_time];
+    assert_eq!(times, [3, 4, 50].map(Duration::from_secs));
+    assert_eq!(load("", Some("/d")).expect("complete").iscsi.settings, Default::default());
+    for key in ["sessions", "discoveries", "logging_in", "commands"] {
+        let why = refused(&format!("[iscsi]\n{key} = 0"));
+        assert!(why.contains("1 and 4096") && why.contains(key), "{why}");
+    }
+    assert!(refused("[iscsi]\nbytes_in_flight = '1MiB'").contains("32 MiB and 1 GiB"));
+    for key in ["login", "discovery", "idle"] {
+        assert!(refused(&format!("[iscsi]\n{key} = '1h'")).contains("600 s"));
+    }
 }
 
 #[test]

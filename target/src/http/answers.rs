@@ -230,7 +230,7 @@ impl Target {
             disks.iter().filter(|disk| place.as_ref().is_some_and(|at| disk.span.is_in(at)));
         let user = |account: &Option<ChapAccount>| account.as_ref().map(|one| one.user.clone());
         IscsiTarget {
-            name: target_name(&self.config.iscsi_prefix, status),
+            name: target_name(&self.config.iscsi.prefix, status),
             portal: self.portal.address().map(|address| on_this_machine(address).to_string()),
             units: there.map(|disk| disk.name.to_string()).collect(),
             initiators: access.initiators.clone(),
