@@ -17,6 +17,8 @@ pub struct Counters {
     pub sessions_lingering: AtomicU64,
     /// Logins that led nowhere.
     pub logins_failed: AtomicU64,
+    /// Those of them whose initiator did not prove who it is.
+    pub authentications_failed: AtomicU64,
     /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket; not those whose initiator just went.
     pub sessions_broken: AtomicU64,
     /// Sessions that made way for another one of the same initiator port.

@@ -33,6 +33,11 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
             &counters.logins_failed,
         ),
         (
+            "landfall_iscsi_authentications_failed_total",
+            "iSCSI logins whose initiator did not prove who it is.",
+            &counters.authentications_failed,
+        ),
+        (
             "landfall_iscsi_sessions_broken_total",
             "iSCSI sessions ended by a breach of the protocol, silence or a failed socket.",
             &counters.sessions_broken,

@@ -206,6 +206,7 @@ fn a_moment_is_write_protected() {
 #[test]
 fn a_target_opens_to_those_it_is_for_also_after_a_restart() {
     let mut web = Web::with_points(1);
+    web.target.log().expect("an iSCSI initiator did not prove who it is");
     let (host, target) =
         (secret(&web, "host", "secret-of-the-host"), secret(&web, "own", "secret-of-ours"));
     let by_chap = ["web@latest", "--chap", "host", "--chap-secret-file", &host];

@@ -32,6 +32,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Serves the connection until it ends.
@@ -97,8 +98,17 @@ fn pieces(parts: Vec<Buffer>) -> Vec<Vec<Buffer>> {
     pieces
 }
 
-/// Held by one who waits for the end of this session.
-type Left = Option<oneshot::Sender<()>>;
+/// Held by those who wait for the end of this session.
+type Left = Vec<oneshot::Sender<()>>;
+
+/// What is wanted of a session whose tasks are all aborted is done already, but for its end, which `left` waits for.
+async fn disregard(orders: &mut mpsc::UnboundedReceiver<Order>, left: &mut Left) {
+    while let Some(order) = orders.recv().await {
+        if let Order::Leave(_, waiting) = order {
+            left.push(waiting);
+        }
+    }
+}
 
 /// What the parts of a session share.
 struct Connection {
@@ -203,10 +213,15 @@ impl Connection {
         };
         self.end(&ended);
         // What is half sent is sent to its end: the pump is never dropped in the middle of a PDU.
-        if !matches!(ended, Ended::Sending(_)) && timeout(FAREWELL, pump).await.is_err() {
-            tracing::debug!(visitor = %self.visitor, "an iSCSI initiator did not take the last words");
+        let mut late = Vec::new();
+        if !matches!(ended, Ended::Sending(_)) {
+            let (farewell, rest) = (pin!(timeout(FAREWELL, pump)), pin!(disregard(orders, &mut late)));
+            if let Either::Left((Err(_elapsed), _)) = select(farewell, rest).await {
+                tracing::debug!(visitor = %self.visitor, "an iSCSI initiator did not take the last words");
+            }
         }
-        (ended, left)
+        late.extend(left);
+        (ended, late)
     }
 
     /// Takes PDUs off the socket until there are no more to be taken.
@@ -303,7 +318,7 @@ impl Connection {
     async fn follow(
         self: &Rc<Self>,
         orders: &mut mpsc::UnboundedReceiver<Order>,
-        left: &mut Left,
+        left: &mut Option<oneshot::Sender<()>>,
     ) -> Ended {
         loop {
             match orders.recv().await {
@@ -413,7 +428,10 @@ impl Connection {
         });
         // An error is what it waits for: the other end is let go.
         if timeout(ORDER_TIME, join_all(waiting.into_inner())).await.is_err() {
-            tracing::warn!(visitor = %self.visitor, ?function, "an iSCSI session is late to abort its tasks");
+            if let Some(left_out) = self.service.late.may_be_written(Instant::now()) {
+                let visitor = &self.visitor;
+                tracing::warn!(%visitor, ?function, left_out, "an iSCSI session is late to abort its tasks");
+            }
         }
         let reset = match function {
             Function::LogicalUnitReset => Some(ResetScope::Unit(Lun::from_bytes(lun.0))),

@@ -18,7 +18,7 @@ use landfall_disks::uring::net::{Peer, Sender};
 use landfall_disks::uring::timeout;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the session that is replaced has to end.
 const MAKE_WAY: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ pub(super) async fn login(
     place: &Place,
 ) -> Result<Session, Failure> {
     let mut login = Login::new(service.settings.offer, PORTAL_GROUP, challenge()?);
-    let mut opened = None;
+    let (mut opened, mut knocked) = (None, None);
     loop {
         if let Some((header, text)) = login.take_output() {
             let mut batch = Batch::default();
@@ -83,7 +83,8 @@ pub(super) async fn login(
             Step::Knock(Knock { initiator, want }) => {
                 let visitor = Visitor { peer: peer.clone(), initiator, user: None };
                 let demand = service.targets.demand(&want, &visitor).await;
-                login.answered(demand.map_err(|error| refusal(&visitor, &want, &error)));
+                login.answered(demand.map_err(|error| refusal(service, &visitor, &want, &error)));
+                knocked = Some(visitor);
             }
             Step::Enter(entering) => {
                 let outcome = open(&entering, service, peer, place).await;
@@ -94,7 +95,12 @@ pub(super) async fn login(
                 login.opened(tsih.map_err(|status| *status));
                 opened = outcome.ok();
             }
-            Step::End(End::Refused(error)) => return Err(error.into()),
+            Step::End(End::Refused(error)) => {
+                if let (LoginError::Unproven | LoginError::Chap(_), Some(visitor)) = (&error, knocked) {
+                    unproven(service, &visitor, &error);
+                }
+                return Err(error.into());
+            }
             Step::End(End::Entered(entered)) => {
                 let Opened { visitor, units, seat, served } =
                     opened.expect("it was opened just before");
@@ -115,9 +121,22 @@ fn challenge() -> Result<Challenge, Failure> {
     Ok(Challenge { identifier, bytes })
 }
 
-fn refusal(visitor: &Visitor, want: &Want, error: &OpenError) -> LoginStatus {
+/// Somebody could not prove who it says it is. Whoever guesses does so often.
+fn unproven(service: &Service, visitor: &Visitor, error: &LoginError) {
+    count(&service.counters.authentications_failed);
+    if let Some(left_out) = service.unproven.may_be_written(Instant::now()) {
+        tracing::warn!(%visitor, %error, left_out, "an iSCSI initiator did not prove who it is");
+    }
+}
+
+fn refusal(service: &Service, visitor: &Visitor, want: &Want, error: &OpenError) -> LoginStatus {
+    let seldom = || service.not_opened.may_be_written(Instant::now());
     match error {
-        OpenError::Failed(_) => tracing::warn!(%visitor, ?want, %error, "iSCSI target not opened"),
+        OpenError::Failed(_) => {
+            if let Some(left_out) = seldom() {
+                tracing::warn!(%visitor, ?want, %error, left_out, "iSCSI target not opened");
+            }
+        }
         _ => tracing::debug!(%visitor, ?want, %error, "iSCSI login refused"),
     }
     error.status()
@@ -137,7 +156,7 @@ async fn open(
         Want::Target(_) if service.is_haunted() => return Err(LoginStatus::OutOfResources),
         Want::Target(name) => {
             let nexus = nexus(name, entering, &visitor, service).await;
-            let nexus = nexus.map_err(|error| refusal(&visitor, &want, &error))?;
+            let nexus = nexus.map_err(|error| refusal(service, &visitor, &want, &error))?;
             (Some(name.clone()), Units(Some(nexus)))
         }
     };

@@ -21,10 +21,12 @@ mod connection;
 mod incoming;
 mod login;
 mod seats;
+mod seldom;
 mod units;
 
 use self::incoming::IncomingError;
 use self::seats::{Capacity, Seats};
+use self::seldom::Seldom;
 use super::counters::Counters;
 use super::session::full::Closing;
 use super::session::terms::Offer;
@@ -133,6 +135,9 @@ pub struct Service {
     settings: Settings,
     counters: Arc<Counters>,
     seats: Arc<Seats>,
+    unproven: Seldom,
+    not_opened: Seldom,
+    late: Seldom,
     stopping: Stopping,
 }
 
@@ -147,6 +152,9 @@ impl Service {
             settings,
             counters: Arc::default(),
             seats: Arc::new(Seats::new(capacity)),
+            unproven: Seldom::default(),
+            not_opened: Seldom::default(),
+            late: Seldom::default(),
             stopping: Stopping::new(),
         }
     }

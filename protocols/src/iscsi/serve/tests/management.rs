@@ -3,7 +3,8 @@
 use super::initiator::{Initiator, Opening};
 use super::*;
 use crate::iscsi::wire::command::ScsiCommand;
-use crate::iscsi::wire::pdu::Response;
+use crate::iscsi::wire::header::DataLength;
+use crate::iscsi::wire::pdu::{Request, Response};
 use crate::iscsi::wire::task::{Function, TaskAnswer};
 
 /// What `act` gives, at once.
@@ -86,6 +87,39 @@ fn a_reset_of_the_unit_ends_what_all_have_there() {
         assert_eq!(initiator.read(0, 1), [0; 512], "nothing came of what was aborted");
     }
     server.stop();
+}
+
+/// Resets the unit while a session says its last words; whether it still did afterwards.
+fn resets_beside_last_words() -> bool {
+    let server = Server::start(brisk());
+    let keys = Opening::with_keys("MaxRecvDataSegmentLength=16777215");
+    let mut gone = Initiator::in_session(server.address, &keys);
+    let mut there = Initiator::in_session(server.address, &other());
+    // What it does not take holds up its end.
+    for _ in 0..128 {
+        let command = gone.read_command(0, 512);
+        gone.start(&command, &[]);
+    }
+    server.until(|counters| counters.bytes_read.load(Relaxed) == 32 << 20);
+    let command = gone.write_command(0, 1);
+    let length = Settings::default().offer.max_receive_segment as usize + 1;
+    let header = Request::Command(command).encode(DataLength::new(length).expect("24 bits"));
+    gone.send_bytes(&header, b"", None);
+    server.until(|counters| counters.sessions_broken.load(Relaxed) == 1);
+    let answer = there.manage(Function::LogicalUnitReset, None);
+    assert_eq!(answer, TaskAnswer::Complete);
+    let was_there = server.service.counters.sessions_open.load(Relaxed) == 2;
+    let late = server.service.late.may_be_written(Instant::now());
+    assert_eq!(late, Some(0), "nobody was said to be late");
+    drop(gone);
+    server.stop();
+    was_there
+}
+
+#[test]
+fn nobody_waits_for_a_session_that_says_its_last_words() {
+    // On a busy machine the second for last words may be over before the reset comes.
+    assert!((0..5).any(|_| resets_beside_last_words()), "it was never there");
 }
 
 #[test]

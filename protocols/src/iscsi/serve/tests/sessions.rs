@@ -115,6 +115,9 @@ fn challenges_are_fresh_and_secrets_are_needed() {
     let mut without = Initiator::connect(server.address);
     let (response, _) = without.login(&Opening::default());
     assert_eq!(response.status, LoginStatus::AuthenticationFailure);
+    server.until(|counters| counters.authentications_failed.load(Relaxed) == 3);
+    let seldom = server.service.unproven.may_be_written(Instant::now());
+    assert_eq!(seldom, None, "one of them was logged just now");
     server.stop();
 }
 
