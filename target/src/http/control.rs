@@ -6,7 +6,7 @@ use super::messages::{
     MachineAdd, Machines, Moment, Named, Nothing, Status,
 };
 use super::problem::{Problem, of_image};
-use crate::exports::machine_of;
+use crate::exports::{machine_of, target_name};
 use crate::images;
 use crate::service::Target;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -489,9 +489,14 @@ async fn remove_export(
 ) -> Answer<Nothing> {
     let number = id.parse().map_err(|_| Problem::bad(format!("{id:?} is not a number")))?;
     let export = ExportId::new(number);
+    let exports = target.retention.exports();
+    let removed = exports.iter().find(|one| one.id == export && one.iscsi.is_some());
     target.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
     target.targets.removed(export);
     tracing::info!(%export, "export removed");
+    if let Some(removed) = removed {
+        target.portal.dismiss(&target_name(&target.config.iscsi.prefix, removed));
+    }
     Ok(Json(Nothing {}))
 }
 

@@ -7,6 +7,7 @@
 use anyhow::Context;
 use landfall_disks::uring::Core;
 use landfall_disks::uring::net::{Listener, Peer};
+use landfall_protocols::iscsi::name::Name;
 use landfall_protocols::iscsi::serve::{Service, serve};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -98,6 +99,14 @@ impl Portal {
         self.trouble.lock().clone()
     }
 
+    /// Ends the sessions of a target that is no more.
+    pub(crate) fn dismiss(&self, target: &str) {
+        // A name that is none has no sessions.
+        if let Ok(name) = Name::parse(target) {
+            self.service.dismiss(&name);
+        }
+    }
+
     /// Ends its sessions and waits until they have ended.
     pub(super) async fn stop(&self) {
         self.service.stop();
@@ -114,7 +123,6 @@ mod tests {
     use super::*;
     use futures_util::future::LocalBoxFuture;
     use landfall_disks::uring::{Engine, EngineSettings};
-    use landfall_protocols::iscsi::name::Name;
     use landfall_protocols::iscsi::scsi::Device;
     use landfall_protocols::iscsi::serve::Settings;
     use landfall_protocols::iscsi::session::login::{Demand, Want};

@@ -123,6 +123,8 @@ struct Connection {
     running: RefCell<HashMap<TaskKey, Aborted>>,
     /// PDUs that came and pieces that made room for others, in total.
     life: Cell<u64>,
+    /// The target is no more.
+    dismissed: Notify,
     /// Counted as long as commands run on after the end.
     remains: RefCell<Option<Remains>>,
     ending: RefCell<Option<Ended>>,
@@ -178,6 +180,7 @@ impl Connection {
             service: Arc::clone(service),
             running: RefCell::default(),
             life: Cell::new(0),
+            dismissed: Notify::new(),
             remains: RefCell::default(),
             ending: RefCell::default(),
             closing: Cell::new(false),
@@ -290,9 +293,13 @@ impl Connection {
         }
     }
 
-    /// Once the server stops: asks the initiator to leave, and waits for it, and for what is under way.
+    /// Once the server stops, or the target is no more: asks the initiator to leave, and waits for it, and for what is under way.
     async fn part(&self) -> Ended {
-        self.service.stopping.begun().await;
+        let (stopped, dismissed) = (pin!(self.service.stopping.begun()), pin!(self.dismissed.notified()));
+        let why = match select(stopped, dismissed).await {
+            Either::Left(_) => Ended::Stopped,
+            Either::Right(_) => Ended::Removed,
+        };
         let settings = &self.service.settings;
         if self.target.is_some() {
             let seconds = settings.parting_time.as_secs_f64().ceil();
@@ -311,7 +318,7 @@ impl Connection {
                 tracing::debug!(visitor = %self.visitor, "iSCSI session dropped before all was answered");
             }
         }
-        Ended::Stopped
+        why
     }
 
     /// Does what other sessions want.
@@ -326,6 +333,7 @@ impl Connection {
                     *left = Some(waiting);
                     return why;
                 }
+                Some(Order::Part) => self.dismissed.notify_one(),
                 Some(Order::Abort { scope, cleared, _done }) => {
                     let any = self.session.borrow_mut().abort(scope);
                     if let (true, true, Scope::Unit(lun), Some(nexus)) =
@@ -482,7 +490,7 @@ impl Connection {
         }
         match ended {
             Ended::Closing(Closing::LoggedOut) | Ended::Closed | Ended::Discovered => {}
-            Ended::Stopped | Ended::Replaced | Ended::Reset => {
+            Ended::Stopped | Ended::Removed | Ended::Replaced | Ended::Reset => {
                 if self.target.is_some() {
                     self.session.borrow_mut().say_dropped();
                 }

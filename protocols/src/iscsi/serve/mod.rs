@@ -25,13 +25,14 @@ mod seldom;
 mod units;
 
 use self::incoming::IncomingError;
-use self::seats::{Capacity, Seats};
+use self::seats::{Capacity, Order, Seats};
 use self::seldom::Seldom;
 use super::counters::Counters;
+use super::name::Name;
 use super::session::full::Closing;
 use super::session::terms::Offer;
 use super::targets::Targets;
-use super::wire::number::PortalGroup;
+use super::wire::number::{PortalGroup, Tsih};
 use crate::admission::Admission;
 use crate::door::{Door, Stopping};
 use landfall_disks::uring::Core;
@@ -108,6 +109,8 @@ enum Ended {
     Silent,
     #[error("the time for discovery was over")]
     Discovered,
+    #[error("the export was removed")]
+    Removed,
     #[error("the initiator logged in again")]
     Replaced,
     #[error("the target was reset")]
@@ -168,6 +171,12 @@ impl Service {
     /// not; [`serve`] returns when all connections have ended.
     pub fn stop(&self) {
         self.stopping.begin();
+    }
+
+    /// Ends the sessions of a target that is no more, from any thread: their initiators are asked to log out, and dropped when
+    /// they do not.
+    pub fn dismiss(&self, target: &Name) {
+        self.seats.tell(target, Tsih::NEW, || Order::Part);
     }
 
     /// Whether as many sessions have gone and left commands that still run as there may be sessions.

@@ -33,6 +33,8 @@ pub(super) struct Port {
 pub(super) enum Order {
     /// To end. What is here is dropped when it has.
     Leave(Ended, oneshot::Sender<()>),
+    /// To ask its initiator to leave, and to end when it does not: the target is no more.
+    Part,
     /// To abort its tasks. What is here is dropped when it has.
     Abort {
         scope: Scope,
@@ -132,7 +134,7 @@ impl Seats {
         u64::try_from(there).is_ok_and(|there| there >= most)
     }
 
-    /// Gives an order to all sessions of `target` but `own`.
+    /// Gives an order to all sessions of `target` but `own`; to all, if that is no session's name.
     pub(super) fn tell(&self, target: &Name, own: Tsih, order: impl Fn() -> Order) {
         let of_target = |record: &Record| record.port.target.as_ref() == Some(target);
         for (number, record) in &self.taken.lock().sessions {

@@ -185,6 +185,28 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
 }
 
 #[test]
+fn sessions_of_a_target_that_is_removed_end() {
+    let settings = Settings { parting_time: Duration::from_millis(500), ..Settings::default() };
+    let server = Server::start(settings);
+    let mut one = Initiator::in_session(server.address, &Opening::default());
+    let mut other =
+        Initiator::in_session(server.address, &Opening { isid: 2, ..Opening::default() });
+    server.service.dismiss(&Name::parse(&TARGET.replace("web", "db")).expect("a name"));
+    assert!(one.hears_nothing(Duration::from_millis(50)), "that is another target");
+    server.service.dismiss(&Name::parse(TARGET).expect("a name"));
+    for initiator in [&mut one, &mut other] {
+        let (Response::Async(message), _) = initiator.receive() else { panic!("no message") };
+        assert_eq!(message.event, Event::LogoutWanted { within: 1 });
+        initiator.write(3, &pattern(1024, 5));
+    }
+    one.logout();
+    let (Response::Async(message), _) = other.receive() else { panic!("no message") };
+    assert!(matches!(message.event, Event::SessionDropped { .. }), "it stayed");
+    assert!(other.next().is_none());
+    server.stop();
+}
+
+#[test]
 fn a_server_that_stops_asks_initiators_to_leave() {
     let settings = Settings { parting_time: PATIENCE, ..Settings::default() };
     let server = Server::start(settings);
