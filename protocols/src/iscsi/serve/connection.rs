@@ -6,6 +6,8 @@
 //!     └── refused, time over, cut off, server stopped
 //! ```
 
+mod discover;
+
 use super::incoming::{Incoming, Shape};
 use super::login::{self, Failure, login};
 use super::seats::Order;
@@ -15,10 +17,9 @@ use crate::admission::Place;
 use crate::iscsi::counters::{Counters, add, count};
 use crate::iscsi::name::Name;
 use crate::iscsi::scsi::{Aborted, Lun, ResetScope, Task};
-use crate::iscsi::session::full::{Closing, Effect, Management, Scope, Session, TaskKey, Which};
+use crate::iscsi::session::full::{Closing, Effect, Management, Scope, Session, TaskKey};
 use crate::iscsi::session::login::{Entered, Want};
 use crate::iscsi::targets::Visitor;
-use crate::iscsi::wire::keys::append;
 use crate::iscsi::wire::number::Tsih;
 use crate::iscsi::wire::task::{Function, TaskAnswer};
 use futures_util::future::{Either, join_all, select};
@@ -456,29 +457,6 @@ impl Connection {
             self.service.seats.tell(target, self.tsih, leave);
             self.finish(Ended::Reset);
         }
-    }
-
-    async fn discover(self: &Rc<Self>, which: Which) {
-        let found = match (which, &self.target) {
-            (Which::Own, Some(own)) => vec![own.clone()],
-            (Which::Own, None) => Vec::new(),
-            (Which::All, _) => self.service.targets.list(&self.visitor).await,
-            (Which::Named(name), _) => {
-                let mut found = self.service.targets.list(&self.visitor).await;
-                found.retain(|target| target.as_str().eq_ignore_ascii_case(&name));
-                found
-            }
-        };
-        let mut text = Vec::new();
-        for target in found {
-            append(&mut text, "TargetName", target.as_str());
-            if let Some(portal) = self.portal {
-                let group = super::PORTAL_GROUP.number();
-                append(&mut text, "TargetAddress", &format!("{portal},{group}"));
-            }
-        }
-        self.session.borrow_mut().discovered(&text);
-        self.act();
     }
 
     /// The session is over; its last words are ready to be sent. Commands that run on are not waited for.
