@@ -137,6 +137,12 @@ impl Collection {
         self.requests
     }
 
+    /// Bytes of memory that it has taken.
+    #[cfg(test)]
+    pub fn taken(&self) -> usize {
+        self.whole.as_ref().map_or(0, |whole| whole.len())
+    }
+
     /// Whether something is to be asked for, or has still to come.
     pub fn is_complete(&self) -> bool {
         let all = self.fault.is_some() || self.received >= self.needed;
@@ -307,13 +313,12 @@ mod tests {
     #[test]
     fn memory_is_taken_for_the_rest_when_it_was_asked_for() {
         let mut collection = Collection::new(&terms(), (300, 300), bytes(0, 20), false);
-        let taken = |it: &Collection| it.whole.as_ref().map_or(0, |whole| whole.len());
-        assert_eq!(taken(&collection), 60, "so much comes by itself");
+        assert_eq!(collection.taken(), 60, "so much comes by itself");
         collection.add(&pdu(BY_ITSELF, 0, 20, true), Some(bytes(20, 40)));
         collection.ask(&terms(), TargetTransferTag::new(1)).expect("there is a need");
-        assert_eq!(taken(&collection), 60);
+        assert_eq!(collection.taken(), 60);
         collection.add(&pdu(1, 0, 60, false), Some(bytes(60, 70)));
-        assert_eq!(taken(&collection), 300);
+        assert_eq!(collection.taken(), 300);
         let whole = collection.whole.as_ref().expect("it has come");
         assert_eq!(whole[..130], bytes(0, 130)[..]);
     }

@@ -370,10 +370,11 @@ impl<T> Session<T> {
                 self.catch_up(logical);
             }
             Place::Later => {
-                let most = usize::try_from(self.terms.first_burst).expect("32 bits fit a usize");
-                let most = most.max(MAX_TEXT);
-                // What is too long is refused in its turn; its bytes need not be kept for that.
-                let data = if data.len() > most { Buffer::zeroed(most + 1) } else { data };
+                let burst = usize::try_from(self.terms.first_burst).expect("32 bits fit a usize");
+                let is_command = matches!(request, Request::Command(_));
+                let most = if is_command { burst } else { burst.max(MAX_TEXT) };
+                // What is too long is refused in its turn, but for a ping: so much of it comes back.
+                let data = if data.len() > most { Buffer::copy_of(&data[..=most]) } else { data };
                 let early = Early::new(request, *header, data);
                 // What came first is what it is: a second one of its number is a duplicate.
                 self.early.entry(number).or_insert_with(|| Waiting::Pdu(Box::new(early)));

@@ -1,9 +1,25 @@
 //! Whatever comes.
 
 use super::*;
+use crate::iscsi::session::full::task::State;
+
+/// Bytes of data that a session holds for commands that have not started.
+fn waiting(session: &Session<[u8; CDB]>) -> u64 {
+    let of_early = |waiting: &Waiting| match waiting {
+        Waiting::Pdu(early) => early.kept as u64,
+        Waiting::Aborted => 0,
+    };
+    let of_task = |held: &Held<[u8; CDB]>| match &held.state {
+        State::Collecting { collection, .. } if held.charge() == 0 => collection.taken() as u64,
+        State::InLine(_, data) => data.len() as u64,
+        _ => 0,
+    };
+    let early: u64 = session.early.values().map(of_early).sum();
+    early + session.tasks.values().map(of_task).sum::<u64>()
+}
 
 proptest! {
-    /// Whatever comes: no panic, every command is answered at most once, and what is held is given back.
+    /// Whatever comes: no panic, every command is answered at most once, no more is held than may be, and all of it is given back.
     #[test]
     fn a_session_survives_whatever_comes(
         steps in prop::collection::vec((0u8..9, 0u32..6, 0u32..3000, any::<bool>(), 0u32..5), 0..80),
@@ -20,7 +36,7 @@ proptest! {
                 (0..=2, _) => {
                     let mut command = pair.make([READ, WRITE, REFUSE][usize::from(step)], length);
                     command.is_final = flag;
-                    command.writes = step > 0;
+                    command.writes = step > 0 || skew == 3;
                     command.cmd_sn = command.cmd_sn.plus(if skew == 4 { 1 } else { 0 });
                     let along = if step > 0 { length.min(skew * 200) } else { 0 };
                     pair.send(&Request::Command(command), &bytes(0, along));
@@ -48,6 +64,10 @@ proptest! {
                     }
                 }
             }
+            let slots = u64::from(8 + MAX_IMMEDIATE);
+            prop_assert!(waiting(&pair.session) <= slots * u64::from(terms.first_burst + 1));
+            let held = pair.session.budget.held;
+            prop_assert!(held <= 4000, "{held} bytes are held, and no command is larger than 3000");
             while let Some(effect) = pair.session.effect() {
                 match effect {
                     Effect::Start { key, task, data } => {

@@ -79,6 +79,19 @@ fn pings_go_both_ways() {
 }
 
 #[test]
+fn a_long_ping_that_came_early_comes_back_as_it_was() {
+    let mut pair = Pair::with(Terms { max_send_segment: 1 << 20, ..Terms::default() });
+    let missing = pair.make(0, 0);
+    let long = bytes(0, 100_000);
+    let ping = nop(&pair, false, 5, TargetTransferTag::RESERVED);
+    pair.send(&ping, &long);
+    pair.send(&Request::Command(missing), &[]);
+    let (answer, data) = pair.answers().pop().expect("two");
+    assert!(matches!(answer, Response::Nop(_)));
+    assert_eq!(data, long[..65_537], "as much as is kept of anything that comes early");
+}
+
+#[test]
 fn pings_that_nobody_takes_back_are_not_received_for_ever() {
     // Long ones, and many.
     for (length, most) in [(100_000, 12), (0, 513)] {
