@@ -170,9 +170,17 @@ async fn open(
             return Err(LoginStatus::ServiceUnavailable);
         }
     }
+    if target_is_gone(service, &want, &visitor).await {
+        return Err(LoginStatus::NotFound);
+    }
     // Before it is told that it is in: from here on nobody cuts it off.
     let served = place.serve().ok_or(LoginStatus::OutOfResources)?;
     Ok(Opened { visitor, units, seat, served })
+}
+
+/// Whether a target was removed while it was opened: its sessions were told, and this one had no seat yet.
+async fn target_is_gone(service: &Service, want: &Want, visitor: &Visitor) -> bool {
+    service.targets.demand(want, visitor).await.is_err()
 }
 
 /// The nexus is made while the one it replaces is there: SCSI has to know that it was lost.

@@ -21,6 +21,7 @@ use futures_util::future::LocalBoxFuture;
 use landfall_disks::uring::net::Peer;
 use landfall_disks::uring::{Engine, EngineSettings};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -35,6 +36,10 @@ struct Offered {
     name: Name,
     device: Arc<Device>,
     chap: bool,
+    /// The target is no more.
+    removed: AtomicBool,
+    /// It is removed as soon as somebody has opened it.
+    vanishes: AtomicBool,
 }
 
 impl Targets for Offered {
@@ -51,6 +56,7 @@ impl Targets for Offered {
         async move {
             match want {
                 Want::Target(name) if *name != self.name => Err(OpenError::Unknown),
+                Want::Target(_) if self.removed.load(Relaxed) => Err(OpenError::Unknown),
                 Want::Target(_) if visitor.initiator.as_str().ends_with("stranger") => {
                     Err(OpenError::NotAllowed)
                 }
@@ -71,6 +77,7 @@ impl Targets for Offered {
         _target: &'a Name,
         _visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Arc<Device>, OpenError>> {
+        self.removed.store(self.vanishes.load(Relaxed), Relaxed);
         async move { Ok(Arc::clone(&self.device)) }.boxed_local()
     }
 }
@@ -78,6 +85,7 @@ impl Targets for Offered {
 /// A server on loopback.
 struct Server {
     disk: Arc<MemoryDisk>,
+    offered: Arc<Offered>,
     service: Arc<Service>,
     address: SocketAddr,
     ended: std::sync::mpsc::Receiver<()>,
@@ -97,7 +105,9 @@ impl Server {
         let unit = Unit::new(Arc::<MemoryDisk>::clone(&disk), Identity::new("one"));
         device.attach(LunNumber::default(), unit).expect("it is the first");
         let name = Name::parse(TARGET).expect("a name");
-        let service = Service::new(Arc::new(Offered { name, device, chap }), settings);
+        let (removed, vanishes) = (AtomicBool::new(false), AtomicBool::new(false));
+        let offered = Arc::new(Offered { name, device, chap, removed, vanishes });
+        let service = Service::new(Arc::<Offered>::clone(&offered), settings);
         let service = Arc::new(service);
         let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("bound");
         let Peer::Tcp(address) = listener.local() else { panic!("TCP") };
@@ -107,7 +117,7 @@ impl Server {
             serve(listener, serving, &cores).await;
             tell.send(()).expect("the test waits");
         });
-        Self { disk, service, address, ended, engine: Some(engine) }
+        Self { disk, offered, service, address, ended, engine: Some(engine) }
     }
 
     /// Stops it, and sees that it ends in time.

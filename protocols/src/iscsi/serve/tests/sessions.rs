@@ -185,6 +185,17 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
 }
 
 #[test]
+fn a_target_that_is_removed_while_it_is_opened_is_not_there() {
+    let server = Server::start(brisk());
+    server.offered.vanishes.store(true, Relaxed);
+    let mut initiator = Initiator::connect(server.address);
+    let (response, _) = initiator.login(&Opening::default());
+    assert_eq!(response.status, LoginStatus::NotFound);
+    assert!(initiator.next().is_none());
+    server.stop();
+}
+
+#[test]
 fn sessions_of_a_target_that_is_removed_end() {
     let settings = Settings { parting_time: Duration::from_millis(500), ..Settings::default() };
     let server = Server::start(settings);
