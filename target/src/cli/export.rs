@@ -100,7 +100,9 @@ impl ExportVerb {
             }
             Self::Remove { id } => {
                 let Nothing {} = control.delete(&format!("/v1/exports/{id}"))?;
-                say(&format!("export {id} removed; NBD clients that have it open keep it until they go"));
+                say(&format!(
+                    "export {id} removed; NBD clients that have it open keep it until they go"
+                ));
             }
         }
         Ok(())

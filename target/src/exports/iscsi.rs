@@ -22,7 +22,7 @@ use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Naming, Setti
 use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
 use landfall_protocols::iscsi::session::login::{Demand, Want};
 use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
-use landfall_retention::ids::{ExportId, Sequence};
+use landfall_retention::ids::{DiskIdentity, ExportId, Sequence};
 use landfall_retention::manifest::iscsi::{ChapAccount, IscsiAccess};
 use landfall_retention::name::{MomentName, Name};
 use landfall_retention::{DiskStatus, ExportStatus, ResolveError, Retention};
@@ -163,7 +163,7 @@ impl RetentionTargets {
             unit.locks = locks;
             // What is written to a branch is durable when it is answered; to a moment nothing is.
             unit.volatile_cache = false;
-            unit.settings = self.settings(export.id, identity);
+            unit.settings = self.settings(export.id, disk.identity);
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
             unit.space = export.writable.then(|| self.levels.of(&name.machine));

@@ -219,7 +219,8 @@ impl Connection {
         // What is half sent is sent to its end: the pump is never dropped in the middle of a PDU.
         let mut late = Vec::new();
         if !matches!(ended, Ended::Sending(_)) {
-            let (farewell, rest) = (pin!(timeout(FAREWELL, pump)), pin!(disregard(orders, &mut late)));
+            let (farewell, rest) =
+                (pin!(timeout(FAREWELL, pump)), pin!(disregard(orders, &mut late)));
             if let Either::Left((Err(_elapsed), _)) = select(farewell, rest).await {
                 tracing::debug!(visitor = %self.visitor, "an iSCSI initiator did not take the last words");
             }
@@ -296,7 +297,8 @@ impl Connection {
 
     /// Once the server stops, or the target is no more: asks the initiator to leave, and waits for it, and for what is under way.
     async fn part(&self) -> Ended {
-        let (stopped, dismissed) = (pin!(self.service.stopping.begun()), pin!(self.dismissed.notified()));
+        let (stopped, dismissed) =
+            (pin!(self.service.stopping.begun()), pin!(self.dismissed.notified()));
         let why = match select(stopped, dismissed).await {
             Either::Left(_) => Ended::Stopped,
             Either::Right(_) => Ended::Removed,
@@ -490,7 +492,8 @@ mod tests {
     #[test]
     fn what_is_sent_is_cut_without_a_loss() {
         let lengths = [48, PIECE, 10, 3 * PIECE - 58, 48, PIECE - 48, 7];
-        let parts: Vec<_> = (1..).zip(lengths).map(|(byte, length)| Buffer::copy_of(&vec![byte; length])).collect();
+        let parts: Vec<_> =
+            (1..).zip(lengths).map(|(byte, length)| Buffer::copy_of(&vec![byte; length])).collect();
         let whole: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
         let pieces = pieces(parts);
         let length = |piece: &Vec<Buffer>| piece.iter().map(|part| part.len()).sum::<usize>();

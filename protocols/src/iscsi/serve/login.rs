@@ -96,7 +96,9 @@ pub(super) async fn login(
                 opened = outcome.ok();
             }
             Step::End(End::Refused(error)) => {
-                if let (LoginError::Unproven | LoginError::Chap(_), Some(visitor)) = (&error, knocked) {
+                if let (LoginError::Unproven | LoginError::Chap(_), Some(visitor)) =
+                    (&error, knocked)
+                {
                     unproven(service, &visitor, &error);
                 }
                 return Err(error.into());
