@@ -11,9 +11,9 @@
 
 use crate::iscsi::wire::number::CmdSn;
 
-/// Where a command stands.
+/// Whether it is the turn of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum Turn {
     /// It is its turn.
     Next,
     /// Others have to come first.
@@ -52,12 +52,12 @@ impl Window {
         self.used == self.slots
     }
 
-    /// Where command `number` stands.
-    pub fn place(&self, number: CmdSn) -> Place {
+    /// Whether it is the turn of command `number`.
+    pub fn turn(&self, number: CmdSn) -> Turn {
         match number.since(self.expected) {
-            ahead if ahead >= self.slots - self.used => Place::Outside,
-            0 => Place::Next,
-            _ => Place::Later,
+            ahead if ahead >= self.slots - self.used => Turn::Outside,
+            0 => Turn::Next,
+            _ => Turn::Later,
         }
     }
 
@@ -93,12 +93,12 @@ mod tests {
         window.occupy();
         assert_eq!((window.expected(), window.last()), (CmdSn::new(1), CmdSn::new(0)));
         assert!(window.is_closed());
-        assert_eq!(window.place(CmdSn::new(1)), Place::Outside);
+        assert_eq!(window.turn(CmdSn::new(1)), Turn::Outside);
         window.free();
         assert!(!window.is_closed());
-        assert_eq!(window.place(CmdSn::new(1)), Place::Next);
-        assert_eq!(window.place(CmdSn::new(2)), Place::Outside);
-        assert_eq!(window.place(CmdSn::new(0)), Place::Outside);
+        assert_eq!(window.turn(CmdSn::new(1)), Turn::Next);
+        assert_eq!(window.turn(CmdSn::new(2)), Turn::Outside);
+        assert_eq!(window.turn(CmdSn::new(0)), Turn::Outside);
     }
 
     proptest! {
@@ -110,7 +110,7 @@ mod tests {
                 let before = window.last();
                 match step {
                     0 if under_way < slots => {
-                        prop_assert_eq!(window.place(window.expected()), Place::Next);
+                        prop_assert_eq!(window.turn(window.expected()), Turn::Next);
                         window.occupy();
                         under_way += 1;
                         prop_assert_eq!(window.last(), before);

@@ -6,7 +6,7 @@
 
 use super::task::{Held, State};
 use super::{Effect, Logical, MAX_IMMEDIATE, Management, Scope, Session, Waiting};
-use crate::iscsi::session::window::Place;
+use crate::iscsi::session::window::Turn;
 use crate::iscsi::wire::number::{CmdSn, InitiatorTaskTag, LunField};
 use crate::iscsi::wire::pdu::Request;
 use crate::iscsi::wire::task::{Function, TaskAnswer, TaskRequest};
@@ -60,11 +60,11 @@ impl<T> Session<T> {
             return TaskAnswer::Complete;
         }
         let number = request.referenced_cmd_sn;
-        match self.window.place(number) {
-            Place::Outside => TaskAnswer::NoSuchTask,
+        match self.window.turn(number) {
+            Turn::Outside => TaskAnswer::NoSuchTask,
             // What was not sent before the request cannot be meant (section 11.6.1).
             _ if !number.precedes(request.cmd_sn) => TaskAnswer::NoSuchTask,
-            Place::Next | Place::Later => {
+            Turn::Next | Turn::Later => {
                 let other = matches!(
                     self.early.get(&number),
                     Some(Waiting::Pdu(early)) if !early.is_command(request.referenced_tag)

@@ -41,7 +41,7 @@ use super::batch::{Batch, Digests};
 use super::collection::Fault;
 use super::login::{Entered, Want};
 use super::terms::{Offer, Terms};
-use super::window::{Place, Window};
+use super::window::{Turn, Window};
 use crate::iscsi::wire::control::{LogoutAnswer, LogoutReason, LogoutRequest, NopOut};
 use crate::iscsi::wire::data::DataOut;
 use crate::iscsi::wire::keys::MAX_TEXT;
@@ -358,18 +358,18 @@ impl<T> Session<T> {
         L: Logical<Task = T>,
     {
         let (immediate, number) = numbered(&request);
-        match self.window.place(number) {
+        match self.window.turn(number) {
             _ if immediate => {
                 self.request(&request, header, data, logical);
                 // It may have aborted what the others wait for.
                 self.catch_up(logical);
             }
-            Place::Outside => {}
-            Place::Next => {
+            Turn::Outside => {}
+            Turn::Next => {
                 self.request(&request, header, data, logical);
                 self.catch_up(logical);
             }
-            Place::Later => {
+            Turn::Later => {
                 let burst = usize::try_from(self.terms.first_burst).expect("32 bits fit a usize");
                 let is_command = matches!(request, Request::Command(_));
                 let most = if is_command { burst } else { burst.max(MAX_TEXT) };
