@@ -16,6 +16,7 @@
 //!   address that is for the owner of the target.
 
 mod boot_set;
+mod clash;
 mod contexts;
 mod fed;
 mod iscsi;

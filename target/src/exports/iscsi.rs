@@ -10,9 +10,11 @@
 //!   what it shows with it. What they set lives as long as the export does, and this process.
 //! - Commands that read in order to write are alone with their blocks, whoever else has the branch open: the locks are the branch's,
 //!   of all its targets and of NBD.
-//! - A unit keeps its serial number and name in every export of its disk, and has the physical blocks that guests know of disks in
-//!   its image's format: a guest finds the disk it knows.
+//! - Units with one name have one content (`clash`): a branch has the serial number and name of the machine's disk, and the physical
+//!   blocks that guests know of disks in its image's format, so that a guest finds the disk it knows. A moment has names of its own, and
+//!   no initiator has two branches of a machine at a time.
 
+use super::clash::{Claims, clashing, serial_of};
 use super::space::Levels;
 use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
@@ -29,6 +31,7 @@ use landfall_retention::{DiskStatus, ExportStatus, ResolveError, Retention};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// Most targets in an answer to SendTargets.
 const LISTED: usize = 2000;
@@ -47,6 +50,7 @@ pub(crate) struct RetentionTargets {
     settings: TargetSettings,
     /// Those that somebody has open, or had: a target is offered for as long as its export is there.
     offered: Mutex<HashMap<ExportId, Offered>>,
+    claims: Claims,
 }
 
 /// A target that somebody has open, or had.
@@ -80,7 +84,7 @@ impl RetentionTargets {
         levels: Arc<Levels>,
         settings: TargetSettings,
     ) -> Self {
-        Self { exports, levels, settings, offered: Mutex::default() }
+        Self { exports, levels, settings, offered: Mutex::default(), claims: Claims::default() }
     }
 
     /// Whether exports have to say who may have them.
@@ -116,6 +120,17 @@ impl RetentionTargets {
             target_name(&self.settings.prefix, export) == target.as_str()
         };
         known.into_iter().find(of_name).ok_or(OpenError::Unknown)
+    }
+
+    /// The target by which `visitor` has the disks of `export` already, with another content.
+    fn clash(&self, export: &ExportStatus, visitor: &Visitor) -> Option<ExportStatus> {
+        let initiator = visitor.initiator.as_str();
+        let present = |other: ExportId| {
+            let device = self.offered.lock().get(&other).and_then(|there| there.device.upgrade());
+            device.is_some_and(|device| device.has_initiator(initiator))
+                || self.claims.has(initiator, other, Instant::now())
+        };
+        clashing(export, &self.retention().exports(), present).cloned()
     }
 
     async fn device(
@@ -157,7 +172,7 @@ impl RetentionTargets {
         let disks = self.disks(&name, export)?;
         for (number, disk) in (0..).zip(disks) {
             let (content, locks) = self.open_disk(&name, export, &disk.name).await?;
-            let named = Identity::new(disk.identity.to_string());
+            let named = Identity::new(serial_of(export, disk.identity));
             let mut unit = Unit::new(content, Identity { naming: self.settings.naming, ..named });
             unit.physical_block = physical_block(&disk.format);
             unit.locks = locks;
@@ -240,7 +255,9 @@ impl Targets for RetentionTargets {
         let name = |(export, _): (ExportStatus, _)| {
             IscsiName::parse(&target_name(&self.settings.prefix, &export)).ok()
         };
-        let names = self.known(visitor).into_iter().filter_map(name).take(LISTED).collect();
+        let offered = |(export, _): &(ExportStatus, _)| self.clash(export, visitor).is_none();
+        let known = self.known(visitor).into_iter().filter(offered);
+        let names = known.filter_map(name).take(LISTED).collect();
         Box::pin(std::future::ready(names))
     }
 
@@ -272,6 +289,12 @@ impl Targets for RetentionTargets {
             if access.chap.as_ref().is_some_and(|chap| visitor.user.as_ref() != Some(&chap.user)) {
                 return Err(OpenError::NotAllowed);
             }
+            if let Some(other) = self.clash(&export, visitor) {
+                self.claims.refused(visitor, &export, &other, Instant::now());
+                return Err(OpenError::NotAllowed);
+            }
+            // Before anything is waited for: two logins at a time are one after the other.
+            self.claims.add(visitor.initiator.as_str(), export.id, Instant::now());
             let opened = self.device(&export, &access).await;
             match &opened {
                 Ok(device) => tracing::debug!(%visitor, target = device.name(), "iSCSI open"),

@@ -104,6 +104,11 @@ impl Device {
         }
     }
 
+    /// Whether an initiator of that name has a nexus.
+    pub fn has_initiator(&self, name: &str) -> bool {
+        self.inventory.read().nexuses.values().any(|port| port.name == name)
+    }
+
     /// A new nexus with `port`, which learns that it is new with its first command to each unit. One that exists for the same
     /// port is being replaced: the session is reinstated (RFC 7143 6.3.5), which is a loss of the nexus.
     pub fn nexus(self: &Arc<Self>, port: InitiatorPort) -> Nexus {
