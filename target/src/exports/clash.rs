@@ -10,20 +10,17 @@
 //!   web@seq:7              a name of its own
 //! ```
 
+use super::machine_of;
 use landfall_protocols::iscsi::Visitor;
+use landfall_protocols::iscsi::scsi::Device;
 use landfall_retention::ExportStatus;
 use landfall_retention::ids::{DiskIdentity, ExportId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::machine_of;
-
-/// A login that was let in has become a session by then, or failed.
-const LOGIN_TIME: Duration = Duration::from_secs(15);
 /// Initiators try again every few seconds: what is said once in so long is enough.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Most logins that are under way at once and are looked at; more than a portal lets in.
-const MOST_CLAIMS: usize = 4096;
 
 /// The serial number of a disk in an export: the disk's, or that of the disk at a moment.
 pub(super) fn serial_of(export: &ExportStatus, disk: DiskIdentity) -> String {
@@ -51,36 +48,42 @@ pub(super) fn clashing<'a>(
     exports.iter().filter(clashes).find(|other| present(other.id))
 }
 
-/// Logins that were let in and may not be sessions yet.
+/// Logins that were let in and are no sessions yet, and what was said of those that were not.
 #[derive(Default)]
 pub(super) struct Claims {
-    claims: Mutex<Vec<Claim>>,
+    coming: Mutex<Vec<Claim>>,
     warned: Mutex<Option<Instant>>,
 }
 
-struct Claim {
+/// A login that was let in, until the device has its nexus.
+pub(super) struct Claim {
     initiator: String,
-    export: ExportId,
-    at: Instant,
+    device: Weak<Device>,
+    arrivals: u64,
+}
+
+impl Claim {
+    pub(super) fn new(initiator: &str, device: &Arc<Device>) -> Self {
+        let (initiator, arrivals) = (initiator.to_owned(), device.arrivals());
+        Self { initiator, device: Arc::downgrade(device), arrivals }
+    }
+
+    /// Whether it is one of `initiator` at `device`.
+    pub(super) fn is(&self, initiator: &str, device: &Arc<Device>) -> bool {
+        self.initiator == initiator && Weak::as_ptr(&self.device) == Arc::as_ptr(device)
+    }
+
+    fn is_pending(&self) -> bool {
+        self.device.upgrade().is_some_and(|device| device.arrivals() == self.arrivals)
+    }
 }
 
 impl Claims {
-    pub(super) fn add(&self, initiator: &str, export: ExportId, now: Instant) {
-        let mut claims = self.claims.lock();
-        claims.retain(|claim| {
-            let same = claim.initiator == initiator && claim.export == export;
-            now < claim.at + LOGIN_TIME && !same
-        });
-        if claims.len() == MOST_CLAIMS {
-            claims.remove(0);
-        }
-        claims.push(Claim { initiator: initiator.to_owned(), export, at: now });
-    }
-
-    pub(super) fn has(&self, initiator: &str, export: ExportId, now: Instant) -> bool {
-        self.claims.lock().iter().any(|claim| {
-            claim.initiator == initiator && claim.export == export && now < claim.at + LOGIN_TIME
-        })
+    /// Those that are pending. Nobody else is let in meanwhile.
+    pub(super) fn coming(&self) -> MutexGuard<'_, Vec<Claim>> {
+        let mut coming = self.coming.lock();
+        coming.retain(Claim::is_pending);
+        coming
     }
 
     /// Says that a login was refused, and why.
@@ -109,9 +112,9 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use landfall_protocols::iscsi::scsi::InitiatorPort;
     use landfall_retention::ids::{DiskId, LineId, Sequence};
     use landfall_retention::manifest::iscsi::IscsiAccess;
-    use std::sync::Arc;
 
     fn export(id: u32, name: &str, line: u32, sequence: Option<u64>) -> ExportStatus {
         ExportStatus {
@@ -170,10 +173,19 @@ mod tests {
     #[test]
     fn a_login_counts_until_it_is_a_session() {
         let claims = Claims::default();
-        let (now, web) = (Instant::now(), ExportId::new(3));
-        claims.add("one", web, now);
-        assert!(claims.has("one", web, now + LOGIN_TIME / 2));
-        assert!(!claims.has("two", web, now) && !claims.has("one", ExportId::new(4), now));
-        assert!(!claims.has("one", web, now + LOGIN_TIME));
+        let [web, other] = ["web", "other"].map(Device::new);
+        claims.coming().push(Claim::new("one", &web));
+        let is_coming = |initiator: &str, device| {
+            claims.coming().iter().any(|claim| claim.is(initiator, device))
+        };
+        assert!(is_coming("one", &web));
+        assert!(!is_coming("two", &web) && !is_coming("one", &other));
+        let nexus = web.nexus(InitiatorPort { name: "one".into(), isid: [1; 6] });
+        assert!(!is_coming("one", &web) && web.has_initiator("one"));
+        drop(nexus);
+        assert!(!is_coming("one", &web) && !web.has_initiator("one"));
+        claims.coming().push(Claim::new("one", &other));
+        drop(other);
+        assert!(claims.coming().is_empty());
     }
 }

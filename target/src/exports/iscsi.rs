@@ -14,7 +14,7 @@
 //!   blocks that guests know of disks in its image's format, so that a guest finds the disk it knows. A moment has names of its own, and
 //!   no initiator has two branches of a machine at a time.
 
-use super::clash::{Claims, clashing, serial_of};
+use super::clash::{Claim, Claims, clashing, serial_of};
 use super::space::Levels;
 use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
@@ -122,13 +122,20 @@ impl RetentionTargets {
         known.into_iter().find(of_name).ok_or(OpenError::Unknown)
     }
 
-    /// The target by which `visitor` has the disks of `export` already, with another content.
-    fn clash(&self, export: &ExportStatus, visitor: &Visitor) -> Option<ExportStatus> {
+    /// The export by which `visitor` has the disks of `export` already, with another content. `coming` are those who were let in.
+    fn clash(
+        &self,
+        export: &ExportStatus,
+        visitor: &Visitor,
+        coming: &[Claim],
+    ) -> Option<ExportStatus> {
         let initiator = visitor.initiator.as_str();
         let present = |other: ExportId| {
             let device = self.offered.lock().get(&other).and_then(|there| there.device.upgrade());
-            device.is_some_and(|device| device.has_initiator(initiator))
-                || self.claims.has(initiator, other, Instant::now())
+            device.is_some_and(|device| {
+                let comes = coming.iter().any(|claim| claim.is(initiator, &device));
+                comes || device.has_initiator(initiator)
+            })
         };
         clashing(export, &self.retention().exports(), present).cloned()
     }
@@ -255,7 +262,7 @@ impl Targets for RetentionTargets {
         let name = |(export, _): (ExportStatus, _)| {
             IscsiName::parse(&target_name(&self.settings.prefix, &export)).ok()
         };
-        let offered = |(export, _): &(ExportStatus, _)| self.clash(export, visitor).is_none();
+        let offered = |(export, _): &(ExportStatus, _)| self.clash(export, visitor, &[]).is_none();
         let known = self.known(visitor).into_iter().filter(offered);
         let names = known.filter_map(name).take(LISTED).collect();
         Box::pin(std::future::ready(names))
@@ -289,13 +296,16 @@ impl Targets for RetentionTargets {
             if access.chap.as_ref().is_some_and(|chap| visitor.user.as_ref() != Some(&chap.user)) {
                 return Err(OpenError::NotAllowed);
             }
-            if let Some(other) = self.clash(&export, visitor) {
-                self.claims.refused(visitor, &export, &other, Instant::now());
-                return Err(OpenError::NotAllowed);
-            }
-            // Before anything is waited for: two logins at a time are one after the other.
-            self.claims.add(visitor.initiator.as_str(), export.id, Instant::now());
             let opened = self.device(&export, &access).await;
+            if let Ok(device) = &opened {
+                // One after the other, with nothing to wait for before there is a nexus.
+                let mut coming = self.claims.coming();
+                if let Some(other) = self.clash(&export, visitor, &coming) {
+                    self.claims.refused(visitor, &export, &other, Instant::now());
+                    return Err(OpenError::NotAllowed);
+                }
+                coming.push(Claim::new(visitor.initiator.as_str(), device));
+            }
             match &opened {
                 Ok(device) => tracing::debug!(%visitor, target = device.name(), "iSCSI open"),
                 Err(error) => tracing::debug!(%visitor, %target, %error, "iSCSI open refused"),

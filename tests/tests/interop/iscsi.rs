@@ -49,7 +49,6 @@ fn a_unit_is_the_disk_and_what_is_written_is_the_branch() {
     assert!(capacity.contains("LBPME:1"), "{capacity}");
     let inquiry = run("iscsi-inq", &[&unit]);
     assert!(inquiry.contains("Vendor:LANDFALL"), "{inquiry}");
-    // A guest finds the disk it knows, whichever export of it it is given.
     let serial = |unit: &str| run("iscsi-inq", &["-e", "1", "-c", "128", unit]);
     let moment = export(&web.target, &["web@latest"]);
     // A moment is another disk than the branch (decision 0029).

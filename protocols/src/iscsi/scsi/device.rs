@@ -109,6 +109,11 @@ impl Device {
         self.inventory.read().nexuses.values().any(|port| port.name == name)
     }
 
+    /// How many nexuses there ever were.
+    pub fn arrivals(&self) -> u64 {
+        self.inventory.read().arrivals
+    }
+
     /// A new nexus with `port`, which learns that it is new with its first command to each unit. One that exists for the same
     /// port is being replaced: the session is reinstated (RFC 7143 6.3.5), which is a loss of the nexus.
     pub fn nexus(self: &Arc<Self>, port: InitiatorPort) -> Nexus {
