@@ -14,6 +14,7 @@
 use crate::block::{ByteOffset, ByteRange, Geometry};
 use crate::file::FileError;
 use crate::image::ImageFile;
+use crate::ticket::{Change, Ticket};
 use crate::uring::buffer::Buffer;
 use futures_util::future::LocalBoxFuture;
 
@@ -52,6 +53,22 @@ pub trait Disk: Send + Sync {
     /// implementation has something better.
     fn discard(&self, _range: ByteRange) -> IoFuture<'_, ()> {
         read_only()
+    }
+
+    /// The same as the call that `change` is, unless `ticket` is aborted before it is committed: then nothing of it is ever
+    /// seen, and the answer is [`DiskError::Aborted`]. Whoever aborts needs not wait for that answer; reads that start later do,
+    /// where the disk cannot know yet. Here, and wherever nothing better is known, a change cannot be taken back once it begins.
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        if !ticket.commit() {
+            return Box::pin(async { Err(DiskError::Aborted) });
+        }
+        match change {
+            Change::Write { at, data, durability } => self.write(at, data, durability),
+            Change::WriteZeroes { range, mode, durability } => {
+                self.write_zeroes(range, mode, durability)
+            }
+            Change::Discard(range) => self.discard(range),
+        }
     }
 
     /// Makes every completed write durable.
@@ -194,6 +211,9 @@ pub enum DiskError {
     /// An earlier write or flush failed; the disk refuses writes until it is reopened.
     #[error("an earlier write failed ({0}); the disk refuses writes until it is reopened")]
     Failed(String),
+    /// The change was aborted before anybody could see any of it.
+    #[error("the change was aborted")]
+    Aborted,
     /// The disk is no more, for whoever has it open (a discarded branch, a machine that was removed).
     #[error("the disk is gone: {0}")]
     Gone(String),

@@ -24,6 +24,7 @@ pub mod raw;
 pub mod read_ahead;
 pub mod synthetic;
 pub mod throttle;
+mod ticket;
 pub mod uring;
 pub mod vhd;
 pub mod vhdx;
@@ -41,5 +42,6 @@ pub use block::{
 pub use disk::{Content, Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 pub use locked::Locked;
 pub use range_locks::{RangeGuard, RangeLocks};
+pub use ticket::{Change, Ticket};
 pub use uring::buffer::Buffer;
 pub use window::Window;

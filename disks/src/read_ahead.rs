@@ -17,6 +17,7 @@
 use crate::block::{ByteOffset, ByteRange, Geometry};
 use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 use crate::image::ImageFile;
+use crate::ticket::{Change, Ticket};
 use crate::uring::buffer::Buffer;
 use crate::uring::spawn;
 use parking_lot::Mutex;
@@ -213,6 +214,10 @@ impl Disk for ReadAhead {
 
     fn discard(&self, range: ByteRange) -> IoFuture<'_, ()> {
         self.disk.discard(range)
+    }
+
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        self.disk.change(change, ticket)
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {

@@ -11,6 +11,7 @@
 use crate::block::{ByteOffset, ByteRange, Geometry};
 use crate::disk::{Disk, Durability, IoFuture, MappedRange, ZeroMode};
 use crate::image::ImageFile;
+use crate::ticket::{Change, Ticket};
 use crate::uring::buffer::Buffer;
 use crate::uring::sleep;
 use parking_lot::Mutex;
@@ -144,6 +145,14 @@ impl Disk for Throttled {
         Box::pin(async move {
             self.throttle.pass(0).await;
             self.disk.discard(range).await
+        })
+    }
+
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        let ticket = ticket.clone();
+        Box::pin(async move {
+            self.throttle.pass(change.data_bytes()).await;
+            self.disk.change(change, &ticket).await
         })
     }
 

@@ -17,6 +17,7 @@ use self::model::Model;
 use crate::block::{ByteOffset, ByteRange};
 use crate::disk::{Content, Disk, DiskError, Durability, MappedRange, ZeroMode};
 use crate::faults::Seed;
+use crate::ticket::{Change, Ticket};
 use crate::uring::buffer::Buffer;
 use std::sync::Arc;
 
@@ -83,6 +84,7 @@ pub async fn writable_as(
         parallel::overlapping_writes_leave_bytes_of_one(&disk, &mut model, seed).await;
         parallel::reads_see_old_or_new(&disk, &mut model, seed).await;
         parallel::dropped_writes_leave_old_or_new(&disk, &mut model, seed).await;
+        aborted_changes_leave_no_trace(&*disk, &mut model).await;
         random_operations(&*disk, &mut model, seed, 50).await;
         growth(profile, &*disk, &mut model, seed).await;
         if profile.grows {
@@ -147,6 +149,34 @@ fn edge_ranges(size: u64) -> impl Iterator<Item = ByteRange> {
             .map(move |length| range(start, length))
             .filter(move |range| range.end().bytes() <= size)
     })
+}
+
+/// What was aborted before it began never comes to be; what was done cannot be aborted any more.
+async fn aborted_changes_leave_no_trace(disk: &dyn Disk, model: &mut Model) {
+    let size = disk.geometry().size_bytes;
+    let (at, zeroes) = (range(0, size.min(9000)), range(size / 2, size.min(8192) / 2));
+    let changes = || {
+        let data = Buffer::copy_of(&vec![0xab; model::length(at)]);
+        let (mode, durability) = (ZeroMode::Unmap, Durability::Durable);
+        [
+            Change::Write { at: at.start(), data, durability },
+            Change::WriteZeroes { range: zeroes, mode, durability },
+        ]
+    };
+    let (aborted, open) = (Ticket::default(), Ticket::default());
+    assert!(aborted.abort());
+    for change in changes().into_iter().chain([Change::Discard(at)]) {
+        let refused = disk.change(change, &aborted).await;
+        assert!(matches!(refused, Err(DiskError::Aborted)), "{refused:?}");
+        model.compare(disk).await;
+    }
+    for change in changes() {
+        disk.change(change, &open).await.expect("nobody aborts it");
+        assert!(!open.abort(), "it is done");
+    }
+    model.set(at, &vec![0xab; model::length(at)]);
+    model.set(zeroes, &vec![0; model::length(zeroes)]);
+    model.compare(disk).await;
 }
 
 /// A range that reaches past the end changes nothing and says so.

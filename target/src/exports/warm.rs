@@ -16,8 +16,8 @@ use futures_util::{StreamExt, stream};
 use landfall_disks::image::ImageFile;
 use landfall_disks::uring::{Core, offload, sleep, spawn};
 use landfall_disks::{
-    Buffer, ByteOffset, ByteRange, Disk, DiskError, Durability, Geometry, IoFuture, MappedRange,
-    ZeroMode,
+    Buffer, ByteOffset, ByteRange, Change, Disk, DiskError, Durability, Geometry, IoFuture,
+    MappedRange, Ticket, ZeroMode,
 };
 use landfall_retention::name::Name;
 use parking_lot::Mutex;
@@ -284,6 +284,13 @@ impl Disk for WarmDisk {
 
     fn discard(&self, range: ByteRange) -> IoFuture<'_, ()> {
         self.0.disk.discard(range)
+    }
+
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        if !matches!(change, Change::Discard(_)) {
+            self.0.state.lock().recorder.wrote();
+        }
+        self.0.disk.change(change, ticket)
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {

@@ -1,0 +1,101 @@
+//! Changes that may be taken back as long as nobody can see them: what an aborted command of a client is for a disk.
+//!
+//! ```text
+//!            ┌─ abort ──▶ aborted       nothing of it is ever seen
+//!   open ────┤
+//!            └─ commit ─▶ committed     all of it comes to be; aborting it is too late
+//! ```
+//!
+//! One ticket goes with all changes of a command. **Invariant:** it is decided once, for all of them: so a command of many changes
+//! that is aborted comes to be wholly or not at all, as long as whoever makes them goes on.
+
+use crate::block::{ByteOffset, ByteRange};
+use crate::disk::{Durability, ZeroMode};
+use crate::uring::buffer::Buffer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const OPEN: u8 = 0;
+const ABORTED: u8 = 1;
+const COMMITTED: u8 = 2;
+
+/// Whether changes that are under way may still be taken back. Clones are the same ticket.
+#[derive(Clone, Debug, Default)]
+pub struct Ticket(Arc<AtomicU8>);
+
+impl Ticket {
+    /// Takes back what it stands for. False if that is too late: then all of it comes to be.
+    pub fn abort(&self) -> bool {
+        self.decide(ABORTED)
+    }
+
+    /// What it stands for comes to be, from here on whatever happens. False if it was aborted.
+    ///
+    /// A disk calls this once the change is out of its hands, and before anybody can see any of it.
+    pub fn commit(&self) -> bool {
+        self.decide(COMMITTED)
+    }
+
+    /// Whether it was aborted.
+    pub fn is_aborted(&self) -> bool {
+        self.0.load(Ordering::Acquire) == ABORTED
+    }
+
+    /// Decides if nobody has; whether that is how it was decided.
+    fn decide(&self, how: u8) -> bool {
+        match self.0.compare_exchange(OPEN, how, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(decided) => decided == how,
+        }
+    }
+}
+
+/// One change of a disk.
+#[derive(Debug)]
+pub enum Change {
+    /// [`Disk::write`](crate::Disk::write).
+    Write {
+        /// Where.
+        at: ByteOffset,
+        /// What.
+        data: Buffer,
+        /// How much must be on stable storage at the end.
+        durability: Durability,
+    },
+    /// [`Disk::write_zeroes`](crate::Disk::write_zeroes).
+    WriteZeroes {
+        /// Where.
+        range: ByteRange,
+        /// How.
+        mode: ZeroMode,
+        /// How much must be on stable storage at the end.
+        durability: Durability,
+    },
+    /// [`Disk::discard`](crate::Disk::discard).
+    Discard(ByteRange),
+}
+
+impl Change {
+    /// Bytes it carries.
+    pub fn data_bytes(&self) -> u64 {
+        match self {
+            Self::Write { data, .. } => data.len() as u64,
+            Self::WriteZeroes { .. } | Self::Discard(_) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_decided_once() {
+        let (aborted, committed) = (Ticket::default(), Ticket::default());
+        assert!(!aborted.is_aborted());
+        assert!(aborted.clone().abort() && aborted.abort() && aborted.is_aborted());
+        assert!(!aborted.commit());
+        assert!(committed.commit() && committed.commit());
+        assert!(!committed.abort() && !committed.is_aborted());
+    }
+}
