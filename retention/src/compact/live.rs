@@ -74,6 +74,7 @@ impl Sight {
         for (number, extent) in record.extents.iter().enumerate() {
             let version = (record.line, extent.disk, record.sequence);
             match extent.content {
+                ExtentContent::Abort { .. } | ExtentContent::Void { .. } => {}
                 // Zeroes take next to no space: those that cover much stay until the image has them.
                 ExtentContent::Zero if needed.itself => {}
                 ExtentContent::Zero if extent.range.length() > MAX_BODY_BYTES => {

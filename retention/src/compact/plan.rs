@@ -2,7 +2,7 @@
 
 use super::live::{Needed, Sight};
 use super::source::{Contents, Records};
-use crate::index::{IndexError, IndexStore};
+use crate::index::{Cursor, IndexError, IndexStore};
 use crate::journal::compacted::{KeptRecord, Piece, table_bytes};
 use crate::journal::format::{ExtentContent, Record, UNIT};
 use crate::journal::indexing::block_checksums;
@@ -45,18 +45,34 @@ impl Plan {
             }
             Records::Written(found, salt) => {
                 for one in &found.records {
-                    let needed = sight.needed(&mut *cursor, &one.record)?;
+                    let needed = plan.needed(sight, &mut *cursor, &one.record)?;
                     plan.take_written(&contents.bytes, one.offset, (&one.record, *salt), &needed);
                 }
             }
             Records::Compacted(records) => {
                 for kept in records {
-                    let needed = sight.needed(&mut *cursor, &kept.record)?;
+                    let needed = plan.needed(sight, &mut *cursor, &kept.record)?;
                     plan.take_kept(&contents.bytes, kept, &needed)?;
                 }
             }
         }
         Ok(plan)
+    }
+
+    /// A record that aborts something of one that is kept is kept with it.
+    fn needed(
+        &self,
+        sight: &Sight,
+        cursor: &mut dyn Cursor,
+        record: &Record,
+    ) -> Result<Needed, IndexError> {
+        let mut needed = sight.needed(cursor, record)?;
+        let keeps = |of| {
+            let mut kept = self.records.iter().rev().map(|(kept, _)| &kept.record);
+            kept.any(|kept| (kept.line, kept.sequence) == (record.line, of))
+        };
+        needed.itself = needed.itself || record.aborts().any(keeps);
+        Ok(needed)
     }
 
     fn take_written(

@@ -11,7 +11,7 @@ use crate::index::tail_key::LineTail;
 use crate::point::Point;
 use landfall_disks::BLOCK_BYTES;
 
-/// Adds versions, boundary and point of `record`, which starts at `offset` of a segment that has `salt`. `checksums` has,
+/// Adds versions (but for what is void), boundary and point of `record`, which starts at `offset` of a segment that has `salt`. `checksums` has,
 /// for each extent, the CRC32C of each of its blocks (none for zeroes).
 pub(crate) fn index_record(
     batch: &mut IndexBatch,
@@ -23,6 +23,7 @@ pub(crate) fn index_record(
     for (number, (extent, checksums)) in record.extents.iter().zip(checksums).enumerate() {
         let version = (record.line, extent.disk, record.sequence);
         match extent.content {
+            ExtentContent::Abort { .. } | ExtentContent::Void { .. } => {}
             ExtentContent::Zero => put_zeroes(batch, version, extent.range),
             ExtentContent::Data { body, .. } => {
                 let place = (segment, unit_of(offset + u64::from(body)));

@@ -10,6 +10,7 @@
 //! and acknowledged only when it and every earlier record of its lane are durable; bytes at or beyond a logged end of
 //! a segment are never parsed again; a record that a later one vouches for is never cut off as a torn tail.
 
+pub(crate) mod aborts;
 pub mod compacted;
 pub(crate) mod draft;
 pub mod format;

@@ -318,6 +318,7 @@ impl Layout {
             };
             for (number, extent) in laid.record.extents.iter().enumerate() {
                 let data = match extent.content {
+                    ExtentContent::Abort { .. } | ExtentContent::Void { .. } => continue,
                     ExtentContent::Zero => None,
                     ExtentContent::Data { body, .. } => {
                         let unit = unit_of(place.offset + laid.offset + u64::from(body));

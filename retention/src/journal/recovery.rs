@@ -19,7 +19,8 @@
 //! A record *vouches* for *n* when its `durable_through` is at least *n*: it was written when *n* was known durable, so
 //! *n* may have been acknowledged and is never cut off.
 
-use super::format::{ExtentContent, Record, SEGMENT_HEADER_BYTES, SegmentHeader, UNIT};
+use super::aborts::apply_aborts;
+use super::format::{Record, SEGMENT_HEADER_BYTES, SegmentHeader, UNIT};
 use crate::ids::LaneSequence;
 use crate::manifest::compacted::CompactedEntry;
 use crate::manifest::state::SegmentEntry;
@@ -100,6 +101,7 @@ pub(crate) fn examine_durable(
     reading.check_header();
     while reading.step() {}
     reading.finish(logged_end);
+    apply_aborts(&mut reading.found.records, |found| &mut found.record);
     reading.found
 }
 
@@ -219,13 +221,12 @@ impl Reading<'_> {
     }
 
     fn damaged_bodies(&self, at: u64, record: &Record) -> Vec<usize> {
-        let matches = |extent: &super::format::RecordExtent| match extent.content {
-            ExtentContent::Zero => true,
-            ExtentContent::Data { body, hash } => {
+        let matches = |extent: &super::format::RecordExtent| {
+            extent.content.body().is_none_or(|(body, hash)| {
                 let start = at + u64::from(body);
                 body_bytes(self.bytes, start, extent.body_bytes())
                     .is_some_and(|bytes| *blake3::hash(bytes).as_bytes() == hash)
-            }
+            })
         };
         let extents = record.extents.iter().enumerate();
         extents.filter(|(_, extent)| !matches(extent)).map(|(index, _)| index).collect()
@@ -241,7 +242,7 @@ pub(crate) fn body_bytes(bytes: &[u8], start: u64, length: u64) -> Option<&[u8]>
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::{Chain, RecordExtent, RecordKind};
+    use super::super::format::{Chain, ExtentContent, RecordExtent, RecordKind};
     use super::*;
     use crate::ids::*;
     use crate::time::Timestamp;

@@ -378,7 +378,9 @@ impl Replay {
 /// Checksums of the blocks of a record. Those of a damaged body are made not to match, so that no read returns it.
 pub(super) fn checksums(found: &FoundRecord, bytes: &[u8]) -> Vec<Vec<u32>> {
     let of_extent = |(index, extent): (usize, &RecordExtent)| match extent.content {
-        ExtentContent::Zero => Vec::new(),
+        ExtentContent::Zero | ExtentContent::Abort { .. } | ExtentContent::Void { .. } => {
+            Vec::new()
+        }
         ExtentContent::Data { body, .. } => {
             let start = found.offset + u64::from(body);
             match body_bytes(bytes, start, extent.body_bytes()) {

@@ -15,7 +15,7 @@ use super::index::LostHeads;
 use super::reading::read_segment;
 use super::round::{Going, Round};
 use crate::compact::Source;
-use crate::ids::{DiskId, LaneId, LaneSequence, LineId, SegmentId, Sequence};
+use crate::ids::{DiskId, LaneId, LaneSequence, LineId, SegmentId, Sequence, StreamId};
 use crate::index::IndexError;
 use crate::index::tail_key::read_progress;
 use crate::journal::format::{ExtentContent, RecordKind, UNIT};
@@ -308,6 +308,13 @@ fn believe(found: &mut Examination, entry: &SegmentEntry, indexed: LaneSequence)
     }
 }
 
+/// Where the last records start of which not even the heads are left; 0 if all are there.
+fn last_lost_head(found: &Examination) -> u64 {
+    let heads = found.damage.iter().map(|damage| damage.bytes.start);
+    let with_head = |start: &u64| found.records.iter().any(|one| one.offset == *start);
+    heads.filter(|start| !with_head(start)).max().unwrap_or(0)
+}
+
 /// The good versions of a segment, with the checksums of their blocks.
 fn versions_of(
     found: &Examination,
@@ -316,15 +323,22 @@ fn versions_of(
     scope: &Scope,
 ) -> Vec<Written> {
     let mut versions = Vec::new();
+    let lost = last_lost_head(found);
     for one in &found.records {
         let record = &one.record;
+        // What aborts it may be what is lost: the index knows, and must not be told otherwise.
+        if record.kind == RecordKind::Batch && record.stream == StreamId::NONE && one.offset < lost
+        {
+            continue;
+        }
         let extents = record.extents.iter().enumerate();
         let there = extents.filter(|(number, extent)| {
             scope.wants((record.line, extent.disk, record.sequence))
                 && !one.damaged_bodies.contains(number)
         });
-        versions.extend(there.map(|(number, extent)| {
+        versions.extend(there.filter_map(|(number, extent)| {
             let data = match extent.content {
+                ExtentContent::Abort { .. } | ExtentContent::Void { .. } => return None,
                 ExtentContent::Zero => None,
                 ExtentContent::Data { body, .. } => {
                     let offset = one.offset + u64::from(body);
@@ -336,7 +350,7 @@ fn versions_of(
                 }
             };
             let version = (record.line, extent.disk, record.sequence);
-            Written { version, range: extent.range, data }
+            Some(Written { version, range: extent.range, data })
         }));
     }
     versions

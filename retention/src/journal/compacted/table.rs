@@ -10,6 +10,7 @@
 //! only a part is kept, or nothing. So root and chain are checked as on the first day. Integers are little-endian.
 
 use crate::ids::SegmentId;
+use crate::journal::aborts::apply_aborts;
 use crate::journal::format::{
     ExtentContent, FormatError, MAX_BODY_BYTES, MAX_EXTENTS, Record, RecordExtent, RecordKind, UNIT,
 };
@@ -183,7 +184,19 @@ pub fn parse_table(
         records.push(kept);
         rest = after;
     }
-    if rest.is_empty() { Ok(records) } else { Err(FormatError::Field("records")) }
+    if !rest.is_empty() {
+        return Err(FormatError::Field("records"));
+    }
+    apply_aborts(&mut records, |kept| &mut kept.record);
+    let void = |kept: &KeptRecord| {
+        let mut extents =
+            kept.pieces.iter().map(|piece| &kept.record.extents[piece.extent as usize]);
+        extents.any(|extent| matches!(extent.content, ExtentContent::Void { .. }))
+    };
+    if records.iter().any(void) {
+        return Err(FormatError::Field("extent of a piece"));
+    }
+    Ok(records)
 }
 
 fn parse_record(bytes: &[u8], units: u32) -> Result<(KeptRecord, &[u8]), FormatError> {

@@ -1,7 +1,7 @@
 //! Extent tables: what a record changes, 80 bytes an entry.
 
 use super::{FormatError, MAX_BODY_BYTES, UNIT};
-use crate::ids::DiskId;
+use crate::ids::{DiskId, Sequence};
 use landfall_disks::{BLOCK_BYTES, ByteOffset, ByteRange, MAX_DISK_SIZE};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -22,7 +22,7 @@ pub(super) struct ExtentBytes {
     stored_length: U32,
     /// BLAKE3 of the body as stored; zero for extents without content.
     hash: [u8; 32],
-    /// Where a `ref` points: a sequence of the same line.
+    /// What is aborted: a sequence of the same line.
     target: U64,
     reserved_b: [u8; 8],
 }
@@ -40,7 +40,7 @@ pub struct RecordExtent {
     pub content: ExtentContent,
 }
 
-/// What an extent holds. `size`, `ref`, `abort` and `gap` have their numbers in the format; version 1 refuses them.
+/// What an extent holds. `size`, `ref` and `gap` have their numbers in the format; version 1 refuses them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExtentContent {
     /// Bytes that follow the table.
@@ -52,29 +52,72 @@ pub enum ExtentContent {
     },
     /// Zeroes.
     Zero,
+    /// What an earlier record of the line says of exactly this range is void.
+    Abort {
+        /// The sequence of that record.
+        of: Sequence,
+    },
+    /// Data, or zeroes, that a later record aborts. Nothing on the medium says so but that record: whoever has read both
+    /// marks it.
+    Void {
+        /// Body and hash, as in data.
+        data: Option<(u32, [u8; 32])>,
+    },
+}
+
+impl ExtentContent {
+    /// Where its body starts, from the start of the record, and the hash of that; void or not.
+    pub fn body(&self) -> Option<(u32, [u8; 32])> {
+        match *self {
+            Self::Data { body, hash } => Some((body, hash)),
+            Self::Void { data } => data,
+            Self::Zero | Self::Abort { .. } => None,
+        }
+    }
+
+    /// The same, aborted.
+    pub(crate) fn voided(self) -> Self {
+        match self {
+            Self::Data { .. } | Self::Zero => Self::Void { data: self.body() },
+            Self::Abort { .. } | Self::Void { .. } => self,
+        }
+    }
+
+    /// Kind and hash, as table and root have them; an abort has what it is of in place of a hash, in the root.
+    pub(super) fn root_bytes(&self) -> (u8, [u8; 32]) {
+        match (self, self.body()) {
+            (_, Some((_, hash))) => (extent_kind::DATA, hash),
+            (Self::Abort { of }, _) => {
+                let mut hash = [0; 32];
+                hash[..8].copy_from_slice(&of.number().to_le_bytes());
+                (extent_kind::ABORT, hash)
+            }
+            (_, None) => (extent_kind::ZERO, [0; 32]),
+        }
+    }
 }
 
 /// Numbers of extent kinds in the format. Those without a meaning in version 1 are reserved by name.
 pub(super) mod extent_kind {
     pub(in crate::journal::format) const DATA: u8 = 1;
     pub(in crate::journal::format) const ZERO: u8 = 2;
-    // 3 size, 4 ref, 5 abort, 6 gap
+    // 3 size, 4 ref, 6 gap
+    pub(in crate::journal::format) const ABORT: u8 = 5;
     pub(in crate::journal::format) const LAST_RESERVED: u8 = 6;
 }
 
 impl RecordExtent {
     /// Bytes its body takes in the record.
     pub fn body_bytes(&self) -> u64 {
-        match self.content {
-            ExtentContent::Data { .. } => self.range.length(),
-            ExtentContent::Zero => 0,
-        }
+        self.content.body().map_or(0, |_| self.range.length())
     }
 
     pub(super) fn encode(&self) -> ExtentBytes {
-        let (kind, body, hash) = match self.content {
-            ExtentContent::Data { body, hash } => (extent_kind::DATA, body, hash),
-            ExtentContent::Zero => (extent_kind::ZERO, 0, [0; 32]),
+        let (body, hash) = self.content.body().unwrap_or_default();
+        let (kind, _) = self.content.root_bytes();
+        let target = match self.content {
+            ExtentContent::Abort { of } => of.number(),
+            _ => 0,
         };
         ExtentBytes {
             offset: U64::new(self.range.start().bytes()),
@@ -88,7 +131,7 @@ impl RecordExtent {
                 u32::try_from(self.body_bytes()).expect("at most MAX_BODY_BYTES"),
             ),
             hash,
-            target: U64::ZERO,
+            target: U64::new(target),
             reserved_b: [0; 8],
         }
     }
@@ -104,7 +147,8 @@ impl RecordExtent {
             return Err(FormatError::Unsupported("extent codec"));
         }
         let reserved = bytes.reserved_a != [0; 2] || bytes.reserved_b != [0; 8];
-        if reserved || bytes.target.get() != 0 {
+        let aborts = bytes.kind == extent_kind::ABORT;
+        if reserved || aborts != (bytes.target.get() != 0) {
             return Err(FormatError::Field("extent reserved"));
         }
         let content = match bytes.kind {
@@ -118,12 +162,15 @@ impl RecordExtent {
                 }
                 ExtentContent::Data { body, hash: bytes.hash }
             }
-            extent_kind::ZERO => {
+            kind @ (extent_kind::ZERO | extent_kind::ABORT) => {
                 if bytes.body.get() != 0 || bytes.stored_length.get() != 0 || bytes.hash != [0; 32]
                 {
-                    return Err(FormatError::Field("zero extent"));
+                    return Err(FormatError::Field("extent without a body"));
                 }
-                ExtentContent::Zero
+                match kind {
+                    extent_kind::ZERO => ExtentContent::Zero,
+                    _ => ExtentContent::Abort { of: Sequence::new(bytes.target.get()) },
+                }
             }
             kind if (extent_kind::ZERO..=extent_kind::LAST_RESERVED).contains(&kind) => {
                 return Err(FormatError::Unsupported("extent kind"));

@@ -1,6 +1,6 @@
 //! Records: header, label, extent table and tags; their bodies are not looked at here.
 
-use super::extent::{EXTENT_BYTES, count_blocks, extent_kind, parse_table};
+use super::extent::{EXTENT_BYTES, count_blocks, parse_table};
 use super::{
     ExtentContent, FormatError, MAX_EXTENTS, MAX_RECORD_BYTES, MAX_SEGMENT_BYTES, RecordExtent,
     UNIT, Version,
@@ -168,10 +168,7 @@ impl Record {
         let ExtentContent::Data { body, .. } = self.extents.get(extent)?.content else {
             return None;
         };
-        let head = self.extents.iter().find_map(|one| match one.content {
-            ExtentContent::Data { body, .. } => Some(body),
-            ExtentContent::Zero => None,
-        })?;
+        let (head, _) = self.extents.iter().find_map(|one| one.content.body())?;
         let units = |bytes: u32| bytes / UNIT_BYTES;
         let unit = seal.unit + units(body) + first;
         let origin = SealOrigin { key: seal.key, segment: seal.segment, salt, unit };
@@ -200,6 +197,14 @@ impl Record {
         }
     }
 
+    /// The sequences of its line that it aborts something of.
+    pub fn aborts(&self) -> impl Iterator<Item = Sequence> {
+        self.extents.iter().filter_map(|extent| match extent.content {
+            ExtentContent::Abort { of } => Some(of),
+            _ => None,
+        })
+    }
+
     pub(super) fn label_bytes(&self) -> usize {
         match &self.kind {
             RecordKind::Mark { label: Some(label), .. } => label.as_str().len(),
@@ -212,10 +217,7 @@ impl Record {
     pub fn root(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for extent in &self.extents {
-            let (kind, hash) = match extent.content {
-                ExtentContent::Data { hash, .. } => (extent_kind::DATA, hash),
-                ExtentContent::Zero => (extent_kind::ZERO, [0; 32]),
-            };
+            let (kind, hash) = extent.content.root_bytes();
             hasher.update(&extent.disk.number().to_le_bytes());
             hasher.update(&extent.range.start().bytes().to_le_bytes());
             hasher.update(&extent.range.length().to_le_bytes());
@@ -355,6 +357,9 @@ impl Record {
         };
         if u64::from(header.length.get()) != record.length_bytes() {
             return Err(FormatError::Field("length"));
+        }
+        if record.aborts().any(|of| of >= record.sequence) {
+            return Err(FormatError::Field("extent target"));
         }
         if header.root != record.root() {
             return Err(FormatError::Field("root"));

@@ -145,6 +145,44 @@ fn half_a_seal_is_none() {
     assert_eq!(Record::parse(&encoded(&nothing), 99).err(), seal, "nothing to seal");
 }
 
+/// A record that aborts the first extent of each of two earlier ones.
+fn aborting(of: [u64; 2]) -> Record {
+    let mut record = record(&[(false, 1), (false, 3)], None);
+    for (extent, of) in record.extents.iter_mut().zip(of) {
+        extent.content = ExtentContent::Abort { of: Sequence::new(of) };
+    }
+    record
+}
+
+#[test]
+fn an_abort_says_of_which_record_and_its_root_holds_it_to_that() {
+    let made = aborting([76, 5]);
+    assert_eq!(Record::parse(&encoded(&made), 99), Ok(made.clone()));
+    assert_eq!(made.aborts().map(Sequence::number).collect::<Vec<_>>(), [76, 5]);
+    assert_ne!(made.root(), aborting([76, 6]).root());
+    assert_ne!(made.root(), record(&[(false, 1), (false, 3)], None).root());
+    for nonsense in [77, 78] {
+        let parsed = Record::parse(&encoded(&aborting([1, nonsense])), 99);
+        assert_eq!(parsed, Err(FormatError::Field("extent target")), "it aborts what comes later");
+    }
+    let parsed = Record::parse(&encoded(&aborting([1, 0])), 99);
+    assert_eq!(parsed, Err(FormatError::Field("extent reserved")), "it aborts nothing");
+}
+
+#[test]
+fn what_is_void_stays_in_root_chain_length_and_seal() {
+    let whole = sealed(&[(true, 2), (false, 3), (true, 3)]);
+    let mut void = whole.clone();
+    for number in [0, 1] {
+        void.extents[number].content = void.extents[number].content.voided();
+    }
+    assert_ne!(void, whole);
+    assert_eq!((void.root(), void.chain()), (whole.root(), whole.chain()));
+    assert_eq!(void.length_bytes(), whole.length_bytes());
+    assert_eq!(void.seal_of(2, 1, 99), whole.seal_of(2, 1, 99), "tags count from the first body");
+    assert_eq!(encoded(&void), encoded(&whole));
+}
+
 #[test]
 fn a_record_of_another_life_is_told_apart() {
     let bytes = encoded(&record(&[(true, 1)], None));

@@ -51,7 +51,7 @@ fn kept(record: &Record, salt: u64, unit: &mut u32) -> KeptRecord {
     let head = bytes[..record.head_length()].to_vec();
     let mut pieces = Vec::new();
     for (number, extent) in (0..).zip(&record.extents) {
-        if matches!(extent.content, ExtentContent::Zero) {
+        if extent.content.body().is_none() {
             continue;
         }
         let blocks = u32::try_from(extent.range.length() / UNIT).expect("few");
@@ -127,6 +127,27 @@ fn tables_that_no_sane_writer_writes_are_refused() {
     assert_eq!(refused(|all| all[0].head.truncate(100)), FormatError::Short);
     let vouch = Record::vouch(LaneSequence::new(9), LaneSequence::new(8));
     assert_eq!(refused(|all| all.push(kept(&vouch, 1, &mut 1))), field("head"));
+}
+
+#[test]
+fn what_is_aborted_is_void_where_it_is_kept_and_has_no_pieces() {
+    let mut records = some();
+    let (target, range) = (records[0].record.sequence, records[0].record.extents[1].range);
+    let mut abort = record(12, RecordKind::Batch, &[(1, false)]);
+    abort.extents[0].range = range;
+    abort.extents[0].content = ExtentContent::Abort { of: target };
+    records.push(kept(&abort, 8, &mut 1));
+    let bytes = encode_table(SEGMENT, SALT, &records);
+    let read = parse_table(&bytes, SEGMENT, SALT, UNITS).expect("just written");
+    records[0].record.extents[1].content = ExtentContent::Void { data: None };
+    assert_eq!(read, records);
+
+    let range = records[0].record.extents[0].range;
+    let refused = refused(|all| {
+        abort.extents[0].range = range;
+        all.push(kept(&abort, 8, &mut 1));
+    });
+    assert_eq!(refused, FormatError::Field("extent of a piece"), "nobody may see its bytes");
 }
 
 proptest! {
