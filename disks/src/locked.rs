@@ -12,6 +12,7 @@
 use crate::block::{ByteOffset, ByteRange, Geometry};
 use crate::disk::{Disk, DiskError, Durability, IoFuture, MappedRange, ZeroMode};
 use crate::range_locks::RangeLocks;
+use crate::ticket::{Change, Ticket};
 use crate::uring::buffer::Buffer;
 use std::sync::Arc;
 
@@ -64,6 +65,20 @@ impl Disk for Locked {
         Box::pin(async move {
             let _held = self.locks.lock_shared(range).await;
             self.disk.discard(range).await
+        })
+    }
+
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        let ticket = ticket.clone();
+        Box::pin(async move {
+            let range = match &change {
+                Change::Write { at, data, .. } => {
+                    DiskError::written(&self.disk.geometry(), *at, data.len() as u64)?
+                }
+                Change::WriteZeroes { range, .. } | Change::Discard(range) => *range,
+            };
+            let _held = self.locks.lock_shared(range).await;
+            self.disk.change(change, &ticket).await
         })
     }
 
@@ -137,11 +152,13 @@ mod tests {
             let held = locks.lock_exclusive(range).await;
             let read = async { disk.read(range).await.map(|_| ()) };
             let write = disk.write(range.start(), Buffer::zeroed(512), cached);
+            let ticket = Ticket::default();
             let mut waiting: Vec<IoFuture<'_, ()>> = vec![
                 Box::pin(read),
                 write,
                 disk.write_zeroes(range, mode, cached),
                 disk.discard(range),
+                disk.change(Change::Discard(range), &ticket),
             ];
             for one in &mut waiting {
                 assert!(poll!(one.as_mut()).is_pending(), "it has to wait");

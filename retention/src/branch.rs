@@ -2,8 +2,10 @@
 //!
 //! Every completed write is durable and a boundary of its own, so a flush has nothing left to do and any instant of a
 //! branch can be opened afterwards. **Invariant:** a write that is not whole blocks reads the rest of its blocks while it
-//! holds them, and no other write touches them until it is part of the line.
+//! holds them, and no other write touches them until it is part of the line. What was aborted is held until it is certain that nobody will
+//! ever see it, and read by nobody meanwhile (`doubts`).
 
+use crate::doubts::BranchBlocks;
 use crate::index::IndexError;
 use crate::journal::draft::{AppendError, Draft, DraftContent, DraftExtent, DraftOrigin};
 use crate::journal::format::RecordKind;
@@ -11,11 +13,10 @@ use crate::journal::lane::LaneHandle;
 use crate::sealing::SealError;
 use crate::time::Clock;
 use crate::view::View;
-use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::uring::offload;
 use landfall_disks::{
-    BLOCK_SIZE, Buffer, ByteOffset, ByteRange, Disk, DiskError, Durability, Geometry, IoFuture,
-    MAX_DISK_SIZE, MappedRange, ZeroMode,
+    BLOCK_SIZE, Buffer, ByteOffset, ByteRange, Change, Disk, DiskError, Durability, Geometry,
+    IoFuture, MAX_DISK_SIZE, MappedRange, Ticket, ZeroMode,
 };
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -26,21 +27,13 @@ const HASH_INLINE_BYTES: usize = 64 << 10;
 /// Most bytes of a write that become one record: any segment a configuration allows has room for it.
 const RECORD_DATA_BYTES: usize = 1 << 20;
 
-/// Locks of a disk of a branch, shared by everybody who has it open. Clones are the same locks.
-#[derive(Clone, Default)]
-pub(crate) struct BranchDiskLocks {
-    /// Blocks, while they are written: of [`BranchDisk`].
-    blocks: RangeLocks,
-    /// Bytes, while a command of a client moves them: taken before those of blocks.
-    pub(crate) commands: RangeLocks,
-}
-
 /// A writable disk of a branch.
 pub(crate) struct BranchDisk {
     head: View,
     lane: LaneHandle,
     clock: Arc<dyn Clock>,
-    locks: RangeLocks,
+    /// Shared by everybody who has this disk of this branch open.
+    blocks: Arc<BranchBlocks>,
 }
 
 impl BranchDisk {
@@ -48,12 +41,17 @@ impl BranchDisk {
         head: View,
         lane: LaneHandle,
         clock: Arc<dyn Clock>,
-        locks: &BranchDiskLocks,
+        blocks: Arc<BranchBlocks>,
     ) -> Self {
-        Self { head, lane, clock, locks: locks.blocks.clone() }
+        Self { head, lane, clock, blocks }
     }
 
-    async fn write_range(&self, at: ByteOffset, data: Buffer) -> Result<(), DiskError> {
+    async fn write_range(
+        &self,
+        at: ByteOffset,
+        data: Buffer,
+        ticket: Option<&Ticket>,
+    ) -> Result<(), DiskError> {
         let range = ByteRange::at(at, data.len() as u64).ok_or(DiskError::OutOfRange {
             range: ByteRange::up_to(u64::MAX),
             size_bytes: self.head.size_bytes(),
@@ -65,9 +63,9 @@ impl BranchDisk {
         }
         let whole = range.widen(BLOCK_SIZE);
         let _guard = if Self::covers_blocks(range) {
-            self.locks.lock_shared(whole).await
+            self.blocks.locks.lock_shared(whole).await
         } else {
-            self.locks.lock_exclusive(whole).await
+            self.blocks.locks.lock_exclusive(whole).await
         };
         let blocks = if range == whole { data } else { self.widen(range, whole, &data).await? };
         let mut rest = blocks;
@@ -77,7 +75,7 @@ impl BranchDisk {
             let piece = ByteRange::at(start, rest.len() as u64).expect("within the disk");
             start = piece.end();
             let content = data_of(rest).await;
-            self.append(vec![(piece, content)]).await?;
+            self.append(vec![(piece, content)], ticket).await?;
             rest = tail;
         }
         Ok(())
@@ -112,14 +110,14 @@ impl BranchDisk {
     }
 
     /// One record, whatever the alignment: the blocks at the ends keep what lies outside the range.
-    async fn zero_range(&self, range: ByteRange) -> Result<(), DiskError> {
+    async fn zero_range(&self, range: ByteRange, ticket: Option<&Ticket>) -> Result<(), DiskError> {
         DiskError::check_range(&self.geometry(), range)?;
         self.check_open()?;
         let (head, middle, tail) = Self::split_at_blocks(range);
         if head.is_empty() && tail.is_empty() {
-            return self.zero_blocks(middle).await;
+            return self.zero_blocks(middle, ticket).await;
         }
-        let _guard = self.locks.lock_exclusive(range.widen(BLOCK_SIZE)).await;
+        let _guard = self.blocks.locks.lock_exclusive(range.widen(BLOCK_SIZE)).await;
         let mut extents = Vec::with_capacity(3);
         for edge in [head, tail].into_iter().filter(|edge| !edge.is_empty()) {
             let zeroes = Buffer::zeroed(usize::try_from(edge.length()).expect("below a block"));
@@ -130,16 +128,20 @@ impl BranchDisk {
         if !middle.is_empty() {
             extents.push((middle.widen(BLOCK_SIZE), DraftContent::Zero));
         }
-        self.append(extents).await
+        self.append(extents, ticket).await
     }
 
-    async fn zero_blocks(&self, blocks: ByteRange) -> Result<(), DiskError> {
+    async fn zero_blocks(
+        &self,
+        blocks: ByteRange,
+        ticket: Option<&Ticket>,
+    ) -> Result<(), DiskError> {
         if blocks.is_empty() {
             return Ok(());
         }
         let whole = blocks.widen(BLOCK_SIZE);
-        let _guard = self.locks.lock_shared(whole).await;
-        self.append(vec![(whole, DraftContent::Zero)]).await
+        let _guard = self.blocks.locks.lock_shared(whole).await;
+        self.append(vec![(whole, DraftContent::Zero)], ticket).await
     }
 
     /// `range` as the part before its first whole block, its whole blocks, and the part after them. A range within one
@@ -152,8 +154,18 @@ impl BranchDisk {
         (head, middle, tail)
     }
 
-    async fn append(&self, changes: Vec<(ByteRange, DraftContent)>) -> Result<(), DiskError> {
+    /// Appends one record; the caller holds its blocks.
+    async fn append(
+        &self,
+        changes: Vec<(ByteRange, DraftContent)>,
+        ticket: Option<&Ticket>,
+    ) -> Result<(), DiskError> {
         let disk = self.head.disk().id();
+        let starts = changes.iter().map(|(range, _)| range.start());
+        let whole = starts.min().zip(changes.iter().map(|(range, _)| range.end()).max());
+        let whole = whole.and_then(|(start, end)| ByteRange::new(start, end));
+        let whole = whole.expect("there is a change");
+        let on_its_way = ticket.map(|ticket| self.blocks.note(whole, ticket.clone()));
         let extent = |(range, content)| DraftExtent { disk, range, content };
         let (reply, answer) = oneshot::channel();
         let draft = Draft {
@@ -163,10 +175,43 @@ impl BranchDisk {
             boundary: true,
             source_time: self.clock.now(),
             extents: changes.into_iter().map(extent).collect(),
+            ticket: ticket.cloned(),
             reply,
         };
-        self.lane.append(draft, answer).await.map_err(append_failed)?;
-        Ok(())
+        let appended = self.lane.append(draft, answer).await;
+        if let (Err(AppendError::Failed(_)), Some(on_its_way)) = (&appended, on_its_way) {
+            on_its_way.lost();
+        }
+        appended.map(drop).map_err(append_failed)
+    }
+
+    /// Makes a change, unless it is aborted before the lane has decided about it, or about an earlier one of the same ticket.
+    async fn change_unless_aborted(
+        &self,
+        change: Change,
+        ticket: &Ticket,
+    ) -> Result<(), DiskError> {
+        if ticket.is_aborted() {
+            return Err(DiskError::Aborted);
+        }
+        match change {
+            Change::Write { at, data, .. } => self.write_range(at, data, Some(ticket)).await?,
+            Change::WriteZeroes { range, .. } => self.zero_range(range, Some(ticket)).await?,
+            Change::Discard(range) => self.discard_range(range, Some(ticket)).await?,
+        }
+        // Also where there was nothing to do.
+        if ticket.commit() { Ok(()) } else { Err(DiskError::Aborted) }
+    }
+
+    async fn discard_range(
+        &self,
+        range: ByteRange,
+        ticket: Option<&Ticket>,
+    ) -> Result<(), DiskError> {
+        DiskError::check_range(&self.geometry(), range)?;
+        self.check_open()?;
+        let (_, middle, _) = Self::split_at_blocks(range);
+        self.zero_blocks(middle, ticket).await
     }
 
     fn check_open(&self) -> Result<(), DiskError> {
@@ -210,6 +255,7 @@ pub(crate) fn append_failed(error: AppendError) -> DiskError {
         AppendError::JournalFull { .. } | AppendError::QuotaUsedUp(_) => {
             DiskError::NoSpace(error.to_string())
         }
+        AppendError::Aborted => DiskError::Aborted,
         AppendError::LineGone
         | AppendError::Promoted
         | AppendError::Sealed(SealError::Destroyed { .. }) => DiskError::Gone(error.to_string()),
@@ -230,24 +276,30 @@ impl Disk for BranchDisk {
     }
 
     fn read(&self, range: ByteRange) -> IoFuture<'_, Buffer> {
-        self.head.read(range)
+        if !self.blocks.is_in_doubt(range) {
+            return self.head.read(range);
+        }
+        Box::pin(async move {
+            self.blocks.decided(range).await?;
+            self.head.read(range).await
+        })
     }
 
     fn write(&self, at: ByteOffset, data: Buffer, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(self.write_range(at, data))
+        Box::pin(self.write_range(at, data, None))
     }
 
     fn write_zeroes(&self, range: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(self.zero_range(range))
+        Box::pin(self.zero_range(range, None))
     }
 
     fn discard(&self, range: ByteRange) -> IoFuture<'_, ()> {
-        Box::pin(async move {
-            DiskError::check_range(&self.geometry(), range)?;
-            self.check_open()?;
-            let (_, middle, _) = Self::split_at_blocks(range);
-            self.zero_blocks(middle).await
-        })
+        Box::pin(self.discard_range(range, None))
+    }
+
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        let ticket = ticket.clone();
+        Box::pin(async move { self.change_unless_aborted(change, &ticket).await })
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
@@ -255,11 +307,15 @@ impl Disk for BranchDisk {
     }
 
     fn map(&self, range: ByteRange) -> IoFuture<'_, Vec<MappedRange>> {
-        self.head.map(range)
+        Box::pin(async move {
+            self.blocks.decided(range).await?;
+            self.head.map(range).await
+        })
     }
 
     fn version(&self, range: ByteRange) -> Option<u64> {
-        self.head.version(range)
+        // What was read before an abort must not be shown again before that is decided.
+        if self.blocks.is_in_doubt(range) { None } else { self.head.version(range) }
     }
 
     fn resize(&self, size_bytes: u64) -> IoFuture<'_, ()> {

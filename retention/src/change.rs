@@ -337,7 +337,7 @@ impl Retention {
                 let stays = line.machine() != id;
                 if !stays {
                     line.close();
-                    self.branch_locks.lock().retain(|(of, _), _| *of != line.id());
+                    self.branch_blocks.lock().retain(|(of, _), _| *of != line.id());
                 }
                 stays
             });
@@ -373,6 +373,7 @@ impl Retention {
             boundary: true,
             source_time,
             extents: Vec::new(),
+            ticket: None,
             reply,
         };
         let committed = match self.lane(line.lane()).append(draft, answer).await {
@@ -462,7 +463,7 @@ impl Retention {
             .await?;
         line.close();
         self.machines.write().lines.remove(&id);
-        self.branch_locks.lock().retain(|(of, _), _| *of != id);
+        self.branch_blocks.lock().retain(|(of, _), _| *of != id);
         self.refresh_spans(line.machine());
         self.forget_lines(vec![id]).await?;
         Ok(())

@@ -17,6 +17,7 @@ mod change;
 mod changes;
 mod compact;
 mod disks;
+mod doubts;
 mod fold;
 mod forget;
 pub mod groups;

@@ -156,6 +156,7 @@ impl Retention {
             boundary: true,
             source_time: self.surroundings.clock.now(),
             extents: Vec::new(),
+            ticket: None,
             reply,
         };
         self.lane(line.lane()).append(draft, answer).await?;

@@ -8,8 +8,8 @@
 //! Lock order: `machines` (the maps of lines and disks) before any line's state; neither is held across an await.
 //! Changes of machines, branches and exports go through [`Manifest::change`], which lets one at a time decide.
 
-use crate::branch::BranchDiskLocks;
 use crate::compact::Summaries;
+use crate::doubts::BranchBlocks;
 use crate::groups::OfGroup;
 use crate::ids::{DiskId, Generation, GroupId, LaneId, LineId, MachineId, Sequence};
 use crate::image_hashes::PageCache;
@@ -157,7 +157,7 @@ pub(crate) struct Machines {
     pub(crate) streams: BTreeMap<MachineId, Arc<StreamSlot>>,
 }
 
-type BranchLocks = HashMap<(LineId, DiskId), BranchDiskLocks>;
+type BlocksOfBranches = HashMap<(LineId, DiskId), Arc<BranchBlocks>>;
 
 /// The store.
 pub struct Retention {
@@ -166,7 +166,7 @@ pub struct Retention {
     pub(crate) reading: Arc<Reading>,
     pub(crate) lanes: Vec<LaneHandle>,
     pub(crate) machines: RwLock<Machines>,
-    pub(crate) branch_locks: Mutex<BranchLocks>,
+    pub(crate) branch_blocks: Mutex<BlocksOfBranches>,
     /// Held by the one pass there may be.
     pub(crate) thinning: tokio::sync::Mutex<Thinning>,
     /// Of groups that were given none.
@@ -262,7 +262,7 @@ impl Retention {
             reading: Arc::new(reading),
             lanes: handles,
             machines: RwLock::new(Machines { lines, disks, streams }),
-            branch_locks: Mutex::default(),
+            branch_blocks: Mutex::default(),
             thinning: tokio::sync::Mutex::new(thinning),
             default_policy: settings.default_policy,
             scrubbing: tokio::sync::Mutex::default(),

@@ -174,6 +174,8 @@ pub struct JournalStatus {
 pub struct LaneStatus {
     /// Records written.
     pub records: u64,
+    /// Those of them that abort others.
+    pub aborts: u64,
     /// Groups flushed.
     pub flushes: u64,
     /// Bytes written.
@@ -388,15 +390,15 @@ impl Retention {
         self.check_not_destroyed(machine)?;
         let replica = self.disk_named(machine, disk)?;
         self.check_there(&replica, &line, Sequence::MAX)?;
-        let locks = {
-            let mut locks = self.branch_locks.lock();
-            locks.entry((line.id(), replica.id())).or_default().clone()
+        let blocks = {
+            let mut blocks = self.branch_blocks.lock();
+            Arc::clone(blocks.entry((line.id(), replica.id())).or_default())
         };
         let lane = self.lane(line.lane()).clone();
         let head = View::new(Arc::clone(&self.reading), replica, line, Showing::Head);
         let clock = Arc::clone(&self.surroundings.clock);
-        let disk = BranchDisk::new(head, lane, clock, &locks);
-        Ok((Arc::new(disk), locks.commands))
+        let commands = blocks.commands.clone();
+        Ok((Arc::new(BranchDisk::new(head, lane, clock, blocks)), commands))
     }
 
     /// Where a moment of a line lies: by that, the span of a disk says whether it is there, and how large.
@@ -436,6 +438,7 @@ impl Retention {
             let counters = lane.counters();
             LaneStatus {
                 records: counters.records.load(Ordering::Relaxed),
+                aborts: counters.aborts.load(Ordering::Relaxed),
                 flushes: counters.flushes.load(Ordering::Relaxed),
                 bytes: counters.bytes.load(Ordering::Relaxed),
                 refused_full: counters.refused_full.load(Ordering::Relaxed),

@@ -412,6 +412,10 @@ fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {
     }
     let family = |name, help| page.counters(name, help, &["lane"]);
     let records = family("landfall_lane_records_total", "Records appended to a lane.")?;
+    let aborts = family(
+        "landfall_lane_aborts_total",
+        "Records appended to a lane that make void what clients aborted while it was being written.",
+    )?;
     let flushes = family("landfall_lane_flushes_total", "Groups of records made durable.")?;
     let bytes = family("landfall_lane_written_bytes_total", "Bytes appended to a lane.")?;
     let full = family(
@@ -426,6 +430,7 @@ fn journal_numbers(page: &Page, journal: &JournalStatus) -> Written {
     for (number, lane) in journal.lanes.iter().enumerate() {
         let label = &[number.to_string()];
         records.with_label_values(label).inc_by(float(lane.records));
+        aborts.with_label_values(label).inc_by(float(lane.aborts));
         flushes.with_label_values(label).inc_by(float(lane.flushes));
         bytes.with_label_values(label).inc_by(float(lane.bytes));
         full.with_label_values(label).inc_by(float(lane.refused_full));

@@ -329,6 +329,7 @@ impl Retention {
             boundary: true,
             source_time: self.surroundings.clock.now(),
             extents: Vec::new(),
+            ticket: None,
             reply,
         };
         self.lane(line.lane()).enqueue(draft, answer).await

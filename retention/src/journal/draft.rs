@@ -1,12 +1,12 @@
 //! Drafts: changes that want to become records, and what is answered to them.
 
 use super::format::{MAX_BODY_BYTES, MAX_EXTENTS, RecordKind};
-use super::plan::record_bytes;
+use super::plan::{abort_bytes, record_bytes};
 use crate::ids::{DiskId, Generation, Position, Sequence, StreamId};
 use crate::line::Line;
 use crate::sealing::SealError;
 use crate::time::Timestamp;
-use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange};
+use landfall_disks::{BLOCK_SIZE, Buffer, ByteRange, Ticket};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -18,6 +18,8 @@ pub(crate) struct Draft {
     pub(crate) boundary: bool,
     pub(crate) source_time: Timestamp,
     pub(crate) extents: Vec<DraftExtent>,
+    /// By which it can be aborted until it is decided.
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) reply: oneshot::Sender<Result<Committed, AppendError>>,
 }
 
@@ -116,6 +118,9 @@ pub enum AppendError {
     /// What the machine seals its history by is not there.
     #[error(transparent)]
     Sealed(#[from] SealError),
+    /// It was aborted before it was decided: nothing of it will ever be seen.
+    #[error("the change was aborted")]
+    Aborted,
     /// The line was discarded.
     #[error("the line was discarded")]
     LineGone,
@@ -154,12 +159,19 @@ impl Draft {
         }
     }
 
-    /// Bytes of its record, sealed or not.
-    pub(super) fn record_bytes(&self, sealed: bool) -> u64 {
-        record_bytes(&self.kind, &self.extents, sealed)
+    /// Bytes of its record, sealed or not, and of one that aborts all of it.
+    pub(super) fn room_bytes(&self, sealed: bool) -> u64 {
+        let abort = self.ticket.as_ref().map_or(0, |_| abort_bytes(self.extents.len()));
+        record_bytes(&self.kind, &self.extents, sealed) + abort
     }
 
-    pub(super) fn answer(self, answer: Result<Committed, AppendError>) {
+    pub(super) fn is_aborted(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_aborted)
+    }
+
+    /// Refuses it before it was written.
+    pub(super) fn refuse(self, error: AppendError) {
+        let answer = Err(if self.is_aborted() { AppendError::Aborted } else { error });
         // A sender that went away needs no answer.
         let _ = self.reply.send(answer);
     }

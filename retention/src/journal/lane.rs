@@ -5,7 +5,8 @@
 //!                       ▲ one group at a time: everything that waits goes into the next group
 //! ```
 //!
-//! **Invariants:** a group is acknowledged only when it and every earlier one is durable and indexed. A full disk
+//! **Invariants:** a group is acknowledged only when it and every earlier one is durable and indexed. What was aborted of it is void by
+//! a durable record before anything of it is indexed (`deciding`). A full disk
 //! refuses drafts and harms nothing: a segment gets its space before anything is written to it. Any other failed write
 //! or flush poisons the lane until the journal is opened again, because what reached the medium is not known.
 
@@ -76,6 +77,8 @@ pub struct LaneCounters {
     pub busy_nanoseconds: AtomicU64,
     /// Bytes written.
     pub bytes: AtomicU64,
+    /// Records written that abort others.
+    pub aborts: AtomicU64,
     /// Drafts refused because the journal is full.
     pub refused_full: AtomicU64,
     /// Why the lane refuses everything, once it does.
@@ -279,12 +282,12 @@ impl LaneTask {
         let needed = self
             .pending
             .front()
-            .map_or(0, |draft| draft.record_bytes(self.parts.keys.seals(draft.line.machine())));
+            .map_or(0, |draft| draft.room_bytes(self.parts.keys.seals(draft.line.machine())));
         match self.make_room(needed).await {
             Ok(()) => {}
             Err(AppendError::Shape) => {
                 if let Some(draft) = self.pending.pop_front() {
-                    draft.answer(Err(AppendError::Shape));
+                    draft.refuse(AppendError::Shape);
                 }
                 return;
             }
@@ -305,8 +308,8 @@ impl LaneTask {
             return;
         }
         let begun = self.parts.clock.uptime();
-        let layout = self.lay_out(plan).await;
-        match self.write_layout(&layout).await {
+        let mut layout = self.lay_out(plan).await;
+        match self.write_layout(&mut layout).await {
             Ok(offset) => self.complete(layout, offset).await,
             Err(error) => return layout.refuse(&error),
         }
@@ -330,34 +333,64 @@ impl LaneTask {
             self.counters.refused_full.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
         }
         for draft in self.pending.drain(..) {
-            draft.answer(Err(error.clone()));
+            draft.refuse(error.clone());
         }
     }
 
-    /// Writes and flushes the group; gives its offset in the segment.
-    async fn write_layout(&mut self, layout: &Layout) -> Result<u64, AppendError> {
+    /// Writes and flushes the group, and what aborts some of it; gives its offset in the segment. Both stand in it, or neither does:
+    /// the group has no end before what was aborted is void.
+    async fn write_layout(&mut self, layout: &mut Layout) -> Result<u64, AppendError> {
+        self.write_durably(layout, 0).await?;
+        let (group, written) = (layout.bytes, layout.records.len() as u64);
+        let last = LaneSequence::new(self.durable.number() + written);
+        if layout.decide((last.next(), last)) {
+            self.begin_aborts().await?;
+            self.write_durably(layout, group).await?;
+        }
+        let records = layout.records.len() as u64;
         let segment = self.segment.as_mut().expect("room was made");
-        let length = usize::try_from(layout.bytes).expect("a group fits memory");
+        let offset = segment.end;
+        segment.end += layout.bytes;
+        self.durable = LaneSequence::new(self.durable.number() + records);
+        self.vouched = false;
+        self.counters.bytes.fetch_add(layout.bytes, Ordering::Relaxed);
+        self.counters.records.fetch_add(records, Ordering::Relaxed);
+        self.counters.aborts.fetch_add(records - written, Ordering::Relaxed);
+        Ok(offset)
+    }
+
+    /// Writes and flushes the records of the group from byte `from` on.
+    async fn write_durably(&mut self, layout: &Layout, from: u64) -> Result<(), AppendError> {
+        let segment = self.segment.as_mut().expect("room was made");
+        let length = usize::try_from(layout.bytes - from).expect("a group fits memory");
         let mut bytes = Buffer::zeroed(length);
-        layout.encode(segment.entry.salt, &mut bytes);
-        let written = match segment.file.write_at(segment.end, bytes).await {
+        layout.encode(from, segment.entry.salt, &mut bytes);
+        let written = match segment.file.write_at(segment.end + from, bytes).await {
             Ok(_) => segment.file.flush().await,
             Err(error) => Err(error),
         };
         match written {
             Ok(()) => {
-                let offset = segment.end;
-                segment.end += layout.bytes;
-                self.durable =
-                    LaneSequence::new(self.durable.number() + layout.records.len() as u64);
-                self.vouched = false;
                 self.counters.flushes.fetch_add(1, Ordering::Relaxed);
-                self.counters.bytes.fetch_add(layout.bytes, Ordering::Relaxed);
-                self.counters.records.fetch_add(layout.records.len() as u64, Ordering::Relaxed);
-                Ok(offset)
+                Ok(())
             }
             Err(FileError::NoSpace { .. }) => {
                 segment.spoiled = true;
+                Err(self.journal_full().await)
+            }
+            Err(error) => Err(self.poison(&error)),
+        }
+    }
+
+    /// Programs that do not know aborts must not read a journal that has one.
+    async fn begin_aborts(&mut self) -> Result<(), AppendError> {
+        if self.parts.manifest.state().has_aborts {
+            return Ok(());
+        }
+        match self.parts.manifest.append(vec![ManifestRecord::AbortsBegun]).await {
+            Ok(()) => Ok(()),
+            Err(ManifestError::File(FileError::NoSpace { .. })) => {
+                self.segment.as_mut().expect("room was made").spoiled = true;
                 Err(self.journal_full().await)
             }
             Err(error) => Err(self.poison(&error)),

@@ -12,6 +12,7 @@
 
 pub(crate) mod aborts;
 pub mod compacted;
+mod deciding;
 pub(crate) mod draft;
 pub mod format;
 pub(crate) mod indexing;

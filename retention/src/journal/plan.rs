@@ -3,6 +3,7 @@
 //! Writes of a branch that wait together become one record as long as they do not overlap: they were concurrent, so
 //! any order of them is one the client must expect. Everything else is a record of its own.
 
+use super::deciding::Party;
 use super::draft::{
     AppendError, Committed, Draft, DraftContent, DraftExtent, DraftOrigin, StreamOrigin,
 };
@@ -20,9 +21,6 @@ use crate::time::Timestamp;
 use landfall_disks::BLOCK_SIZE;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::oneshot;
-
-type Reply = oneshot::Sender<Result<Committed, AppendError>>;
 
 /// Records that are written and flushed together.
 pub(super) struct Plan {
@@ -42,7 +40,8 @@ struct Planned {
     stream: StreamOrigin,
     source_time: Timestamp,
     extents: Vec<DraftExtent>,
-    replies: Vec<Reply>,
+    /// Whose extents those are, in their order.
+    parties: Vec<Party>,
 }
 
 /// What became of offering a draft to a plan.
@@ -58,6 +57,7 @@ pub(super) struct Layout {
     pub(super) records: Vec<LaidRecord>,
     pub(super) tails: BTreeMap<LineId, (Arc<Line>, LineTail)>,
     pub(super) bytes: u64,
+    pub(super) now: Timestamp,
 }
 
 /// One record of a layout.
@@ -67,7 +67,7 @@ pub(super) struct LaidRecord {
     pub(super) offset: u64,
     pub(super) extents: Vec<DraftExtent>,
     pub(super) checksums: Vec<Vec<u32>>,
-    pub(super) replies: Vec<Reply>,
+    pub(super) parties: Vec<Party>,
 }
 
 impl Plan {
@@ -88,19 +88,23 @@ impl Plan {
 
     /// Takes a draft into the plan.
     pub(super) fn take(&mut self, draft: Draft) -> Taken {
+        if draft.is_aborted() {
+            draft.refuse(AppendError::Aborted);
+            return Taken::Yes;
+        }
         if let Err(refusal) = self.check(&draft) {
-            draft.answer(Err(refusal));
+            draft.refuse(refusal);
             return Taken::Yes;
         }
         let key = match self.keys.writing(draft.line.machine()) {
             Ok(key) => key,
             Err(sealed) => {
-                draft.answer(Err(sealed.into()));
+                draft.refuse(sealed.into());
                 return Taken::Yes;
             }
         };
         let Some(draft) = self.merge(draft) else { return Taken::Yes };
-        let bytes = draft.record_bytes(key.is_some());
+        let bytes = draft.room_bytes(key.is_some());
         if self.bytes + bytes > self.room {
             return Taken::Full(draft);
         }
@@ -118,8 +122,12 @@ impl Plan {
             boundary: draft.boundary,
             stream,
             source_time: draft.source_time,
+            parties: vec![Party {
+                extents: draft.extents.len(),
+                ticket: draft.ticket,
+                reply: draft.reply,
+            }],
             extents: draft.extents,
-            replies: vec![draft.reply],
         });
         Taken::Yes
     }
@@ -192,16 +200,21 @@ impl Plan {
         if !mergeable || bodies > MAX_BODY_BYTES || overlapping() {
             return Some(draft);
         }
-        let before = record_bytes(&last.kind, &last.extents, last.key.is_some());
+        let abort = |extents: usize, may: bool| if may { abort_bytes(extents) } else { 0 };
+        let before = record_bytes(&last.kind, &last.extents, last.key.is_some())
+            + abort(last.extents.len(), last.may_be_aborted());
         let extents = last.extents.len() + draft.extents.len();
         let tags = if last.key.is_some() { blocks(bodies) } else { 0 };
-        let after = Record::sealed_head_bytes(extents, 0, tags) + bodies;
+        let after = Record::sealed_head_bytes(extents, 0, tags)
+            + bodies
+            + abort(extents, last.may_be_aborted() || draft.ticket.is_some());
         if self.bytes - before + after > self.room {
             return Some(draft);
         }
         self.bytes = self.bytes - before + after;
-        last.extents.extend(draft.extents);
-        last.replies.push(draft.reply);
+        let Draft { extents, ticket, reply, .. } = draft;
+        last.parties.push(Party { extents: extents.len(), ticket, reply });
+        last.extents.extend(extents);
         None
     }
 
@@ -211,7 +224,8 @@ impl Plan {
         (first, durable_through): (LaneSequence, LaneSequence),
         place: GroupPlace,
     ) -> Layout {
-        let mut layout = Layout { records: Vec::new(), tails: BTreeMap::new(), bytes: 0 };
+        let (records, tails) = (Vec::new(), BTreeMap::new());
+        let mut layout = Layout { records, tails, bytes: 0, now: self.now };
         let mut lane_sequence = first;
         for planned in self.planned {
             let line = Arc::clone(&planned.line);
@@ -231,6 +245,10 @@ impl Plan {
 }
 
 impl Planned {
+    fn may_be_aborted(&self) -> bool {
+        self.parties.iter().any(|party| party.ticket.is_some())
+    }
+
     fn lay(
         mut self,
         tail: LineTail,
@@ -284,15 +302,15 @@ impl Planned {
             extents,
             seal: sealing.map(Sealing::finish),
         };
-        LaidRecord { record, offset, extents: self.extents, checksums, replies: self.replies }
+        LaidRecord { record, offset, extents: self.extents, checksums, parties: self.parties }
     }
 }
 
 impl Layout {
-    /// Writes the group's bytes.
-    pub(super) fn encode(&self, salt: u64, into: &mut [u8]) {
-        for laid in &self.records {
-            let start = position(laid.offset);
+    /// Writes the group's bytes from byte `from` on, where a record starts.
+    pub(super) fn encode(&self, from: u64, salt: u64, into: &mut [u8]) {
+        for laid in self.records.iter().filter(|laid| laid.offset >= from) {
+            let start = position(laid.offset - from);
             laid.record.encode(salt, &mut into[start..]);
             for (extent, draft) in laid.record.extents.iter().zip(&laid.extents) {
                 if let (ExtentContent::Data { body, .. }, DraftContent::Data { bytes, .. }) =
@@ -338,9 +356,11 @@ impl Layout {
         for laid in self.records {
             let committed =
                 Committed { sequence: laid.record.sequence, commit_time: laid.record.commit_time };
-            for reply in laid.replies {
+            for party in laid.parties {
+                let answer =
+                    if party.is_aborted() { Err(AppendError::Aborted) } else { Ok(committed) };
                 // A sender that went away does not take its write back.
-                let _ = reply.send(Ok(committed));
+                let _ = party.reply.send(answer);
             }
         }
     }
@@ -348,15 +368,11 @@ impl Layout {
     /// Answers everything with the same error.
     pub(super) fn refuse(self, error: &AppendError) {
         for laid in self.records {
-            refuse_all(laid.replies, error);
+            for party in laid.parties {
+                // A sender that went away needs no answer.
+                let _ = party.reply.send(Err(error.clone()));
+            }
         }
-    }
-}
-
-fn refuse_all(replies: Vec<Reply>, error: &AppendError) {
-    for reply in replies {
-        // A sender that went away needs no answer.
-        let _ = reply.send(Err(error.clone()));
     }
 }
 
@@ -378,6 +394,11 @@ pub(super) fn record_bytes(kind: &RecordKind, extents: &[DraftExtent], sealed: b
     Record::sealed_head_bytes(extents.len(), label_bytes(kind), tags) + bodies
 }
 
+/// Bytes of the record that aborts as many extents of another.
+pub(super) fn abort_bytes(extents: usize) -> u64 {
+    Record::head_bytes(extents, 0)
+}
+
 fn blocks(bytes: u64) -> usize {
     usize::try_from(bytes / BLOCK_SIZE).expect("a record is far below 4 GiB")
 }
@@ -387,15 +408,17 @@ fn position(offset: u64) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ids::SegmentId;
     use crate::ids::{DiskId, Generation, GroupId, LaneId, MachineId, Position, Sequence};
     use crate::line::LineState;
     use crate::manifest::state::LineEntry;
     use landfall_disks::{Block, Buffer, ByteRange};
+    use tokio::sync::oneshot;
 
-    const PLACE: GroupPlace = GroupPlace { segment: SegmentId::new(1), salt: 2, offset: 4096 };
+    pub(in crate::journal) const PLACE: GroupPlace =
+        GroupPlace { segment: SegmentId::new(1), salt: 2, offset: 4096 };
     const STREAM: StreamId = StreamId::new([1; 16]);
 
     fn line(id: u32) -> Arc<Line> {
@@ -406,7 +429,7 @@ mod tests {
     }
 
     /// A branch of another line, with no record of its own.
-    fn branch(id: u32) -> Arc<Line> {
+    pub(in crate::journal) fn branch(id: u32) -> Arc<Line> {
         let (parent, origin) = (line(id + 100), Sequence::new(10));
         let (group, lane) = (GroupId::new(1), LaneId::new(0));
         let entry = LineEntry {
@@ -417,9 +440,14 @@ mod tests {
         Arc::new(Line::new(&entry, Some(&parent), LineState::default()))
     }
 
-    type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
+    pub(in crate::journal) type Answer = oneshot::Receiver<Result<Committed, AppendError>>;
 
-    fn draft(line: &Arc<Line>, origin: DraftOrigin, first: u64, blocks: u64) -> (Draft, Answer) {
+    pub(in crate::journal) fn draft(
+        line: &Arc<Line>,
+        origin: DraftOrigin,
+        first: u64,
+        blocks: u64,
+    ) -> (Draft, Answer) {
         let (reply, answer) = oneshot::channel();
         let range = ByteRange::at(Block::new(first).offset(), blocks * BLOCK_SIZE).unwrap();
         let bytes = Buffer::zeroed(usize::try_from(range.length()).unwrap());
@@ -432,6 +460,7 @@ mod tests {
             boundary: matches!(origin, DraftOrigin::Local),
             source_time: Timestamp::default(),
             extents: vec![DraftExtent { disk: DiskId::new(1), range, content }],
+            ticket: None,
             reply,
         };
         (draft, answer)
@@ -447,7 +476,7 @@ mod tests {
         })
     }
 
-    fn plan() -> Plan {
+    pub(in crate::journal) fn plan() -> Plan {
         Plan::new(Timestamp::from_nanoseconds(5), 1 << 20, Arc::default())
     }
 

@@ -68,7 +68,7 @@ impl ManifestRecord {
     /// Decodes the kinds of this module.
     pub(super) fn decode_iscsi(kind: u16, from: &mut Reader<'_>) -> Result<Self, FrameError> {
         if kind != kind::ISCSI_SET {
-            return Err(FrameError::Kind(kind));
+            return Self::decode_aborts(kind);
         }
         let export = ExportId::new(from.u32()?);
         let removable = flag(from.u8()?)?;

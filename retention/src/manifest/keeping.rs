@@ -172,7 +172,8 @@ impl ManifestState {
                     || self.apply_standby(other)?
                     || self.apply_groups(other)?
                     || self.apply_ingest(other)?
-                    || self.apply_iscsi(other)?;
+                    || self.apply_iscsi(other)?
+                    || self.apply_aborts(other);
                 if !applied {
                     self.apply_disks(other)?;
                 }

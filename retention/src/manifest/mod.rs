@@ -10,6 +10,7 @@
 //! After a failed write the manifest refuses further ones until it is reopened. A change that takes a wrapped key away ends
 //! with a file that does not have it, and with the one before overwritten.
 
+mod aborts;
 pub mod compacted;
 mod disks;
 pub mod dropped;

@@ -435,6 +435,8 @@ pub enum ManifestRecord {
         /// What it is, and to whom.
         access: Arc<IscsiAccess>,
     },
+    /// The journal has records that abort something, or is about to have the first.
+    AbortsBegun,
     /// What is remembered of scrubbing from here on.
     Scrubbed(Arc<ScrubEntry>),
     /// Everything of a machine was looked at.

@@ -171,6 +171,8 @@ pub struct ManifestState {
     pub standbys: BTreeMap<MachineId, StandbyEntry>,
     /// Machines that are fed through writable disks, and how.
     pub ingests: BTreeMap<MachineId, IngestMode>,
+    /// Whether the journal may have records that abort something.
+    pub has_aborts: bool,
     /// What is remembered of scrubbing.
     pub scrubbed: Arc<ScrubEntry>,
     /// When everything of a machine was last looked at, of those where it ever was.
@@ -535,6 +537,7 @@ impl ManifestState {
             writable: export.writable,
         }));
         self.iscsi_records(&mut records);
+        self.abort_records(&mut records);
         if *self.scrubbed != ScrubEntry::default() {
             records.push(ManifestRecord::Scrubbed(Arc::clone(&self.scrubbed)));
         }

@@ -355,3 +355,79 @@ fn versions_of(
     }
     versions
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Generation, GroupId, Position};
+    use crate::journal::format::{Chain, Record, RecordExtent, SEGMENT_HEADER_BYTES};
+    use crate::time::Timestamp;
+    use landfall_disks::{ByteOffset, ByteRange};
+
+    const SALT: u64 = 7;
+
+    /// A record of zeroes, or one that aborts them.
+    fn record(number: u64, content: ExtentContent, stream: u8) -> Record {
+        let range = ByteRange::at(ByteOffset::new(0), UNIT).expect("small");
+        Record {
+            kind: RecordKind::Batch,
+            boundary: true,
+            lane_sequence: LaneSequence::new(number),
+            durable_through: LaneSequence::new(number - 1),
+            group: GroupId::new(1),
+            line: LineId::new(1),
+            sequence: Sequence::new(number),
+            generation: Generation::default(),
+            stream: StreamId::new([stream; 16]),
+            position: Position::new(number),
+            source_time: Timestamp::default(),
+            commit_time: Timestamp::from_nanoseconds(number),
+            previous_chain: Chain::default(),
+            extents: vec![RecordExtent { disk: DiskId::new(1), range, content }],
+            seal: None,
+        }
+    }
+
+    /// Sequences of the versions that the index is held against, where the heads of some records are lost.
+    fn held_against(records: &[Record], lost: &[usize]) -> Vec<u64> {
+        let unit = usize::try_from(UNIT).expect("4096");
+        let mut bytes = vec![0; unit * (records.len() + 1)];
+        for (number, record) in
+            records.iter().enumerate().filter(|(number, _)| !lost.contains(number))
+        {
+            record.encode(SALT, &mut bytes[unit * (number + 1)..unit * (number + 2)]);
+        }
+        let end = SEGMENT_HEADER_BYTES + UNIT * records.len() as u64;
+        let next = records.last().expect("some").lane_sequence.next();
+        let entry = SegmentEntry {
+            id: SegmentId::new(1),
+            lane: LaneId::new(0),
+            salt: SALT,
+            first: records[0].lane_sequence,
+            size_bytes: 1 << 20,
+            ended: Some((end, next)),
+        };
+        let owned =
+            Owned { owner: LineId::new(1), above: Sequence::default(), up_to: Sequence::MAX };
+        let scope = Scope {
+            lines: BTreeMap::from([(LineId::new(1), vec![owned])]),
+            disks: BTreeSet::from([DiskId::new(1)]),
+        };
+        let found = examine_durable(&entry, &bytes, None);
+        let versions = versions_of(&found, &entry, &bytes, &scope);
+        versions.iter().map(|written| written.version.2.number()).collect()
+    }
+
+    /// The index never had what is void, and is not to get it: also where nothing is left that says so.
+    #[test]
+    fn what_may_be_void_is_not_missed_in_the_index() {
+        let zeroes = ExtentContent::Zero;
+        let abort = ExtentContent::Abort { of: Sequence::new(11) };
+        let records = [(10, zeroes, 1), (11, zeroes, 0), (12, abort, 0), (13, zeroes, 0)];
+        let records = records.map(|(number, content, stream)| record(number, content, stream));
+        assert_eq!(held_against(&records, &[]), [10, 13]);
+        assert_eq!(held_against(&records, &[2]), [10, 13], "what aborted 11 is lost");
+        assert_eq!(held_against(&records, &[3]), [10], "nor can 12 have been about it alone");
+        assert_eq!(held_against(&records, &[0]), [13]);
+    }
+}

@@ -298,6 +298,7 @@ impl Stream {
                 boundary: order.in_order.is_some(),
                 source_time,
                 extents: drafts,
+                ticket: None,
                 reply,
             };
             let answer = self.parts.lane.enqueue(draft, answer).await?;
@@ -351,6 +352,7 @@ impl Stream {
             boundary: kind.is_consistent(),
             source_time,
             extents: Vec::new(),
+            ticket: None,
             reply,
         };
         Ok(self.parts.lane.enqueue(draft, answer).await?)

@@ -2,6 +2,7 @@
 //!
 //! The fixtures are never edited. A change that makes this fail cannot read what is on people's disks.
 
+mod aborts;
 mod groups;
 mod ingest;
 mod iscsi;

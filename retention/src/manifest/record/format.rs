@@ -207,7 +207,8 @@ impl ManifestRecord {
                     || other.encode_standby(to)
                     || other.encode_groups(to)
                     || other.encode_ingest(to)
-                    || other.encode_iscsi(to);
+                    || other.encode_iscsi(to)
+                    || other.encode_aborts(to);
                 assert!(encoded, "{other:?} is encoded nowhere");
             }
         }

@@ -202,6 +202,7 @@ fn of_lineages() -> Vec<ManifestRecord> {
         ManifestRecord::BranchDiskEnds { line, disk, since: None, until: Some(sequence) },
         ManifestRecord::IngestSet { machine: MachineId::new(1), mode: Some(IngestMode::Ordered) },
         ManifestRecord::IscsiSet { export: ExportId::new(26), access: iscsi_access() },
+        ManifestRecord::AbortsBegun,
     ]
 }
 
