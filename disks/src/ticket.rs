@@ -4,6 +4,7 @@
 //!            ┌─ abort ──▶ aborted       nothing of it is ever seen
 //!   open ────┤
 //!            └─ commit ─▶ committed     all of it comes to be; aborting it is too late
+//!                             └─ abort ─▶ unwanted    it still comes to be; what has no end may stop
 //! ```
 //!
 //! One ticket goes with all changes of a command. **Invariant:** it is decided once, for all of them: so a command of many changes
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 const OPEN: u8 = 0;
 const ABORTED: u8 = 1;
 const COMMITTED: u8 = 2;
+const UNWANTED: u8 = 3;
 
 /// Whether changes that are under way may still be taken back. Clones are the same ticket.
 #[derive(Clone, Debug, Default)]
@@ -26,26 +28,36 @@ pub struct Ticket(Arc<AtomicU8>);
 impl Ticket {
     /// Takes back what it stands for. False if that is too late: then all of it comes to be.
     pub fn abort(&self) -> bool {
-        self.decide(ABORTED)
+        let aborted = |state| match state {
+            OPEN => Some(ABORTED),
+            COMMITTED => Some(UNWANTED),
+            _ => None,
+        };
+        self.change(aborted) == ABORTED
     }
 
     /// What it stands for comes to be, from here on whatever happens. False if it was aborted.
     ///
     /// A disk calls this once the change is out of its hands, and before anybody can see any of it.
     pub fn commit(&self) -> bool {
-        self.decide(COMMITTED)
+        self.change(|state| (state == OPEN).then_some(COMMITTED)) != ABORTED
     }
 
-    /// Whether it was aborted.
+    /// Whether it was aborted, in time.
     pub fn is_aborted(&self) -> bool {
         self.0.load(Ordering::Acquire) == ABORTED
     }
 
-    /// Decides if nobody has; whether that is how it was decided.
-    fn decide(&self, how: u8) -> bool {
-        match self.0.compare_exchange(OPEN, how, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(decided) => decided == how,
+    /// Whether somebody tried to abort it, in time or not.
+    pub fn is_unwanted(&self) -> bool {
+        matches!(self.0.load(Ordering::Acquire), ABORTED | UNWANTED)
+    }
+
+    /// Gives the state after `next`, which says what follows a state, if something does.
+    fn change(&self, next: impl Fn(u8) -> Option<u8>) -> u8 {
+        match self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, &next) {
+            Ok(before) => next(before).unwrap_or(before),
+            Err(state) => state,
         }
     }
 }
@@ -96,6 +108,8 @@ mod tests {
         assert!(aborted.clone().abort() && aborted.abort() && aborted.is_aborted());
         assert!(!aborted.commit());
         assert!(committed.commit() && committed.commit());
-        assert!(!committed.abort() && !committed.is_aborted());
+        assert!(!committed.is_unwanted());
+        assert!(!committed.abort() && !committed.abort() && !committed.is_aborted());
+        assert!(committed.commit() && committed.is_unwanted() && aborted.is_unwanted());
     }
 }

@@ -161,11 +161,6 @@ impl BranchDisk {
         ticket: Option<&Ticket>,
     ) -> Result<(), DiskError> {
         let disk = self.head.disk().id();
-        let starts = changes.iter().map(|(range, _)| range.start());
-        let whole = starts.min().zip(changes.iter().map(|(range, _)| range.end()).max());
-        let whole = whole.and_then(|(start, end)| ByteRange::new(start, end));
-        let whole = whole.expect("there is a change");
-        let on_its_way = ticket.map(|ticket| self.blocks.note(whole, ticket.clone()));
         let extent = |(range, content)| DraftExtent { disk, range, content };
         let (reply, answer) = oneshot::channel();
         let draft = Draft {
@@ -178,14 +173,12 @@ impl BranchDisk {
             ticket: ticket.cloned(),
             reply,
         };
-        let appended = self.lane.append(draft, answer).await;
-        if let (Err(AppendError::Failed(_)), Some(on_its_way)) = (&appended, on_its_way) {
-            on_its_way.lost();
-        }
-        appended.map(drop).map_err(append_failed)
+        self.lane.append(draft, answer).await.map_err(append_failed)?;
+        Ok(())
     }
 
-    /// Makes a change, unless it is aborted before the lane has decided about it, or about an earlier one of the same ticket.
+    /// Makes a change, unless it is aborted before the lane has decided about it, or about an earlier one of the same ticket: of
+    /// records that are one change, the first decides.
     async fn change_unless_aborted(
         &self,
         change: Change,
@@ -194,11 +187,22 @@ impl BranchDisk {
         if ticket.is_aborted() {
             return Err(DiskError::Aborted);
         }
-        match change {
-            Change::Write { at, data, .. } => self.write_range(at, data, Some(ticket)).await?,
-            Change::WriteZeroes { range, .. } => self.zero_range(range, Some(ticket)).await?,
-            Change::Discard(range) => self.discard_range(range, Some(ticket)).await?,
+        let range = match &change {
+            Change::Write { at, data, .. } => {
+                DiskError::written(&self.geometry(), *at, data.len() as u64)?
+            }
+            Change::WriteZeroes { range, .. } | Change::Discard(range) => *range,
+        };
+        let on_its_way = self.blocks.note(range, ticket.clone());
+        let changed = match change {
+            Change::Write { at, data, .. } => self.write_range(at, data, Some(ticket)).await,
+            Change::WriteZeroes { range, .. } => self.zero_range(range, Some(ticket)).await,
+            Change::Discard(range) => self.discard_range(range, Some(ticket)).await,
+        };
+        if matches!(changed, Err(DiskError::Failed(_))) {
+            on_its_way.lost();
         }
+        changed?;
         // Also where there was nothing to do.
         if ticket.commit() { Ok(()) } else { Err(DiskError::Aborted) }
     }

@@ -1,12 +1,13 @@
 //! Blocks of a disk of a branch that somebody writes: who holds them, and where an aborted write is not decided yet.
 //!
 //! ```text
-//!   write ── on its way ── aborted ──────── in doubt ────────── void, durably: read as before
-//!                            ▲ answered here       └─────────── the journal failed: nobody knows until it is opened again
+//!   write ── on its way ── aborted ──── in doubt ─┬─ void, durably: read as before
+//!                            ▲ answered here      ├─ it was too late: read as written
+//!                                                 └─ the journal failed: nobody knows until it is opened again
 //! ```
 //!
-//! As long as nothing durable says that an aborted write is void, a crash may still make it true. **Invariant:** nobody reads its
-//! blocks meanwhile, so nobody has seen it missing before it is certain.
+//! As long as nothing durable says that an aborted write is void, a crash may still make it true. **Invariant:** nobody reads the
+//! blocks of an aborted write before it has ended: so nobody has seen it missing that comes to be, nor there that does not.
 
 use landfall_disks::range_locks::RangeLocks;
 use landfall_disks::{BLOCK_SIZE, ByteRange, DiskError, Ticket};
@@ -41,14 +42,14 @@ struct Abortable {
     lost: bool,
 }
 
-/// A change that is under way. Dropped when it is decided, before its blocks are let go.
+/// A change that is under way. Dropped when it has ended.
 pub(crate) struct OnItsWay {
     blocks: Arc<BranchBlocks>,
     number: u64,
 }
 
 impl BranchBlocks {
-    /// Notes a change of `range`, whose blocks are held.
+    /// Notes a change of `range`, whose blocks are held, or waited for, by whoever makes it.
     pub(crate) fn note(self: &Arc<Self>, range: ByteRange, ticket: Ticket) -> OnItsWay {
         let mut changes = self.changes.lock();
         changes.given += 1;
@@ -77,7 +78,7 @@ impl BranchBlocks {
         }
         let range = range.widen(BLOCK_SIZE);
         let changes = self.changes.lock();
-        let aborted = |one: &&Abortable| one.range.overlaps(range) && one.ticket.is_aborted();
+        let aborted = |one: &&Abortable| one.range.overlaps(range) && one.ticket.is_unwanted();
         let mut doubt = false;
         for one in changes.under_way.values().filter(aborted) {
             if one.lost {
@@ -102,7 +103,7 @@ impl OnItsWay {
 impl Drop for OnItsWay {
     fn drop(&mut self) {
         let mut changes = self.blocks.changes.lock();
-        let lost = |change: &Abortable| change.lost && change.ticket.is_aborted();
+        let lost = |change: &Abortable| change.lost && change.ticket.is_unwanted();
         if !changes.under_way.get(&self.number).is_some_and(lost) {
             changes.under_way.remove(&self.number);
         }
@@ -127,7 +128,7 @@ mod tests {
         let held = blocks.locks.lock_shared(written).now_or_never().expect("nobody holds it");
         let ticket = Ticket::default();
         let change = blocks.note(written, ticket.clone());
-        let read = |range| blocks.decided(range).now_or_never();
+        let read = |of| blocks.decided(of).now_or_never();
         assert!(read(written).is_some(), "whether it comes to be is for its writer");
         assert!(ticket.abort());
         assert!(blocks.is_in_doubt(range(12_000, 1)) && !blocks.is_in_doubt(range(0, 4096)));
@@ -135,6 +136,7 @@ mod tests {
         let mut waiting = Box::pin(blocks.decided(range(12_000, 1)));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(change);
+        assert!(waiting.as_mut().now_or_never().is_none(), "its blocks are held");
         drop(held);
         assert!(matches!(waiting.now_or_never(), Some(Ok(()))));
         assert!(!blocks.is_in_doubt(written));
@@ -144,7 +146,7 @@ mod tests {
     fn what_will_never_be_known_is_not_read() {
         let blocks = Arc::new(BranchBlocks::default());
         let (one, two) = (Ticket::default(), Ticket::default());
-        assert!(one.abort() && two.commit());
+        assert!(one.commit() && !one.abort() && two.commit());
         blocks.note(range(0, 4096), one).lost();
         blocks.note(range(4096, 4096), two).lost();
         let failed = blocks.decided(range(100, 1)).now_or_never();

@@ -29,6 +29,8 @@ pub struct Counters {
     pub commands_failed: AtomicU64,
     /// Commands that were aborted after they were started.
     pub commands_aborted: AtomicU64,
+    /// Those of them that were decided before: what they write is there.
+    pub aborts_too_late: AtomicU64,
     /// Bytes that commands read.
     pub bytes_read: AtomicU64,
     /// Bytes that commands were given.

@@ -241,7 +241,7 @@ fn an_aborted_write_that_had_not_begun_stays_invisible() {
             let permits = disk.gate.acquire_many(1000).await.expect("it is never closed");
             let first = task(&nexus, &COMPARE_PAIR, 4 * BLOCK);
             let second = Rc::new(task(&nexus, &COMPARE_PAIR, 4 * BLOCK));
-            let aborted = second.aborted();
+            let ticket = second.ticket();
             let (done, mut finished) = tokio::sync::mpsc::channel::<Status>(2);
             let (own, end) = (Rc::clone(&nexus), done.clone());
             spawner.spawn(async move {
@@ -258,7 +258,7 @@ fn an_aborted_write_that_had_not_begun_stays_invisible() {
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
-            aborted.set();
+            assert!(ticket.abort());
             drop(permits);
             let mut ends = vec![finished.recv().await, finished.recv().await];
             ends.sort_by_key(|end| end.map(Status::byte));

@@ -58,6 +58,11 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
             "SCSI commands that were aborted after they were started.",
             &counters.commands_aborted,
         ),
+        (
+            "landfall_iscsi_aborts_too_late_total",
+            "Aborted SCSI commands whose writes were done when the abort came: they are there.",
+            &counters.aborts_too_late,
+        ),
         ("landfall_iscsi_read_bytes_total", "Bytes that commands read.", &counters.bytes_read),
         (
             "landfall_iscsi_written_bytes_total",

@@ -9,7 +9,7 @@ use super::limits::{MAX_COMPARE_BLOCKS, MAX_TRANSFER_BYTES};
 use super::operation::Operation;
 use super::sense::{Additional, Sense};
 use super::verify::{difference, miscompare};
-use landfall_disks::{Buffer, ByteRange, Durability};
+use landfall_disks::{Buffer, ByteRange, Change, Durability};
 
 /// How what is there and what came become what is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +77,5 @@ pub(super) async fn perform(
             found
         }
     };
-    run.proceed()?;
-    let done = run.disk().write(range.start(), merged, durability).await;
-    done.map_err(|error| run.failure(&error, range))
+    run.change(Change::Write { at: range.start(), data: merged, durability }, range).await
 }

@@ -9,12 +9,12 @@ use super::lun::{Addressed, Lun};
 use super::nexus::NexusId;
 use super::operation::Operation;
 use super::sense::{Additional, Sense, SenseFormat, SenseKey};
-use super::task::{Aborted, Completion, DataIn, Decision, Task};
+use super::task::{Completion, DataIn, Decision, Task};
 use super::{
     cache, capacity, compare, defects, inquiry, log, luns, medium, mode, opcodes, ports,
     provisioning, request_sense, transfer, unmap, verify, write_same,
 };
-use landfall_disks::Geometry;
+use landfall_disks::{Geometry, Ticket};
 use std::sync::Arc;
 
 /// What a family of commands makes of a CDB.
@@ -101,7 +101,7 @@ pub(super) fn decide(
                 unit: Arc::clone(&unit),
                 operation,
                 announced,
-                aborted: Aborted::default(),
+                ticket: Ticket::default(),
             })
         }
         Ok((_, Step::Done(data_in))) => Decision::Answer(answer(Ok(data_in), format)),

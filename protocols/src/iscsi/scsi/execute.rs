@@ -16,18 +16,18 @@ use super::operation::Operation;
 use super::provisioning;
 use super::sense::{Additional, Sense};
 use super::status::Status;
-use super::task::{Aborted, Completion, DataIn, Task};
+use super::task::{Completion, DataIn, Task};
 use super::transfer;
 use super::unmap;
 use super::verify;
 use super::write_same;
-use landfall_disks::{Buffer, ByteRange, Disk, Durability, RangeGuard};
+use landfall_disks::{Buffer, ByteRange, Change, Disk, Durability, RangeGuard, Ticket};
 
 /// What the families are given to work with.
 pub(super) struct Run<'a> {
     pub(super) nexus: NexusId,
     pub(super) unit: &'a LogicalUnit,
-    aborted: &'a Aborted,
+    ticket: &'a Ticket,
 }
 
 impl Run<'_> {
@@ -35,12 +35,23 @@ impl Run<'_> {
         &*self.unit.unit.disk
     }
 
-    /// Asked before everything that changes the disk.
+    /// Asked before what may take long or changes something else than the disk.
     pub(super) fn proceed(&self) -> Result<(), Failure> {
-        if self.aborted.is_set() {
+        if self.ticket.is_aborted() {
             return Err(Failure::Aborted);
         }
+        self.check_attached()
+    }
+
+    fn check_attached(&self) -> Result<(), Failure> {
         if self.unit.is_detached() { Err(Failure::Lost) } else { Ok(()) }
+    }
+
+    /// Changes the disk, unless the task is aborted before the disk has decided about it.
+    pub(super) async fn change(&self, change: Change, range: ByteRange) -> Result<(), Failure> {
+        self.check_attached()?;
+        let changed = self.disk().change(change, self.ticket).await;
+        changed.map_err(|error| self.failure(&error, range))
     }
 
     /// How much has to be on stable storage where the command does not say: with the write cache switched off, all of it.
@@ -81,7 +92,7 @@ pub(super) async fn execute(
     data_out: Buffer,
 ) -> Completion {
     assert_eq!(data_out.len(), task.data_out(), "data-out is gathered before a task is executed");
-    let run = Run { nexus, unit: &task.unit, aborted: &task.aborted };
+    let run = Run { nexus, unit: &task.unit, ticket: &task.ticket };
     match perform(&run, task, data_out).await {
         Ok(data_in) => Completion { data_in, ..Completion::GOOD },
         Err(Failure::Aborted) => Completion::with_status(Status::TaskAborted),

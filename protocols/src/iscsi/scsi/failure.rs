@@ -25,6 +25,7 @@ impl Failure {
     /// What `error` of an operation on `range` is called (SBC-4 4.18, SPC-4 4.5.6).
     pub(super) fn of_disk(error: &DiskError, range: ByteRange, block_bytes: u64) -> Self {
         let sense = match error {
+            DiskError::Aborted => return Self::Aborted,
             DiskError::OutOfRange { .. } => Sense::illegal(Additional::LBA_OUT_OF_RANGE),
             DiskError::ReadOnly => Sense::new(SenseKey::DataProtect, Additional::WRITE_PROTECTED),
             // ESXi and others pause whoever wrote, and go on once there is space again.

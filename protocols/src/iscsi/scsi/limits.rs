@@ -16,7 +16,7 @@ pub(super) const MAX_WRITE_SAME_BYTES: u64 = 256 << 20;
 /// Most descriptors of UNMAP.
 pub(super) const MAX_UNMAP_DESCRIPTORS: u16 = 256;
 
-/// Most bytes that are zeroed by one operation of the disk: between them it is seen whether the task was aborted.
+/// Most bytes that are zeroed by one operation of the disk.
 pub(super) const ZERO_STRIDE: u64 = 1 << 30;
 
 /// Bytes that are written, or looked at, by one operation of the disk where nothing else cuts them.

@@ -56,5 +56,5 @@ pub use lun::{Addressed, Lun, LunNumber};
 pub use nexus::{InitiatorPort, Nexus, ResetScope};
 pub use sense::{Additional, FieldPlace, FieldPointer, Sense, SenseFormat, SenseKey};
 pub use status::Status;
-pub use task::{Aborted, Completion, DataIn, Decision, Task};
+pub use task::{Completion, DataIn, Decision, Task};
 pub use unit::{Identity, Naming, NotAnOui, Oui, Settings, Space, SpaceLeft, Unit};

@@ -5,9 +5,8 @@ use super::device::LogicalUnit;
 use super::operation::Operation;
 use super::sense::{Sense, SenseFormat};
 use super::status::Status;
-use landfall_disks::Buffer;
+use landfall_disks::{Buffer, Ticket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What becomes of a command.
 #[derive(Debug)]
@@ -21,9 +20,9 @@ pub enum Decision {
 /// A command that was found right and waits for its data or its disk.
 ///
 /// A task that is aborted is answered at once by whoever serves the session, and its future goes on: dropping it would leave
-/// bytes old or new in the middle of a disk operation. It is told by [`Task::aborted`] instead, looks there before every operation that
-/// changes the disk, and ends with [`Status::TaskAborted`] then. A write that the disk has begun cannot be taken back yet: the
-/// place for an abortable write of `Disk` is `execute`'s call of it, with this flag.
+/// bytes old or new in the middle of a disk operation. It is told by [`Task::ticket`] instead, which goes with every change of the disk:
+/// the disk decides, once for all of them, whether the abort came in time. Then the task ends with [`Status::TaskAborted`] and nobody
+/// ever sees anything of it; else it ends as if nobody had aborted it.
 #[derive(Debug)]
 pub struct Task {
     pub(super) command: Command,
@@ -31,7 +30,7 @@ pub struct Task {
     pub(super) operation: Operation,
     /// Bytes of data-out the initiator has.
     pub(super) announced: usize,
-    pub(super) aborted: Aborted,
+    pub(super) ticket: Ticket,
 }
 
 impl Task {
@@ -56,25 +55,9 @@ impl Task {
         self.operation.data_in_limit()
     }
 
-    /// The flag by which it is told that it was aborted.
-    pub fn aborted(&self) -> Aborted {
-        self.aborted.clone()
-    }
-}
-
-/// Set once, when a task has been aborted; clones are the same flag.
-#[derive(Clone, Debug, Default)]
-pub struct Aborted(Arc<AtomicBool>);
-
-impl Aborted {
-    /// The task shall not become visible any more, as far as it has not yet.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether it was aborted.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// By which it is aborted.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket.clone()
     }
 }
 

@@ -14,7 +14,7 @@ use super::limits::{MAX_UNMAP_DESCRIPTORS, ZERO_STRIDE};
 use super::operation::Operation;
 use super::sense::{Additional, Sense};
 use super::verify::strides;
-use landfall_disks::{ByteRange, Geometry, ZeroMode};
+use landfall_disks::{ByteRange, Change, Geometry, ZeroMode};
 
 const HEADER_BYTES: usize = 8;
 const DESCRIPTOR_BYTES: usize = 16;
@@ -73,14 +73,12 @@ pub(super) async fn perform(run: &Run<'_>, list: &[u8], announced: usize) -> Res
     Ok(())
 }
 
-/// Makes `range` zeroes, in strides that an abort, or another command that wants some of the blocks, can come between.
+/// Makes `range` zeroes, in strides that another command that wants some of the blocks can come between.
 pub(super) async fn zero(run: &Run<'_>, range: ByteRange, mode: ZeroMode) -> Result<(), Failure> {
     let durability = run.durability();
     for stride in strides(range, ZERO_STRIDE) {
         let _held = run.shared(stride).await;
-        run.proceed()?;
-        let done = run.disk().write_zeroes(stride, mode, durability).await;
-        done.map_err(|error| run.failure(&error, stride))?;
+        run.change(Change::WriteZeroes { range: stride, mode, durability }, stride).await?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::limits::{MAX_TRANSFER_BYTES, STRIDE};
 use super::operation::Operation;
 use super::sense::{Additional, Sense, SenseKey};
-use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Change, Durability};
 
 /// What blocks are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,9 +94,7 @@ pub(super) async fn perform_write(
         WriteCheck::Bytes => run.exclusive(range).await,
         WriteCheck::None | WriteCheck::Medium => run.shared(range).await,
     };
-    run.proceed()?;
-    let done = run.disk().write(range.start(), data_out, durability).await;
-    done.map_err(|error| run.failure(&error, range))?;
+    run.change(Change::Write { at: range.start(), data: data_out, durability }, range).await?;
     match (check, written) {
         (WriteCheck::None, _) => Ok(()),
         (_, Some(written)) => compare(run, range, &written).await,

@@ -15,7 +15,7 @@ use super::operation::Operation;
 use super::sense::Sense;
 use super::unmap::zero;
 use super::verify::strides;
-use landfall_disks::{Buffer, ByteOffset, ByteRange, ZeroMode, is_zero};
+use landfall_disks::{Buffer, ByteOffset, ByteRange, Change, ZeroMode, is_zero};
 
 /// Where the block comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,9 +73,7 @@ pub(super) async fn perform(
         for piece in bytes.chunks_mut(block.len()) {
             piece.copy_from_slice(&block[..piece.len()]);
         }
-        run.proceed()?;
-        let done = run.disk().write(stride.start(), bytes, durability).await;
-        done.map_err(|error| run.failure(&error, stride))?;
+        run.change(Change::Write { at: stride.start(), data: bytes, durability }, stride).await?;
     }
     Ok(())
 }

@@ -16,16 +16,16 @@ use super::{Ended, FAREWELL, ORDER_TIME, Service};
 use crate::admission::Place;
 use crate::iscsi::counters::{Counters, add, count};
 use crate::iscsi::name::Name;
-use crate::iscsi::scsi::{Aborted, Lun, ResetScope, Task};
+use crate::iscsi::scsi::{Lun, ResetScope, Task};
 use crate::iscsi::session::full::{Closing, Effect, Management, Scope, Session, TaskKey};
 use crate::iscsi::session::login::{Entered, Want};
 use crate::iscsi::targets::Visitor;
 use crate::iscsi::wire::number::Tsih;
 use crate::iscsi::wire::task::{Function, TaskAnswer};
 use futures_util::future::{Either, join_all, select};
-use landfall_disks::Buffer;
 use landfall_disks::uring::net::{Peer, Sender, Stream};
 use landfall_disks::uring::{sleep, spawn, timeout};
+use landfall_disks::{Buffer, Ticket};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -121,7 +121,7 @@ struct Connection {
     portal: Option<SocketAddr>,
     service: Arc<Service>,
     /// How commands that run are told that they were aborted.
-    running: RefCell<HashMap<TaskKey, Aborted>>,
+    running: RefCell<HashMap<TaskKey, Ticket>>,
     /// PDUs that came and pieces that made room for others, in total.
     life: Cell<u64>,
     /// The target is no more.
@@ -375,8 +375,11 @@ impl Connection {
                 Some(Effect::Start { key, task, data }) => self.begin(key, task, data),
                 Some(Effect::Abort(key)) => {
                     count(&self.service.counters.commands_aborted);
-                    if let Some(aborted) = self.running.borrow().get(&key) {
-                        aborted.set();
+                    if let Some(ticket) = self.running.borrow().get(&key)
+                        && !ticket.abort()
+                    {
+                        // It counts as done, of which its initiator hears no more.
+                        count(&self.service.counters.aborts_too_late);
                     }
                 }
                 Some(Effect::Manage(management)) => {
@@ -400,7 +403,7 @@ impl Connection {
         let counters = &self.service.counters;
         count(&counters.commands);
         add(&counters.bytes_written, data.len());
-        self.running.borrow_mut().insert(key, task.aborted());
+        self.running.borrow_mut().insert(key, task.ticket());
         let connection = Rc::clone(self);
         spawn(async move {
             let nexus = connection.units.0.as_ref().expect("commands have a nexus");
