@@ -62,7 +62,7 @@ fn scrubs_find_what_was_damaged_and_heal_some_of_it() {
 #[test]
 fn an_index_that_lacks_much_is_built_beside_everything_else() {
     let (mut opened, mut refused, mut resumed, mut cut) = (0, 0, 0, 0);
-    for seed in 200..240 {
+    for seed in 200..260 {
         for line in simulate(seed) {
             cut += u32::from(line.ends_with("segments were left to be indexed"));
             let Some((_, met)) = line.split_once(" segments meanwhile: ") else { continue };
@@ -77,5 +77,30 @@ fn an_index_that_lacks_much_is_built_beside_everything_else() {
     assert!(
         opened > 3 && refused > 10 && resumed > 3 && cut > 1,
         "{opened} opened, {refused} refused, {resumed} resumed, {cut} cut off"
+    );
+}
+
+/// Aborts come in time before their write is on its way, in time with a record, and too late; and the power goes beside some.
+#[test]
+fn aborts_come_in_time_and_too_late() {
+    let (mut dropped, mut recorded, mut late, mut cut) = (0, 0, 0, 0);
+    for seed in 300..370 {
+        for line in simulate(seed) {
+            cut += u32::from(line.starts_with("the power went beside"));
+            let Some((_, found)) = line.split_once(" in time, ") else { continue };
+            let (_, in_time) = line.split_once(": ").expect("of which branch");
+            let number =
+                |text: &str| text.split(' ').next().and_then(|word| word.parse::<u32>().ok());
+            let records = found.split(", ").nth(1).and_then(number).expect("a number");
+            let in_time = number(in_time).expect("a number");
+            late += number(found).expect("a number");
+            recorded += records;
+            // Several of one record are aborted by one.
+            dropped += u32::from(records == 0 && in_time > 0);
+        }
+    }
+    assert!(
+        dropped > 5 && recorded > 5 && late > 5 && cut > 3,
+        "{dropped} dropped, {recorded} records, {late} too late, {cut} cut off"
     );
 }

@@ -9,6 +9,9 @@ use landfall_retention::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// A write to a branch: which disk, where, and what.
+pub(super) type BranchWrite = (usize, ByteOffset, Vec<u8>);
+
 impl Life<'_> {
     pub(super) async fn add_branch(&mut self) -> Alive<()> {
         let mut parent = None;
@@ -46,19 +49,7 @@ impl Life<'_> {
         if branch.sealed {
             return self.write_sealed(&name).await;
         }
-        let mut writes: Vec<(usize, ByteOffset, Vec<u8>)> = Vec::new();
-        for _ in 0..=self.choices.below(3) {
-            let write = self.random_write(&branch.content);
-            let range = |(_, at, data): &(usize, ByteOffset, Vec<u8>)| {
-                ByteRange::at(*at, data.len() as u64).expect("on the disk")
-            };
-            let apart = |other: &(usize, ByteOffset, Vec<u8>)| {
-                other.0 != write.0 || !range(other).overlaps(range(&write))
-            };
-            if writes.iter().all(apart) {
-                writes.push(write);
-            }
-        }
+        let writes = self.writes_apart(&branch.content, 3);
         branch.uncertain = writes.clone();
         self.model.branches.insert(name.clone(), branch.clone());
         let branch_name = Name::parse(&name).expect("a name");
@@ -100,7 +91,24 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn random_write(&mut self, content: &[Vec<u8>]) -> (usize, ByteOffset, Vec<u8>) {
+    /// Up to `most` writes, none of which touches a byte of another.
+    pub(super) fn writes_apart(&mut self, content: &[Vec<u8>], most: u64) -> Vec<BranchWrite> {
+        let mut writes: Vec<BranchWrite> = Vec::new();
+        for _ in 0..=self.choices.below(most) {
+            let write = self.random_write(content);
+            let range = |(_, at, data): &BranchWrite| {
+                ByteRange::at(*at, data.len() as u64).expect("on the disk")
+            };
+            let apart =
+                |other: &BranchWrite| other.0 != write.0 || !range(other).overlaps(range(&write));
+            if writes.iter().all(apart) {
+                writes.push(write);
+            }
+        }
+        writes
+    }
+
+    fn random_write(&mut self, content: &[Vec<u8>]) -> BranchWrite {
         let disk = self.choices.index(SIZES.len());
         let unit = *self.choices.pick(&[1, 512, 4096]);
         let size = content[disk].len() as u64;
@@ -156,7 +164,7 @@ impl Life<'_> {
     }
 }
 
-fn lay(disks: &mut [Vec<u8>], disk: usize, at: ByteOffset, data: &[u8]) {
+pub(super) fn lay(disks: &mut [Vec<u8>], disk: usize, at: ByteOffset, data: &[u8]) {
     let range = bytes(ByteRange::at(at, data.len() as u64).expect("on the disk"));
     disks[disk][range].copy_from_slice(data);
 }

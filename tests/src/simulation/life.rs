@@ -85,7 +85,7 @@ impl Life<'_> {
         let mut stream = self.resume().await?;
         self.verify(last).await?;
         for _ in 0..self.choices.below(STEPS) {
-            match self.choices.below(57) {
+            match self.choices.below(60) {
                 0..=6 => stream = self.send_batches(stream).await?,
                 7..=10 => stream = self.send_mark(stream).await?,
                 11..=14 => self.write_branches().await?,
@@ -118,6 +118,7 @@ impl Life<'_> {
                 51 => self.add_branch().await?,
                 52..=55 => stream = self.stand_by(stream).await?,
                 56 => self.grow_branch().await?,
+                57..=59 => self.abort_branch_writes(last).await?,
                 26 => self.world.clock.pass(Duration::from_millis(self.choices.below(3000))),
                 _ => self.world.clock.set_back(self.choices.below(100_000_000)),
             }

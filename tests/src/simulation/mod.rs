@@ -10,6 +10,7 @@
 //! The store is the production code over files that tear, reorder and forget, an index that forgets, a clock that
 //! follows the seed, and an executor that follows the seed. The same seed gives the same log, line by line.
 
+mod aborting;
 mod branching;
 mod damage;
 mod differences;

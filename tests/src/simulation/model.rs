@@ -1,5 +1,6 @@
 //! What the store must hold: plain bytes for the source, every point and every branch.
 
+use super::branching::BranchWrite;
 use super::keys::Nonces;
 use super::standing::Standing;
 use landfall_disks::faults::Seed;
@@ -41,7 +42,7 @@ pub(super) struct Branch {
     /// Moments of it that were noted, by sequence.
     pub(super) moments: BTreeMap<u64, Snapshot>,
     /// Writes that were under way at the power cut, apart from each other: each happened or did not.
-    pub(super) uncertain: Vec<(usize, ByteOffset, Vec<u8>)>,
+    pub(super) uncertain: Vec<BranchWrite>,
     /// The branch it starts from, or the trunk, and where.
     pub(super) parent: Option<String>,
     pub(super) origin: u64,
