@@ -6,6 +6,7 @@
 //!   Said      how a command ended and what it printed
 //!   Mount     a file system of a test's own
 //!   Mounted   `landfall mount` as a process
+//!   Initiator an initiator of iSCSI that aborts when it is told to
 //!   Qmp       QEMU's block layer, by its monitor
 //!   Stretches how a file lies in its file system
 //!   Source    an image file that changes, with independent copies of how it was
@@ -17,6 +18,7 @@
 //! **Invariants:** processes are ended by their own id; a target that ends by itself fails the test.
 
 mod command;
+mod initiator;
 pub mod legacy;
 mod log;
 mod metrics;
@@ -28,9 +30,10 @@ mod stretches;
 mod target;
 
 pub use command::{Said, attempt, newer, run};
+pub use initiator::{Initiator, Sent};
 pub use log::Log;
 pub use metrics::Metrics;
-pub use mount::Mount;
+pub use mount::{Frozen, Mount};
 pub use mounted::{Farewell, Mounted, Unmounter, is_mounted};
 pub use qmp::{Qmp, nbd_node};
 pub use source::Source;

@@ -36,9 +36,29 @@ impl Mount {
         Self { at }
     }
 
+    /// Stops all writes to it: they wait until what this gives is dropped. Reads go on.
+    #[track_caller]
+    pub fn freeze(&self) -> Frozen<'_> {
+        run("fsfreeze", &["--freeze", text(&self.at)]);
+        Frozen(self)
+    }
+
     /// Its root.
     pub fn at(&self) -> &Path {
         &self.at
+    }
+}
+
+/// A file system that takes no writes.
+pub struct Frozen<'a>(&'a Mount);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let said = attempt("fsfreeze", &["--unfreeze", text(&self.0.at)]);
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            said.ok();
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What goes wrong around a target: a full disk, flipped bytes, strangers at the door; and what must stay small.
 
+mod stalled;
+
 use landfall_tests::harness::{MIB, Mount, Settings, Source, Target, attempt, run};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
