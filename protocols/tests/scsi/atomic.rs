@@ -279,7 +279,7 @@ fn an_aborted_eject_does_not_eject() {
         let eject = task(&nexus, &[0x1b, 0, 0, 0, 2, 0], 0);
         let mut done = std::pin::pin!(nexus.execute(&eject, Buffer::zeroed(0)));
         assert!(futures_util::poll!(done.as_mut()).is_pending());
-        eject.aborted().set();
+        eject.ticket().abort();
         drop(permits);
         assert_eq!(done.await.status, Status::TaskAborted);
         let Decision::Answer(ready) = nexus.decide(Lun::from_bytes(UNIT), &[0; 6], 0) else {
@@ -311,7 +311,7 @@ fn modes_that_need_a_flush_change_after_it() {
             assert!(futures_util::poll!(done.as_mut()).is_pending());
             assert!(cached(), "it is not flushed yet");
             if abort {
-                select.aborted().set();
+                select.ticket().abort();
             }
             drop(permits);
             let ended = done.await.status;
