@@ -441,11 +441,11 @@ impl Connection {
             Order::Abort { scope, cleared, _done }
         });
         // An error is what it waits for: the other end is let go.
-        if timeout(ORDER_TIME, join_all(waiting.into_inner())).await.is_err() {
-            if let Some(left_out) = self.service.late.may_be_written(Instant::now()) {
-                let visitor = &self.visitor;
-                tracing::warn!(%visitor, ?function, left_out, "an iSCSI session is late to abort its tasks");
-            }
+        if timeout(ORDER_TIME, join_all(waiting.into_inner())).await.is_err()
+            && let Some(left_out) = self.service.late.may_be_written(Instant::now())
+        {
+            let visitor = &self.visitor;
+            tracing::warn!(%visitor, ?function, left_out, "an iSCSI session is late to abort its tasks");
         }
         let reset = match function {
             Function::LogicalUnitReset => Some(ResetScope::Unit(Lun::from_bytes(lun.0))),
