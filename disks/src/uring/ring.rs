@@ -71,6 +71,11 @@ pub(super) type Token = Box<dyn Any + Send>;
 /// Most entries that wait for others before the end of a turn, if a device is to have them.
 const MOST_GATHERED: usize = 4;
 
+/// Completions a turn takes up if there are more: these, or a quarter of them. What they cause, such as replies, is then on its way
+/// while the rest is worked on. A client that gets all its replies at once asks for the next all at once: then client, core and
+/// device take turns, which costs a fifth of the rate (iSCSI, 4 KiB, 32 under way).
+const LEAST_REAPED: usize = 8;
+
 /// Whether a turn may sleep.
 pub(super) enum Wait {
     /// Hand over what there is and come back.
@@ -255,7 +260,9 @@ impl Ring {
     }
 
     fn reap(&mut self, woken: &mut Vec<Waker>, freed: &mut Vec<Flight>) {
-        for completion in self.io.completion() {
+        let completions = self.io.completion();
+        let most = (completions.len() / 4).max(LEAST_REAPED);
+        for completion in completions.take(most) {
             if completion.user_data() == CANCEL {
                 continue;
             }
@@ -297,6 +304,37 @@ impl Drop for Ring {
             // Only an unwinding core gets here. Going on would free memory that the kernel still writes to.
             tracing::error!(operations = self.in_kernel, "a ring died with operations in flight");
             std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uring::probe;
+    use std::fs::File;
+
+    #[test]
+    fn many_completions_are_taken_up_in_several_turns() {
+        let mut ring = Ring::new(probe::open_ring(128).expect("a ring"));
+        let file = Descriptor::new(File::open("/dev/null").expect("it is there").into());
+        let start = |ring: &mut Ring| {
+            // SAFETY: the entry refers to no memory.
+            unsafe { ring.start(file.clone(), Held::Nothing, |_, _| opcode::Nop::new().build()) }
+        };
+        let keys: Vec<Key> = (0..100).map(|_| start(&mut ring)).collect();
+        for key in &keys {
+            assert!(ring.take(*key, Waker::noop()).is_none(), "nothing was handed over");
+        }
+        let mut each = Vec::new();
+        while ring.in_kernel() > 0 {
+            let (mut woken, mut freed) = (Vec::new(), Vec::new());
+            ring.turn(&Wait::Forever, &mut woken, &mut freed);
+            each.push(woken.len());
+        }
+        assert_eq!(each, [25, 18, 14, 10, 8, 8, 8, 8, 1]);
+        for key in keys {
+            assert!(ring.take(key, Waker::noop()).is_some_and(|(result, _)| result == 0));
         }
     }
 }
