@@ -78,7 +78,7 @@ pub(crate) fn nbdcopy(from: &Path, uri: &str) -> anyhow::Result<Duration> {
     timed(Command::new("nbdcopy").arg("--flush").arg(from).arg(uri))
 }
 
-/// What fio does to an export.
+/// What fio does to an export, or to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Load {
     pub(crate) access: Access,
@@ -139,23 +139,47 @@ struct Latency {
     percentile: BTreeMap<String, f64>,
 }
 
+impl Job {
+    /// Requests per second.
+    fn rate(&self, load: Load) -> f64 {
+        match load.access {
+            Access::Read | Access::ReadThrough => self.read.iops,
+            Access::Write | Access::WriteThrough => self.write.iops,
+        }
+    }
+}
+
 /// Requests per second under `load`.
 pub(crate) fn fio(uri: &str, size_bytes: u64, load: Load, seconds: u32) -> anyhow::Result<f64> {
-    let job = fio_job(uri, size_bytes, load, seconds)?;
-    Ok(match load.access {
-        Access::Read | Access::ReadThrough => job.read.iops,
-        Access::Write | Access::WriteThrough => job.write.iops,
-    })
+    let job = fio_job(&export(uri), size_bytes, load, seconds)?;
+    Ok(job.rate(load))
+}
+
+/// The same on `file` itself, past the page cache: what the device does with nobody between.
+pub(crate) fn fio_file(
+    file: &Path,
+    size_bytes: u64,
+    load: Load,
+    seconds: u32,
+) -> anyhow::Result<f64> {
+    let name = format!("--filename={}", file.display());
+    let engine = ["--ioengine=io_uring", "--direct=1", &name].map(str::to_owned);
+    let job = fio_job(&engine, size_bytes, load, seconds)?;
+    Ok(job.rate(load))
+}
+
+fn export(uri: &str) -> [String; 2] {
+    ["--ioengine=nbd".to_owned(), format!("--uri={uri}")]
 }
 
 /// Random writes; the median of the seconds from sending one to its answer.
 pub(crate) fn fio_write_latency(uri: &str, size_bytes: u64, seconds: u32) -> anyhow::Result<f64> {
-    let job = fio_job(uri, size_bytes, Load::random(Access::Write), seconds)?;
+    let job = fio_job(&export(uri), size_bytes, Load::random(Access::Write), seconds)?;
     let median = job.write.clat_ns.percentile.get("50.000000").context("fio gave no median")?;
     Ok(median / 1e9)
 }
 
-fn fio_job(uri: &str, size_bytes: u64, load: Load, seconds: u32) -> anyhow::Result<Job> {
+fn fio_job(on: &[String], size_bytes: u64, load: Load, seconds: u32) -> anyhow::Result<Job> {
     let rw = match load.access {
         Access::Read => "randread",
         Access::Write => "randwrite",
@@ -163,12 +187,12 @@ fn fio_job(uri: &str, size_bytes: u64, load: Load, seconds: u32) -> anyhow::Resu
         Access::WriteThrough => "write",
     };
     let mut command = Command::new("fio");
-    command.args(["--name=perf", "--ioengine=nbd", "--time_based", "--thread"]);
+    command.args(["--name=perf", "--time_based", "--thread"]).args(on);
     command.args(["--ramp_time=1", "--output-format=json", "--randrepeat=0", "--group_reporting"]);
     command.args([format!("--rw={rw}"), format!("--size={size_bytes}")]);
     command.args([format!("--bs={}", load.block_bytes), format!("--iodepth={}", load.depth)]);
     command.args([format!("--numjobs={}", load.connections)]);
-    command.args([format!("--runtime={seconds}"), format!("--uri={uri}")]);
+    command.arg(format!("--runtime={seconds}"));
     let text = output(&mut command)?;
     // Its nbd engine prints a line before the answer.
     let json = text.find('{').map_or("", |start| &text[start..]);
@@ -177,7 +201,7 @@ fn fio_job(uri: &str, size_bytes: u64, load: Load, seconds: u32) -> anyhow::Resu
     let job = answer.jobs.into_iter().next().filter(|_| count == 1);
     let job = job.with_context(|| format!("fio ran {count} jobs"))?;
     if job.error != 0 {
-        bail!("fio on {uri} ended with error {}", job.error);
+        bail!("fio {on:?} ended with error {}", job.error);
     }
     Ok(job)
 }

@@ -1,5 +1,6 @@
 //! tgt, the target in user space of Linux, and iscsi-perf, which reads from any target.
 
+use crate::peer::{Access, Load};
 use crate::process::{Server, output};
 use anyhow::{Context, ensure};
 use std::net::{Ipv4Addr, TcpListener};
@@ -74,8 +75,18 @@ impl Tgt {
 pub(crate) enum Reads {
     /// 4 KiB at random, 32 at a time.
     Random,
-    /// 1 MiB after the other, 8 at a time.
+    /// 1 MiB after the other, 32 at a time.
     Sequential,
+}
+
+impl Reads {
+    /// The same for fio.
+    pub(crate) fn load(self) -> Load {
+        match self {
+            Self::Random => Load::random(Access::Read),
+            Self::Sequential => Load { depth: 32, ..Load::sequential(Access::ReadThrough) },
+        }
+    }
 }
 
 /// Reads per second of `seconds`.
@@ -84,7 +95,7 @@ pub(crate) fn iscsi_perf(uri: &str, reads: Reads, seconds: u32) -> anyhow::Resul
     command.args(["-t", &seconds.to_string()]);
     command.args(match reads {
         Reads::Random => &["-r", "-b", "8", "-m", "32"][..],
-        Reads::Sequential => &["-b", "2048", "-m", "8"][..],
+        Reads::Sequential => &["-b", "2048", "-m", "32"][..],
     });
     average(&output(command.arg(uri))?)
 }
