@@ -3,9 +3,8 @@
 //! A grain is unpacked as a whole, off the I/O core, and the last few stay in memory: who reads in order unpacks each once.
 
 use super::format::stream::{GRAIN_MARKER_BYTES, parse_grain_marker, unpack_grain};
-use super::format::tables::Grain;
 use super::format::{SECTOR_BYTES, malformed};
-use super::sparse::{Outline, damaged, read_table, table_range};
+use super::sparse::{Outline, damaged, load_table};
 use crate::block::{ByteOffset, ByteRange};
 use crate::disk::{DiskError, IoFuture};
 use crate::image::{ImageError, ImageFile};
@@ -86,36 +85,11 @@ fn read_only() -> IoFuture<'static, ()> {
 
 impl Table for PackedTable {
     fn shape(&self) -> Shape {
-        let outline = self.outline.read();
-        Shape {
-            block_bytes: outline.header.grain_bytes(),
-            page_entries: outline.header.table_entries.into(),
-            lead_bytes: 0,
-            stores_zero: outline.header.zeroed_grains,
-            presence_unit: None,
-        }
+        self.outline.read().shape()
     }
 
     fn load(&self, page: u64) -> IoFuture<'_, Vec<Place>> {
-        Box::pin(async move {
-            let number = usize::try_from(page).expect("a directory is in memory");
-            let (sector, header) = {
-                let outline = self.outline.read();
-                (outline.tables.get(number).copied().unwrap_or(0), outline.header.clone())
-            };
-            let grains = read_table(&self.file, &self.outline, page, sector).await;
-            let grains = grains.map_err(|error| damaged(table_range(&header, page), error))?;
-            let mut places: Vec<Place> = grains
-                .into_iter()
-                .map(|grain| match grain {
-                    Grain::Absent => Place::Absent,
-                    Grain::Zero => Place::Zero,
-                    Grain::At(sector) => Place::Packed(u64::from(sector) * SECTOR_BYTES),
-                })
-                .collect();
-            places.resize(usize::try_from(header.table_entries).expect("small"), Place::Absent);
-            Ok(places)
-        })
+        Box::pin(load_table(&self.file, &self.outline, page, Place::Packed))
     }
 
     fn begin_changes(&self) -> IoFuture<'_, ()> {

@@ -81,6 +81,16 @@ pub(super) async fn read_header(file: &ImageFile) -> Result<SparseHeader, ImageE
 }
 
 impl Outline {
+    pub(super) fn shape(&self) -> Shape {
+        Shape {
+            block_bytes: self.header.grain_bytes(),
+            page_entries: self.header.table_entries.into(),
+            lead_bytes: 0,
+            stores_zero: self.header.zeroed_grains,
+            presence_unit: None,
+        }
+    }
+
     /// Reads header and directories of the extent; the redundant one only if that is asked for.
     pub(super) async fn read(file: &ImageFile, redundant: bool) -> Result<Self, ImageError> {
         let header = read_header(file).await?;
@@ -149,6 +159,30 @@ pub(super) async fn read_table(
     parsed.map_err(|problem| ImageError::malformed(file.path(), problem))
 }
 
+/// The places of grain table `table`; `at` makes one of the offset of a grain.
+pub(super) async fn load_table(
+    file: &ImageFile,
+    outline: &RwLock<Outline>,
+    table: u64,
+    at: fn(u64) -> Place,
+) -> Result<Vec<Place>, DiskError> {
+    let number = usize::try_from(table).expect("a directory is in memory");
+    let (sector, header) = {
+        let outline = outline.read();
+        (outline.tables.get(number).copied().unwrap_or(0), outline.header.clone())
+    };
+    let grains = read_table(file, outline, table, sector).await;
+    let grains = grains.map_err(|error| damaged(table_range(&header, table), error))?;
+    let place = |grain| match grain {
+        Grain::Absent => Place::Absent,
+        Grain::Zero => Place::Zero,
+        Grain::At(sector) => at(u64::from(sector) * SECTOR_BYTES),
+    };
+    let mut places: Vec<Place> = grains.into_iter().map(place).collect();
+    places.resize(usize::try_from(header.table_entries).expect("small"), Place::Absent);
+    Ok(places)
+}
+
 /// What a reader of the disk is told when a table is damaged.
 pub(super) fn damaged(range: ByteRange, error: ImageError) -> DiskError {
     match error {
@@ -159,19 +193,11 @@ pub(super) fn damaged(range: ByteRange, error: ImageError) -> DiskError {
 }
 
 /// The part of the extent that a table is about.
-pub(super) fn table_range(header: &SparseHeader, table: u64) -> ByteRange {
+fn table_range(header: &SparseHeader, table: u64) -> ByteRange {
     let length = u64::from(header.table_entries) * header.grain_bytes();
     let start = ByteOffset::new(table * length);
     let range = ByteRange::at(start, length).expect("a disk ends far below 2^64");
     range.intersection(ByteRange::up_to(header.capacity * SECTOR_BYTES))
-}
-
-fn place(grain: Grain) -> Place {
-    match grain {
-        Grain::Absent => Place::Absent,
-        Grain::Zero => Place::Zero,
-        Grain::At(sector) => Place::At(u64::from(sector) * SECTOR_BYTES),
-    }
 }
 
 fn entry(place: Place) -> u32 {
@@ -439,29 +465,11 @@ impl SparseTable {
 
 impl Table for SparseTable {
     fn shape(&self) -> Shape {
-        let outline = self.outline.read();
-        Shape {
-            block_bytes: outline.header.grain_bytes(),
-            page_entries: outline.header.table_entries.into(),
-            lead_bytes: 0,
-            stores_zero: outline.header.zeroed_grains,
-            presence_unit: None,
-        }
+        self.outline.read().shape()
     }
 
     fn load(&self, page: u64) -> IoFuture<'_, Vec<Place>> {
-        Box::pin(async move {
-            let number = usize::try_from(page).expect("a directory is in memory");
-            let (sector, header) = {
-                let outline = self.outline.read();
-                (outline.tables.get(number).copied().unwrap_or(0), outline.header.clone())
-            };
-            let grains = read_table(&self.file, &self.outline, page, sector).await;
-            let grains = grains.map_err(|error| damaged(table_range(&header, page), error))?;
-            let mut places: Vec<Place> = grains.into_iter().map(place).collect();
-            places.resize(usize::try_from(header.table_entries).expect("small"), Place::Absent);
-            Ok(places)
-        })
+        Box::pin(load_table(&self.file, &self.outline, page, Place::At))
     }
 
     fn begin_changes(&self) -> IoFuture<'_, ()> {
