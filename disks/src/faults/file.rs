@@ -89,6 +89,9 @@ impl FaultFile {
                 // What has landed by then is decided as for a write that is dropped.
                 return Err(input_output(&self.path, "writing"));
             }
+            if world.takes_fault(Fault::Full) {
+                return Err(no_space(&self.path));
+            }
         }
         // In two steps at a sector, so that a concurrent read may see one half only.
         let middle = {

@@ -15,6 +15,8 @@ pub enum Fault {
     Read,
     /// The next write to a file answers `EIO`; some of its sectors may be written all the same.
     Write,
+    /// The next write to a file answers `ENOSPC`; some of its sectors may be written all the same.
+    Full,
     /// The next flush of a file answers `EIO`; what it was to make durable may be lost, though reads still see it.
     Flush,
 }
