@@ -7,7 +7,8 @@
 //!
 //! **Invariants:** a group is acknowledged only when it and every earlier one is durable and indexed. What was aborted of it is void by
 //! a durable record before anything of it is indexed (`deciding`). A full disk
-//! refuses drafts and harms nothing: a segment gets its space before anything is written to it. Any other failed write
+//! refuses drafts and harms nothing: a segment gets its space before anything is written to it. Should there be none all the same,
+//! the segment ends before the group, durably, before anybody hears that nothing of it is there. Any other failed write
 //! or flush poisons the lane until the journal is opened again, because what reached the medium is not known.
 
 use super::draft::{AppendError, Committed, Draft};
@@ -279,6 +280,10 @@ impl LaneTask {
 
     /// Decide, do, complete: one group.
     async fn write_group(&mut self) {
+        self.begin_aborts().await;
+        if self.pending.is_empty() {
+            return;
+        }
         let needed = self
             .pending
             .front()
@@ -329,10 +334,19 @@ impl LaneTask {
     }
 
     fn refuse_pending(&mut self, error: &AppendError) {
-        if matches!(error, AppendError::JournalFull { .. }) {
-            self.counters.refused_full.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
-        }
-        for draft in self.pending.drain(..) {
+        self.refuse_those(error, |_| true);
+    }
+
+    /// Refuses those that wait and are `refused`; the others wait on.
+    fn refuse_those(&mut self, error: &AppendError, refused: impl Fn(&Draft) -> bool) {
+        for draft in std::mem::take(&mut self.pending) {
+            if !refused(&draft) {
+                self.pending.push_back(draft);
+                continue;
+            }
+            if matches!(error, AppendError::JournalFull { .. }) {
+                self.counters.refused_full.fetch_add(1, Ordering::Relaxed);
+            }
             draft.refuse(error.clone());
         }
     }
@@ -344,7 +358,6 @@ impl LaneTask {
         let (group, written) = (layout.bytes, layout.records.len() as u64);
         let last = LaneSequence::new(self.durable.number() + written);
         if layout.decide((last.next(), last)) {
-            self.begin_aborts().await?;
             self.write_durably(layout, group).await?;
         }
         let records = layout.records.len() as u64;
@@ -374,27 +387,44 @@ impl LaneTask {
                 self.counters.flushes.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Err(FileError::NoSpace { .. }) => {
-                segment.spoiled = true;
-                Err(self.journal_full().await)
-            }
+            Err(FileError::NoSpace { .. }) => Err(self.spoil(layout).await),
             Err(error) => Err(self.poison(&error)),
         }
     }
 
-    /// Programs that do not know aborts must not read a journal that has one.
-    async fn begin_aborts(&mut self) -> Result<(), AppendError> {
-        if self.parts.manifest.state().has_aborts {
-            return Ok(());
-        }
-        match self.parts.manifest.append(vec![ManifestRecord::AbortsBegun]).await {
-            Ok(()) => Ok(()),
-            Err(ManifestError::File(FileError::NoSpace { .. })) => {
-                self.segment.as_mut().expect("room was made").spoiled = true;
-                Err(self.journal_full().await)
+    /// Some of the group may be on the medium, and there is no space for the rest. Whoever has aborted some of it goes on as if that had
+    /// never been: so it must be certain that no start takes it for written.
+    async fn spoil(&mut self, layout: &Layout) -> AppendError {
+        let segment = self.segment.as_mut().expect("room was made");
+        let ended = self.parts.manifest.append(vec![segment.ended(self.durable)]).await;
+        match ended {
+            Ok(()) => {
+                self.segment = None;
+                self.vouched = true;
             }
-            Err(error) => Err(self.poison(&error)),
+            Err(ManifestError::File(FileError::NoSpace { .. })) if !layout.may_be_aborted() => {
+                segment.spoiled = true;
+            }
+            Err(error) => return self.poison(&error),
         }
+        self.journal_full().await
+    }
+
+    /// Programs that do not know aborts must not read a journal that has one: said before the first group of which something can be
+    /// aborted, while nothing of it is on the medium.
+    async fn begin_aborts(&mut self) {
+        let may_be_aborted = |draft: &Draft| draft.ticket.is_some();
+        let failed = self.counters.failed.get().is_some();
+        let due = !failed && self.pending.iter().any(may_be_aborted);
+        if !due || self.parts.manifest.state().has_aborts {
+            return;
+        }
+        let error = match self.parts.manifest.append(vec![ManifestRecord::AbortsBegun]).await {
+            Ok(()) => return,
+            Err(ManifestError::File(FileError::NoSpace { .. })) => self.journal_full().await,
+            Err(error) => self.poison(&error),
+        };
+        self.refuse_those(&error, may_be_aborted);
     }
 
     /// Indexes the durable group, shows it to its lines, acknowledges it.
@@ -514,11 +544,7 @@ impl LaneTask {
 
     /// Logs the end of the present segment and the birth of the next: from here on nothing beyond the end is parsed.
     async fn log_new_segment(&mut self) -> Result<SegmentEntry, AppendError> {
-        let ended = self.segment.as_ref().map(|segment| ManifestRecord::SegmentEnded {
-            segment: segment.entry.id,
-            end: segment.end,
-            next: self.durable.next(),
-        });
+        let ended = self.segment.as_ref().map(|segment| segment.ended(self.durable));
         let (lane, first) = (self.parts.lane, self.durable.next());
         let (size_bytes, salt) = (self.parts.settings.segment_bytes, (self.parts.salts)());
         let logged = self.parts.manifest.change(|state| {
@@ -560,6 +586,11 @@ impl OpenSegment {
     /// Where the next group goes.
     fn place(&self) -> GroupPlace {
         GroupPlace { segment: self.entry.id, salt: self.entry.salt, offset: self.end }
+    }
+
+    /// What says that it ends behind `durable`.
+    fn ended(&self, durable: LaneSequence) -> ManifestRecord {
+        ManifestRecord::SegmentEnded { segment: self.entry.id, end: self.end, next: durable.next() }
     }
 
     fn room(&self) -> u64 {

@@ -365,12 +365,20 @@ impl Layout {
         }
     }
 
-    /// Answers everything with the same error.
+    /// Whether somebody may abort some of it, or may have.
+    pub(super) fn may_be_aborted(&self) -> bool {
+        self.records.iter().flat_map(|laid| &laid.parties).any(|party| party.ticket.is_some())
+    }
+
+    /// Answers everything with the same error. Unless the journal failed, what was aborted is certain never to be seen.
     pub(super) fn refuse(self, error: &AppendError) {
+        let certain = !matches!(error, AppendError::Failed(_));
         for laid in self.records {
             for party in laid.parties {
+                let aborted = certain && party.is_aborted();
+                let error = if aborted { AppendError::Aborted } else { error.clone() };
                 // A sender that went away needs no answer.
-                let _ = party.reply.send(Err(error.clone()));
+                let _ = party.reply.send(Err(error));
             }
         }
     }
