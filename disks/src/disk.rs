@@ -57,9 +57,10 @@ pub trait Disk: Send + Sync {
 
     /// The same as the call that `change` is, unless `ticket` is aborted before it is committed: then nothing of it is ever
     /// seen, and the answer is [`DiskError::Aborted`]. Whoever aborts needs not wait for that answer; reads that start later do,
-    /// where the disk cannot know yet. Here, and wherever nothing better is known, a change cannot be taken back once it begins.
+    /// where the disk cannot know yet. Of what was aborted too late no further change is made. Here, and wherever nothing better is
+    /// known, a change cannot be taken back once it begins.
     fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
-        if !ticket.commit() {
+        if ticket.is_unwanted() || !ticket.commit() {
             return Box::pin(async { Err(DiskError::Aborted) });
         }
         match change {

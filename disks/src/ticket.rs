@@ -3,12 +3,13 @@
 //! ```text
 //!            ┌─ abort ──▶ aborted       nothing of it is ever seen
 //!   open ────┤
-//!            └─ commit ─▶ committed     all of it comes to be; aborting it is too late
-//!                             └─ abort ─▶ unwanted    it still comes to be; what has no end may stop
+//!            └─ commit ─▶ committed     what was begun of it comes to be; aborting it is too late
+//!                             └─ abort ─▶ unwanted    nothing more of it is begun
 //! ```
 //!
-//! One ticket goes with all changes of a command. **Invariant:** it is decided once, for all of them: so a command of many changes
-//! that is aborted comes to be wholly or not at all, as long as whoever makes them goes on.
+//! One ticket goes with all changes of a command. **Invariant:** it is decided once, for all of them: a command that was aborted in time
+//! leaves nothing. One that was aborted too late ends with what has its place in the order of writes by then: whatever came later would
+//! lie over what others have written since the abort.
 
 use crate::block::{ByteOffset, ByteRange};
 use crate::disk::{Durability, ZeroMode};
@@ -26,7 +27,7 @@ const UNWANTED: u8 = 3;
 pub struct Ticket(Arc<AtomicU8>);
 
 impl Ticket {
-    /// Takes back what it stands for. False if that is too late: then all of it comes to be.
+    /// Takes back what it stands for. False if that is too late: then what was begun of it comes to be.
     pub fn abort(&self) -> bool {
         let aborted = |state| match state {
             OPEN => Some(ABORTED),
@@ -36,7 +37,7 @@ impl Ticket {
         self.change(aborted) == ABORTED
     }
 
-    /// What it stands for comes to be, from here on whatever happens. False if it was aborted.
+    /// What was begun of it comes to be, from here on whatever happens. False if it was aborted.
     ///
     /// A disk calls this once the change is out of its hands, and before anybody can see any of it.
     pub fn commit(&self) -> bool {
@@ -45,17 +46,18 @@ impl Ticket {
 
     /// Whether it was aborted, in time.
     pub fn is_aborted(&self) -> bool {
-        self.0.load(Ordering::Acquire) == ABORTED
+        self.0.load(Ordering::SeqCst) == ABORTED
     }
 
-    /// Whether somebody tried to abort it, in time or not.
+    /// Whether somebody tried to abort it, in time or not: nothing more of it may begin.
     pub fn is_unwanted(&self) -> bool {
-        matches!(self.0.load(Ordering::Acquire), ABORTED | UNWANTED)
+        matches!(self.0.load(Ordering::SeqCst), ABORTED | UNWANTED)
     }
 
-    /// Gives the state after `next`, which says what follows a state, if something does.
+    /// Gives the state after `next`, which says what follows a state, if something does. In one order with what else says whether
+    /// something is under way: of a change that begins and a look for changes that were aborted, one sees the other.
     fn change(&self, next: impl Fn(u8) -> Option<u8>) -> u8 {
-        match self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, &next) {
+        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, &next) {
             Ok(before) => next(before).unwrap_or(before),
             Err(state) => state,
         }

@@ -3,7 +3,8 @@
 //! Every completed write is durable and a boundary of its own, so a flush has nothing left to do and any instant of a
 //! branch can be opened afterwards. **Invariant:** a write that is not whole blocks reads the rest of its blocks while it
 //! holds them, and no other write touches them until it is part of the line. What was aborted is held until it is certain that nobody will
-//! ever see it, and read by nobody meanwhile (`doubts`).
+//! ever see it, and read and written by nobody meanwhile (`doubts`). **Invariant:** what was aborted gets no place in the order any more, so
+//! nothing of it comes to lie over what was written after the abort.
 
 use crate::doubts::BranchBlocks;
 use crate::index::IndexError;
@@ -46,18 +47,43 @@ impl BranchDisk {
         Self { head, lane, clock, blocks }
     }
 
+    /// Makes a change, unless it is aborted before the lane has decided about it, or about an earlier one of the same ticket: of
+    /// records that are one command, the first decides, and an abort that comes later ends it with those that are queued.
+    async fn make(&self, change: Change, ticket: Option<&Ticket>) -> Result<(), DiskError> {
+        let geometry = self.geometry();
+        let range = match &change {
+            Change::Write { at, data, .. } => {
+                DiskError::written(&geometry, *at, data.len() as u64)?
+            }
+            Change::WriteZeroes { range, .. } | Change::Discard(range) => *range,
+        };
+        DiskError::check_range(&geometry, range)?;
+        let touched = match &change {
+            Change::Discard(_) => Self::split_at_blocks(range).1,
+            Change::Write { .. } | Change::WriteZeroes { .. } => range,
+        };
+        self.check_open()?;
+        self.blocks.decided(touched).await?;
+        let on_its_way = ticket.map(|ticket| self.blocks.note(touched, ticket.clone()));
+        let changed = match change {
+            Change::Write { data, .. } => self.write_range(range, data, ticket).await,
+            Change::WriteZeroes { .. } => self.zero_range(range, ticket).await,
+            Change::Discard(_) => self.zero_blocks(touched, ticket).await,
+        };
+        if let (Some(on_its_way), Err(DiskError::Failed(_))) = (on_its_way, &changed) {
+            on_its_way.lost();
+        }
+        changed?;
+        // Also where there was nothing to do.
+        if ticket.is_none_or(Ticket::commit) { Ok(()) } else { Err(DiskError::Aborted) }
+    }
+
     async fn write_range(
         &self,
-        at: ByteOffset,
+        range: ByteRange,
         data: Buffer,
         ticket: Option<&Ticket>,
     ) -> Result<(), DiskError> {
-        let range = ByteRange::at(at, data.len() as u64).ok_or(DiskError::OutOfRange {
-            range: ByteRange::up_to(u64::MAX),
-            size_bytes: self.head.size_bytes(),
-        })?;
-        DiskError::check_range(&self.geometry(), range)?;
-        self.check_open()?;
         if range.is_empty() {
             return Ok(());
         }
@@ -111,8 +137,6 @@ impl BranchDisk {
 
     /// One record, whatever the alignment: the blocks at the ends keep what lies outside the range.
     async fn zero_range(&self, range: ByteRange, ticket: Option<&Ticket>) -> Result<(), DiskError> {
-        DiskError::check_range(&self.geometry(), range)?;
-        self.check_open()?;
         let (head, middle, tail) = Self::split_at_blocks(range);
         if head.is_empty() && tail.is_empty() {
             return self.zero_blocks(middle, ticket).await;
@@ -154,12 +178,16 @@ impl BranchDisk {
         (head, middle, tail)
     }
 
-    /// Appends one record; the caller holds its blocks.
+    /// Appends one record, unless it was aborted; the caller holds its blocks.
     async fn append(
         &self,
         changes: Vec<(ByteRange, DraftContent)>,
         ticket: Option<&Ticket>,
     ) -> Result<(), DiskError> {
+        // Nothing is waited for from here to its place in the order.
+        if ticket.is_some_and(Ticket::is_unwanted) {
+            return Err(DiskError::Aborted);
+        }
         let disk = self.head.disk().id();
         let extent = |(range, content)| DraftExtent { disk, range, content };
         let (reply, answer) = oneshot::channel();
@@ -175,47 +203,6 @@ impl BranchDisk {
         };
         self.lane.append(draft, answer).await.map_err(append_failed)?;
         Ok(())
-    }
-
-    /// Makes a change, unless it is aborted before the lane has decided about it, or about an earlier one of the same ticket: of
-    /// records that are one change, the first decides.
-    async fn change_unless_aborted(
-        &self,
-        change: Change,
-        ticket: &Ticket,
-    ) -> Result<(), DiskError> {
-        if ticket.is_aborted() {
-            return Err(DiskError::Aborted);
-        }
-        let range = match &change {
-            Change::Write { at, data, .. } => {
-                DiskError::written(&self.geometry(), *at, data.len() as u64)?
-            }
-            Change::WriteZeroes { range, .. } | Change::Discard(range) => *range,
-        };
-        let on_its_way = self.blocks.note(range, ticket.clone());
-        let changed = match change {
-            Change::Write { at, data, .. } => self.write_range(at, data, Some(ticket)).await,
-            Change::WriteZeroes { range, .. } => self.zero_range(range, Some(ticket)).await,
-            Change::Discard(range) => self.discard_range(range, Some(ticket)).await,
-        };
-        if matches!(changed, Err(DiskError::Failed(_))) {
-            on_its_way.lost();
-        }
-        changed?;
-        // Also where there was nothing to do.
-        if ticket.commit() { Ok(()) } else { Err(DiskError::Aborted) }
-    }
-
-    async fn discard_range(
-        &self,
-        range: ByteRange,
-        ticket: Option<&Ticket>,
-    ) -> Result<(), DiskError> {
-        DiskError::check_range(&self.geometry(), range)?;
-        self.check_open()?;
-        let (_, middle, _) = Self::split_at_blocks(range);
-        self.zero_blocks(middle, ticket).await
     }
 
     fn check_open(&self) -> Result<(), DiskError> {
@@ -289,21 +276,26 @@ impl Disk for BranchDisk {
         })
     }
 
-    fn write(&self, at: ByteOffset, data: Buffer, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(self.write_range(at, data, None))
+    fn write(&self, at: ByteOffset, data: Buffer, durability: Durability) -> IoFuture<'_, ()> {
+        Box::pin(self.make(Change::Write { at, data, durability }, None))
     }
 
-    fn write_zeroes(&self, range: ByteRange, _: ZeroMode, _: Durability) -> IoFuture<'_, ()> {
-        Box::pin(self.zero_range(range, None))
+    fn write_zeroes(
+        &self,
+        range: ByteRange,
+        mode: ZeroMode,
+        durability: Durability,
+    ) -> IoFuture<'_, ()> {
+        Box::pin(self.make(Change::WriteZeroes { range, mode, durability }, None))
     }
 
     fn discard(&self, range: ByteRange) -> IoFuture<'_, ()> {
-        Box::pin(self.discard_range(range, None))
+        Box::pin(self.make(Change::Discard(range), None))
     }
 
     fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
         let ticket = ticket.clone();
-        Box::pin(async move { self.change_unless_aborted(change, &ticket).await })
+        Box::pin(async move { self.make(change, Some(&ticket)).await })
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {

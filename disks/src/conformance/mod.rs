@@ -172,8 +172,11 @@ async fn aborted_changes_leave_no_trace(disk: &dyn Disk, model: &mut Model) {
     }
     for change in changes() {
         disk.change(change, &open).await.expect("nobody aborts it");
-        assert!(!open.abort(), "it is done");
+        assert!(!open.is_unwanted(), "it goes on");
     }
+    assert!(!open.abort(), "it is done");
+    let refused = disk.change(Change::Discard(at), &open).await;
+    assert!(matches!(refused, Err(DiskError::Aborted)), "nothing more of it begins: {refused:?}");
     model.set(at, &vec![0xab; model::length(at)]);
     model.set(zeroes, &vec![0; model::length(zeroes)]);
     model.compare(disk).await;

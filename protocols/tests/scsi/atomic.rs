@@ -56,7 +56,10 @@ impl Disk for SlowDisk {
         mode: ZeroMode,
         durability: Durability,
     ) -> IoFuture<'_, ()> {
-        self.below.write_zeroes(range, mode, durability)
+        Box::pin(async move {
+            drop(self.gate.acquire().await);
+            self.below.write_zeroes(range, mode, durability).await
+        })
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
@@ -266,6 +269,32 @@ fn an_aborted_write_that_had_not_begun_stays_invisible() {
             let after = send(&nexus, &READ_PAIR, &[]).await;
             assert_eq!(after.data_in.as_slice(), pair(1));
         }
+    });
+}
+
+/// What an initiator writes after its abort was answered must not be unmapped by what is left of the command.
+#[test]
+fn a_command_that_is_aborted_in_its_middle_does_no_more() {
+    let block = |lba: u8| [&[0; 7][..], &[lba], &[0, 0, 0, 2], &[0; 4]].concat();
+    let ranges = [&[0, 38, 0, 32, 0, 0, 0, 0][..], &block(0), &block(8)].concat();
+    let write = |lba: u8| [0x8a, 0, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0, 0, 2, 0, 0];
+    let (disk, device) = slow();
+    run(&mut Seed::new(1), |_| async move {
+        let nexus = initiator(&device, 0);
+        for lba in [0, 8] {
+            assert_eq!(send(&nexus, &write(lba), &pair(7)).await.status, Status::Good);
+        }
+        let permits = disk.gate.acquire_many(1000).await.expect("it is never closed");
+        let unmap = task(&nexus, &[0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0], ranges.len());
+        let mut done = std::pin::pin!(nexus.execute(&unmap, Buffer::copy_of(&ranges)));
+        assert!(futures_util::poll!(done.as_mut()).is_pending());
+        assert!(!unmap.ticket().abort(), "its first change has begun");
+        drop(permits);
+        assert_eq!(send(&nexus, &write(8), &pair(9)).await.status, Status::Good);
+        assert_eq!(done.await.status, Status::TaskAborted);
+        let held = disk.below.0.lock().expect("no panic");
+        assert_eq!(held.bytes[..2 * BLOCK], pair(0), "that was begun");
+        assert_eq!(held.bytes[8 * BLOCK..10 * BLOCK], pair(9), "that came later");
     });
 }
 

@@ -37,7 +37,7 @@ impl Run<'_> {
 
     /// Asked before what may take long or changes something else than the disk.
     pub(super) fn proceed(&self) -> Result<(), Failure> {
-        if self.ticket.is_aborted() {
+        if self.ticket.is_unwanted() {
             return Err(Failure::Aborted);
         }
         self.check_attached()
@@ -47,9 +47,10 @@ impl Run<'_> {
         if self.unit.is_detached() { Err(Failure::Lost) } else { Ok(()) }
     }
 
-    /// Changes the disk, unless the task is aborted before the disk has decided about it.
+    /// Changes the disk, unless the task is aborted before the disk has decided about it. Of one that was aborted after its first change
+    /// no other is made: it would lie over what its initiator has written since.
     pub(super) async fn change(&self, change: Change, range: ByteRange) -> Result<(), Failure> {
-        self.check_attached()?;
+        self.proceed()?;
         let changed = self.disk().change(change, self.ticket).await;
         changed.map_err(|error| self.failure(&error, range))
     }

@@ -1,11 +1,13 @@
-//! A disk in memory whose reads and writes wait when they are told to.
+//! A disk in memory whose reads and writes wait when they are told to. What is aborted while it waits never comes to be.
 
 use futures_util::FutureExt;
 use landfall_disks::{
-    Buffer, ByteOffset, ByteRange, Content, Disk, DiskError, Durability, Geometry, IoFuture,
-    MappedRange, ZeroMode,
+    Buffer, ByteOffset, ByteRange, Change, Content, Disk, DiskError, Durability, Geometry,
+    IoFuture, MappedRange, Ticket, ZeroMode,
 };
 use parking_lot::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use tokio::sync::Semaphore;
 
 /// Blocks in memory.
@@ -15,6 +17,8 @@ pub(super) struct MemoryDisk {
     pub(super) reads: Semaphore,
     /// Writes, likewise.
     pub(super) writes: Semaphore,
+    /// Changes that came to be, or were found to be aborted.
+    pub(super) decided: AtomicUsize,
 }
 
 /// More than any test has in flight.
@@ -26,6 +30,7 @@ impl MemoryDisk {
             bytes: Mutex::new(vec![0; size_bytes]),
             reads: Semaphore::new(OPEN),
             writes: Semaphore::new(OPEN),
+            decided: AtomicUsize::new(0),
         }
     }
 
@@ -82,6 +87,24 @@ impl Disk for MemoryDisk {
 
     fn discard(&self, _: ByteRange) -> IoFuture<'_, ()> {
         async { Ok(()) }.boxed_local()
+    }
+
+    fn change<'a>(&'a self, change: Change, ticket: &Ticket) -> IoFuture<'a, ()> {
+        let ticket = ticket.clone();
+        async move {
+            drop(self.writes.acquire().await);
+            let there = ticket.commit();
+            match change {
+                Change::Write { at, data, .. } if there => self.put(at, &data),
+                Change::WriteZeroes { range, .. } if there => {
+                    self.put(range.start(), &vec![0; length(range)]);
+                }
+                _ => {}
+            }
+            self.decided.fetch_add(1, SeqCst);
+            if there { Ok(()) } else { Err(DiskError::Aborted) }
+        }
+        .boxed_local()
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {

@@ -6,6 +6,7 @@ use crate::iscsi::wire::command::ScsiCommand;
 use crate::iscsi::wire::header::DataLength;
 use crate::iscsi::wire::pdu::{Request, Response};
 use crate::iscsi::wire::task::{Function, TaskAnswer};
+use std::sync::atomic::Ordering::SeqCst;
 
 /// What `act` gives, at once.
 fn at_once<T>(act: impl FnOnce() -> T) -> T {
@@ -24,6 +25,20 @@ fn stall(server: &Server) {
 fn go_on(server: &Server) {
     server.disk.reads.add_permits(disk::OPEN);
     server.disk.writes.add_permits(disk::OPEN);
+}
+
+/// Goes on, and shows what is in the first block once so many writes were decided.
+fn after(server: &Server, writes: usize) -> Vec<u8> {
+    go_on(server);
+    server.until(|_| server.disk.decided.load(SeqCst) == writes);
+    server.disk.content()[..512].to_vec()
+}
+
+/// A write of the first block that the disk does not take.
+fn write(initiator: &mut Initiator) -> ScsiCommand {
+    let command = initiator.write_command(0, 1);
+    initiator.start(&command, &pattern(512, 9));
+    command
 }
 
 fn other() -> Opening {
@@ -72,8 +87,7 @@ fn a_reset_of_the_unit_ends_what_all_have_there() {
     let mut two = Initiator::in_session(server.address, &other());
     stall(&server);
     for initiator in [&mut one, &mut two] {
-        let command = initiator.read_command(0, 1);
-        initiator.start(&command, &[]);
+        write(initiator);
     }
     server.until(|counters| counters.commands.load(Relaxed) == 2);
     let answer = at_once(|| one.manage(Function::LogicalUnitReset, None));
@@ -82,9 +96,9 @@ fn a_reset_of_the_unit_ends_what_all_have_there() {
     for initiator in [&mut one, &mut two] {
         assert_eq!(at_once(|| initiator.attention()), Some((6, 0x29)));
     }
-    go_on(&server);
+    assert_eq!(after(&server, 2), [0; 512], "nothing came of what was aborted");
     for initiator in [&mut one, &mut two] {
-        assert_eq!(initiator.read(0, 1), [0; 512], "nothing came of what was aborted");
+        assert_eq!(initiator.read(0, 1), [0; 512]);
     }
     server.stop();
 }
@@ -131,19 +145,17 @@ fn a_task_set_that_is_cleared_is_told_to_others() {
         let mut one = Initiator::in_session(server.address, &Opening::default());
         let mut two = Initiator::in_session(server.address, &other());
         stall(&server);
-        let [mine, theirs] = [&mut one, &mut two].map(|initiator| {
-            let command = initiator.read_command(0, 1);
-            initiator.start(&command, &[]);
-            command
-        });
+        let [mine, theirs] = [&mut one, &mut two].map(write);
         server.until(|counters| counters.commands.load(Relaxed) == 2);
         assert_eq!(at_once(|| one.manage(function, None)), TaskAnswer::Complete);
         assert_eq!(at_once(|| one.attention()), None);
         assert_eq!(at_once(|| two.attention()), told, "{function:?}");
-        go_on(&server);
+        let theirs_are_there = function == Function::AbortTaskSet;
+        let expected = if theirs_are_there { pattern(512, 9) } else { vec![0; 512] };
+        assert_eq!(after(&server, 2), expected, "{function:?}");
         let gone = one.manage(Function::AbortTask, Some(&mine));
         assert_eq!(gone, TaskAnswer::NoSuchTask);
-        if function == Function::AbortTaskSet {
+        if theirs_are_there {
             assert_eq!(two.finish(&theirs, &[]).status, 0, "others go on");
         } else {
             assert_eq!(two.manage(Function::AbortTask, Some(&theirs)), TaskAnswer::NoSuchTask);
@@ -157,16 +169,29 @@ fn a_reset_of_the_target_is_warm_or_cold() {
     let server = Server::start(brisk());
     let mut one = Initiator::in_session(server.address, &Opening::default());
     let mut two = Initiator::in_session(server.address, &other());
-    assert_eq!(one.manage(Function::TargetWarmReset, None), TaskAnswer::Complete);
+    let begun = |commands| server.until(|counters| counters.commands.load(Relaxed) == commands);
+    stall(&server);
+    for initiator in [&mut one, &mut two] {
+        write(initiator);
+    }
+    begun(2);
+    assert_eq!(at_once(|| one.manage(Function::TargetWarmReset, None)), TaskAnswer::Complete);
+    assert_eq!(after(&server, 2), [0; 512], "nothing came of what was aborted");
     for initiator in [&mut one, &mut two] {
         assert_eq!(initiator.attention(), Some((6, 0x29)));
         assert_eq!(initiator.attention(), None);
     }
-    assert_eq!(one.manage(Function::TargetColdReset, None), TaskAnswer::Complete);
+    stall(&server);
+    for initiator in [&mut one, &mut two] {
+        write(initiator);
+    }
+    begun(4);
+    assert_eq!(at_once(|| one.manage(Function::TargetColdReset, None)), TaskAnswer::Complete);
     for initiator in [&mut one, &mut two] {
         assert!(matches!(initiator.receive(), (Response::Async(_), _)));
         assert!(initiator.next().is_none(), "all connections are closed");
     }
+    assert_eq!(after(&server, 4), [0; 512], "nothing came of what was aborted");
     let again = Initiator::in_session(server.address, &Opening::default());
     again.logout();
     server.stop();

@@ -7,6 +7,7 @@ use crate::iscsi::wire::login::{LoginStatus, Stage};
 use crate::iscsi::wire::notice::Event;
 use crate::iscsi::wire::number::{DataSn, StatSn, TargetTransferTag};
 use crate::iscsi::wire::pdu::{Request, Response};
+use std::sync::atomic::Ordering::SeqCst;
 
 #[test]
 fn what_is_written_is_read_under_all_terms() {
@@ -179,6 +180,8 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
     assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
     assert!(old.next().is_none());
     server.disk.writes.add_permits(disk::OPEN);
+    server.until(|_| server.disk.decided.load(SeqCst) == 1);
+    assert_eq!(server.disk.content()[..512], [0; 512], "nothing came of what was aborted");
     assert_eq!(new.attention(), Some((6, 0x29)));
     new.logout();
     server.stop();
