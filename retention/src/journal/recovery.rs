@@ -20,7 +20,7 @@
 //! *n* may have been acknowledged and is never cut off.
 
 use super::aborts::apply_aborts;
-use super::format::{Record, SEGMENT_HEADER_BYTES, SegmentHeader, UNIT};
+use super::format::{ExtentContent, Record, SEGMENT_HEADER_BYTES, SegmentHeader, UNIT};
 use crate::ids::LaneSequence;
 use crate::manifest::compacted::CompactedEntry;
 use crate::manifest::state::SegmentEntry;
@@ -102,7 +102,20 @@ pub(crate) fn examine_durable(
     while reading.step() {}
     reading.finish(logged_end);
     apply_aborts(&mut reading.found.records, |found| &mut found.record);
+    forgive_void(&mut reading.found);
     reading.found
+}
+
+/// What is void is nobody's: a body of it that is not what was written is no damage.
+fn forgive_void(Examination { records, damage, .. }: &mut Examination) {
+    for one in records.iter_mut().filter(|one| !one.damaged_bodies.is_empty()) {
+        let extents = &one.record.extents;
+        let void = |at: &usize| matches!(extents[*at].content, ExtentContent::Void { .. });
+        one.damaged_bodies.retain(|at| !void(at));
+        if one.damaged_bodies.is_empty() {
+            damage.retain(|damage| damage.bytes.start != one.offset);
+        }
+    }
 }
 
 struct Reading<'a> {
@@ -242,7 +255,7 @@ pub(crate) fn body_bytes(bytes: &[u8], start: u64, length: u64) -> Option<&[u8]>
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::{Chain, ExtentContent, RecordExtent, RecordKind};
+    use super::super::format::{Chain, RecordExtent, RecordKind};
     use super::*;
     use crate::ids::*;
     use crate::time::Timestamp;
@@ -383,6 +396,24 @@ mod tests {
         assert_eq!(writer.examine(None), (vec![10, 11, 12], 4096 + 3 * 8192, "F".into()));
         let found = examine(&entry(None), &writer.bytes);
         assert_eq!(found.records[1].damaged_bodies, [0]);
+    }
+
+    /// Nobody is ever given it, so nobody need heal it, and what else is in its segment can be given back.
+    #[test]
+    fn a_bad_body_of_what_is_void_is_no_damage() {
+        let mut writer = segment(&[(10, 9), (11, 10), (12, 11)]).ruin_body(0).ruin_body(1);
+        let at = writer.starts[2];
+        let mut abort = Record::parse(&writer.bytes[at..], SALT).expect("the last one");
+        abort.extents[0].content = ExtentContent::Abort { of: Sequence::new(11) };
+        writer.bytes[at..].fill(0);
+        abort.encode(SALT, &mut writer.bytes[at..][..4096]);
+        for (ended, case) in [(None, "F"), (Some((4096 + 2 * 8192 + 4096, 13)), "K")] {
+            let (stand, _, cases) = writer.examine(ended);
+            assert_eq!((stand, cases), (vec![10, 11, 12], case.into()), "10 is somebody's");
+            let found = examine(&entry(ended), &writer.bytes);
+            let bad: Vec<_> = found.records.iter().map(|one| one.damaged_bodies.len()).collect();
+            assert_eq!((bad, found.damage[0].bytes.start), (vec![1, 0, 0], 4096));
+        }
     }
 
     #[test]

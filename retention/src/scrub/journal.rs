@@ -20,7 +20,7 @@ use crate::index::IndexError;
 use crate::index::tail_key::read_progress;
 use crate::journal::format::{ExtentContent, RecordKind, UNIT};
 use crate::journal::indexing::{block_checksums, unit_of};
-use crate::journal::recovery::{Damage, Examination, body_bytes, examine_durable};
+use crate::journal::recovery::{Damage, Examination, FoundRecord, body_bytes, examine_durable};
 use crate::manifest::integrity::{DamagedPlace, ScrubPosition};
 use crate::manifest::lineage::Owned;
 use crate::manifest::state::{ManifestState, SegmentEntry};
@@ -196,6 +196,7 @@ impl Round<'_> {
             .map(|bytes| DamagedPlace::Records { segment, start: bytes.start, end: bytes.end })
             .collect();
         let scope = self.scope();
+        let lost = last_lost_head(&looked.found);
         let mut healed = false;
         for found in &looked.found.records {
             for (at, extent) in
@@ -222,12 +223,8 @@ impl Round<'_> {
                 match self.heal_body(bad).await? {
                     Body::Healed(whole) => {
                         healed = true;
-                        let unit = unit_of(offset);
-                        let sums = block_checksums(&whole);
-                        let seal = record.seal_of(*at, 0, looked.entry.salt);
-                        let seal = seal.map(|(origin, tags)| (origin, tags[..sums.len()].to_vec()));
-                        let data = Some(Data { segment, unit, sums, seal });
-                        looked.versions.push(Written { version, range: extent.range, data });
+                        let written = version_of((found, *at), &looked.entry, lost, || &whole);
+                        looked.versions.extend(written);
                     }
                     Body::Still(places) => still.extend(places),
                 }
@@ -326,41 +323,56 @@ fn versions_of(
     let lost = last_lost_head(found);
     for one in &found.records {
         let record = &one.record;
-        // What aborts it may be what is lost: the index knows, and must not be told otherwise.
-        if record.kind == RecordKind::Batch && record.stream == StreamId::NONE && one.offset < lost
-        {
-            continue;
-        }
         let extents = record.extents.iter().enumerate();
         let there = extents.filter(|(number, extent)| {
             scope.wants((record.line, extent.disk, record.sequence))
                 && !one.damaged_bodies.contains(number)
         });
         versions.extend(there.filter_map(|(number, extent)| {
-            let data = match extent.content {
-                ExtentContent::Abort { .. } | ExtentContent::Void { .. } => return None,
-                ExtentContent::Zero => None,
-                ExtentContent::Data { body, .. } => {
-                    let offset = one.offset + u64::from(body);
-                    let body = body_bytes(bytes, offset, extent.body_bytes());
-                    let sums = block_checksums(body.expect("a good body is there"));
-                    let seal = record.seal_of(number, 0, entry.salt);
-                    let seal = seal.map(|(origin, tags)| (origin, tags[..sums.len()].to_vec()));
-                    Some(Data { segment: entry.id, unit: unit_of(offset), sums, seal })
-                }
+            let body = || {
+                let (body, _) = extent.content.body().expect("it has one");
+                let found = body_bytes(bytes, one.offset + u64::from(body), extent.body_bytes());
+                found.expect("a good body is there")
             };
-            let version = (record.line, extent.disk, record.sequence);
-            Some(Written { version, range: extent.range, data })
+            version_of((one, number), entry, lost, body)
         }));
     }
     versions
+}
+
+/// The version that an extent of a record is, if it has the good `body` it is said to have. None if it is void, or may be.
+fn version_of<'a>(
+    (one, number): (&FoundRecord, usize),
+    entry: &SegmentEntry,
+    lost: u64,
+    body: impl FnOnce() -> &'a [u8],
+) -> Option<Written> {
+    let record = &one.record;
+    // What aborts it may be what is lost: the index knows, and must not be told otherwise.
+    if record.kind == RecordKind::Batch && record.stream == StreamId::NONE && one.offset < lost {
+        return None;
+    }
+    let extent = &record.extents[number];
+    let data = match extent.content {
+        ExtentContent::Abort { .. } | ExtentContent::Void { .. } => return None,
+        ExtentContent::Zero => None,
+        ExtentContent::Data { body: at, .. } => {
+            let sums = block_checksums(body());
+            let seal = record.seal_of(number, 0, entry.salt);
+            let seal = seal.map(|(origin, tags)| (origin, tags[..sums.len()].to_vec()));
+            let unit = unit_of(one.offset + u64::from(at));
+            Some(Data { segment: entry.id, unit, sums, seal })
+        }
+    };
+    let version = (record.line, extent.disk, record.sequence);
+    Some(Written { version, range: extent.range, data })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::{Generation, GroupId, Position};
-    use crate::journal::format::{Chain, Record, RecordExtent, SEGMENT_HEADER_BYTES};
+    use crate::journal::format::{Chain, Record, RecordExtent};
     use crate::time::Timestamp;
     use landfall_disks::{ByteOffset, ByteRange};
 
@@ -388,16 +400,19 @@ mod tests {
         }
     }
 
-    /// Sequences of the versions that the index is held against, where the heads of some records are lost.
+    /// Sequences of the versions that the index is held against, where the heads of some records are lost. Bodies are not there, so
+    /// they are healed.
     fn held_against(records: &[Record], lost: &[usize]) -> Vec<u64> {
         let unit = usize::try_from(UNIT).expect("4096");
-        let mut bytes = vec![0; unit * (records.len() + 1)];
-        for (number, record) in
-            records.iter().enumerate().filter(|(number, _)| !lost.contains(number))
-        {
-            record.encode(SALT, &mut bytes[unit * (number + 1)..unit * (number + 2)]);
+        let mut bytes = vec![0; unit];
+        for (number, record) in records.iter().enumerate() {
+            let at = bytes.len();
+            bytes.resize(at + usize::try_from(record.length_bytes()).expect("small"), 0);
+            if !lost.contains(&number) {
+                record.encode(SALT, &mut bytes[at..]);
+            }
         }
-        let end = SEGMENT_HEADER_BYTES + UNIT * records.len() as u64;
+        let end = bytes.len() as u64;
         let next = records.last().expect("some").lane_sequence.next();
         let entry = SegmentEntry {
             id: SegmentId::new(1),
@@ -414,7 +429,13 @@ mod tests {
             disks: BTreeSet::from([DiskId::new(1)]),
         };
         let found = examine_durable(&entry, &bytes, None);
-        let versions = versions_of(&found, &entry, &bytes, &scope);
+        let mut versions = versions_of(&found, &entry, &bytes, &scope);
+        for one in &found.records {
+            let healed = one.damaged_bodies.iter().filter_map(|at| {
+                version_of((one, *at), &entry, last_lost_head(&found), || &[7; 4096])
+            });
+            versions.extend(healed);
+        }
         versions.iter().map(|written| written.version.2.number()).collect()
     }
 
@@ -429,5 +450,11 @@ mod tests {
         assert_eq!(held_against(&records, &[2]), [10, 13], "what aborted 11 is lost");
         assert_eq!(held_against(&records, &[3]), [10], "nor can 12 have been about it alone");
         assert_eq!(held_against(&records, &[0]), [13]);
+        // Bodies that are not what they were, and were healed.
+        let data = ExtentContent::Data { body: 4096, hash: [7; 32] };
+        let records = [(10, data, 1), (11, data, 0), (12, zeroes, 0), (13, zeroes, 0)];
+        let records = records.map(|(number, content, stream)| record(number, content, stream));
+        assert_eq!(held_against(&records, &[]), [12, 13, 10, 11]);
+        assert_eq!(held_against(&records, &[2]), [13, 10], "12 may have aborted 11");
     }
 }
