@@ -27,10 +27,12 @@ pub struct Counters {
     pub commands: AtomicU64,
     /// Commands that ended with another status than GOOD, of those that were started.
     pub commands_failed: AtomicU64,
-    /// Commands that were aborted after they were started.
+    /// Commands that initiators aborted, one by one or by a reset, after they were started.
     pub commands_aborted: AtomicU64,
-    /// Those of them that were decided before: what they write is there.
+    /// Those of them that were decided before: what they had begun is there.
     pub aborts_too_late: AtomicU64,
+    /// Commands that were aborted because their session ended while they ran.
+    pub commands_dropped: AtomicU64,
     /// Bytes that commands read.
     pub bytes_read: AtomicU64,
     /// Bytes that commands were given.

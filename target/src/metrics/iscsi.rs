@@ -55,13 +55,18 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
         ),
         (
             "landfall_iscsi_commands_aborted_total",
-            "SCSI commands that were aborted after they were started.",
+            "SCSI commands that initiators aborted, one by one or by a reset, after they were started.",
             &counters.commands_aborted,
         ),
         (
             "landfall_iscsi_aborts_too_late_total",
-            "Aborted SCSI commands whose writes were done when the abort came: they are there.",
+            "SCSI commands of which something was done when their initiator aborted them: that is there.",
             &counters.aborts_too_late,
+        ),
+        (
+            "landfall_iscsi_commands_dropped_total",
+            "SCSI commands that were aborted because their session ended while they ran.",
+            &counters.commands_dropped,
         ),
         ("landfall_iscsi_read_bytes_total", "Bytes that commands read.", &counters.bytes_read),
         (

@@ -129,6 +129,8 @@ struct Connection {
     /// Counted as long as commands run on after the end.
     remains: RefCell<Option<Remains>>,
     ending: RefCell<Option<Ended>>,
+    /// The session is over.
+    ended: Cell<bool>,
     /// What is ready is sent, and nothing after it.
     closing: Cell<bool>,
     /// There is something to send, or the end has come.
@@ -184,6 +186,7 @@ impl Connection {
             dismissed: Notify::new(),
             remains: RefCell::default(),
             ending: RefCell::default(),
+            ended: Cell::new(false),
             closing: Cell::new(false),
             filled: Notify::new(),
             room: Notify::new(),
@@ -373,15 +376,7 @@ impl Connection {
             match effect {
                 None => break,
                 Some(Effect::Start { key, task, data }) => self.begin(key, task, data),
-                Some(Effect::Abort(key)) => {
-                    count(&self.service.counters.commands_aborted);
-                    if let Some(ticket) = self.running.borrow().get(&key)
-                        && !ticket.abort()
-                    {
-                        // It counts as done, of which its initiator hears no more.
-                        count(&self.service.counters.aborts_too_late);
-                    }
-                }
+                Some(Effect::Abort(key)) => self.abort(key),
                 Some(Effect::Manage(management)) => {
                     let connection = Rc::clone(self);
                     spawn(async move { connection.manage(management).await });
@@ -395,6 +390,20 @@ impl Connection {
         }
         if self.session.borrow().output_count() > 0 {
             self.filled.notify_one();
+        }
+    }
+
+    fn abort(&self, key: TaskKey) {
+        let counters = &self.service.counters;
+        let in_time = self.running.borrow().get(&key).is_none_or(Ticket::abort);
+        // Nobody lost patience where a session ends with commands under way.
+        if self.ended.get() {
+            return count(&counters.commands_dropped);
+        }
+        count(&counters.commands_aborted);
+        if !in_time {
+            // It counts as done, of which its initiator hears no more.
+            count(&counters.aborts_too_late);
         }
     }
 
@@ -466,6 +475,7 @@ impl Connection {
 
     /// The session is over; its last words are ready to be sent. Commands that run on are not waited for.
     fn end(self: &Rc<Self>, ended: &Ended) {
+        self.ended.set(true);
         self.session.borrow_mut().abort(Scope::All);
         self.act();
         if self.session.borrow().under_way() > 0 {

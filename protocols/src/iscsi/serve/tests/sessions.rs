@@ -176,7 +176,8 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
     old.start(&command, &pattern(512, 9));
     server.until(|counters| counters.commands.load(Relaxed) == 1);
     let mut new = Initiator::logged_in(server.address, &Opening::default());
-    assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 1);
+    assert_eq!(server.service.counters.commands_dropped.load(Relaxed), 1);
+    assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 0, "nobody did that");
     assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
     assert!(old.next().is_none());
     server.disk.writes.add_permits(disk::OPEN);
