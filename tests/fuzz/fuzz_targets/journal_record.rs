@@ -50,7 +50,8 @@ struct Made {
     salt: u64,
     /// What it is sealed by, if it is: the key, and where it was first.
     seal: Option<(u32, u32, u32)>,
-    /// Disk, first block, blocks, whether it has a body, and what its hash begins with.
+    /// Disk, first block, blocks, whether it has a body, and what its hash begins with; without a body, the sequence that it aborts, if
+    /// that is an earlier one.
     extents: Vec<(u32, u32, u16, bool, u8)>,
 }
 
@@ -77,6 +78,8 @@ impl Made {
                 let start = u32::try_from(body).expect("at most 8 MiB and the head");
                 body += length;
                 ExtentContent::Data { body: start, hash: [*hash; 32] }
+            } else if *hash > 0 && u64::from(*hash) < self.numbers[0] {
+                ExtentContent::Abort { of: Sequence::new(u64::from(*hash)) }
             } else {
                 ExtentContent::Zero
             };
