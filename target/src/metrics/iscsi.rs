@@ -55,17 +55,17 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
         ),
         (
             "landfall_iscsi_commands_aborted_total",
-            "SCSI commands that initiators aborted, one by one or by a reset, after they were started.",
+            "SCSI commands that initiators aborted, or reset, after they were started.",
             &counters.commands_aborted,
         ),
         (
             "landfall_iscsi_aborts_too_late_total",
-            "SCSI commands of which something was done when their initiator aborted them: that is there.",
+            "Aborted SCSI commands of which some was done when the abort came: that is there.",
             &counters.aborts_too_late,
         ),
         (
             "landfall_iscsi_commands_dropped_total",
-            "SCSI commands that were aborted because their session ended while they ran.",
+            "SCSI commands that were aborted because their session ended.",
             &counters.commands_dropped,
         ),
         ("landfall_iscsi_read_bytes_total", "Bytes that commands read.", &counters.bytes_read),
