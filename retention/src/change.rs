@@ -503,7 +503,7 @@ impl Retention {
         Ok(ExportStatus::new(&self.manifest.state().exports[&id]))
     }
 
-    /// Removes an export; clients that have it open keep it until they go.
+    /// Removes an export, from the manifest: nobody finds it any more. Who has it open is whoever serves it to see to.
     pub async fn remove_export(&self, export: ExportId) -> Result<(), ChangeError> {
         self.manifest
             .change(|state| {

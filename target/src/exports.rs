@@ -8,7 +8,7 @@
 //! ```
 //!
 //! **Invariants**
-//! - A branch can be written only while a writable export of it exists.
+//! - A branch is opened for writing only while a writable export of it exists. NBD clients that have it keep it until they go.
 //! - Several connections are offered only where one name always means one content: a sequence, or a time before the
 //!   newest point (points to come are later than that, whatever the clock does); and of a writable branch, whose head all
 //!   connections share and whose writes are durable when they are answered, so that any flush covers them all.

@@ -61,7 +61,7 @@ Examples:
         #[command(flatten)]
         format: Format,
     },
-    /// Remove an export; its branch stays
+    /// Remove an export; its branch stays. iSCSI sessions lose their disks at once, NBD clients keep theirs until they go
     Remove {
         /// The number that `export list` shows
         id: u32,
@@ -101,7 +101,7 @@ impl ExportVerb {
             Self::Remove { id } => {
                 let Nothing {} = control.delete(&format!("/v1/exports/{id}"))?;
                 say(&format!(
-                    "export {id} removed; NBD clients that have it open keep it until they go"
+                    "export {id} removed; iSCSI sessions end, NBD clients that have it open keep it until they go"
                 ));
             }
         }

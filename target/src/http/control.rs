@@ -87,6 +87,24 @@ pub(crate) fn router(target: Arc<Target>) -> Router {
 }
 
 impl Target {
+    /// Removes an export, and sees that nobody goes on with it. Must be polled to its end: an export that is not in the manifest any
+    /// more cannot be removed again.
+    ///
+    /// First nobody finds it any more, also after a restart. Then its units go: when this returns, no write begins any more,
+    /// so the branch may be promoted or discarded, and its initiators may have another one. Its sessions are ended last, which
+    /// takes their initiators some time and gives back what they hold.
+    async fn remove_export(self: Arc<Self>, export: ExportId) -> Result<(), Problem> {
+        let exports = self.retention.exports();
+        let removed = exports.iter().find(|one| one.id == export && one.iscsi.is_some());
+        self.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
+        tracing::info!(%export, "export removed");
+        self.targets.removed(export);
+        if let Some(removed) = removed {
+            self.portal.dismiss(&target_name(&self.config.iscsi.prefix, removed));
+        }
+        Ok(())
+    }
+
     /// Runs what retention does on an I/O core.
     pub(super) async fn on_core<T, E, F, Fut>(&self, work: F) -> Result<T, Problem>
     where
@@ -488,15 +506,9 @@ async fn remove_export(
     Path(id): Path<String>,
 ) -> Answer<Nothing> {
     let number = id.parse().map_err(|_| Problem::bad(format!("{id:?} is not a number")))?;
-    let export = ExportId::new(number);
-    let exports = target.retention.exports();
-    let removed = exports.iter().find(|one| one.id == export && one.iscsi.is_some());
-    target.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
-    target.targets.removed(export);
-    tracing::info!(%export, "export removed");
-    if let Some(removed) = removed {
-        target.portal.dismiss(&target_name(&target.config.iscsi.prefix, removed));
-    }
+    // A task of its own: whoever asked for it may go before it is done, and with it this future.
+    let removal = tokio::spawn(target.remove_export(ExportId::new(number)));
+    removal.await.map_err(|error| Problem::failed(format!("removing the export: {error}")))??;
     Ok(Json(Nothing {}))
 }
 
