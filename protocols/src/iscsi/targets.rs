@@ -3,13 +3,12 @@
 //! Nothing of machines or points is known here: whoever implements [`Targets`] turns a name into a device.
 
 use super::name::Name;
-use super::scsi::Device;
+use super::scsi::{InitiatorPort, Nexus};
 use super::session::login::{Demand, Want};
 use super::wire::login::LoginStatus;
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::uring::net::Peer;
 use std::fmt;
-use std::sync::Arc;
 
 /// Who asks for targets.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,13 +43,14 @@ pub trait Targets: Send + Sync + 'static {
         visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Demand, OpenError>>;
 
-    /// Opens a target for a visitor who has proved what it had to. What is held is released when the last clone of the device
-    /// goes, and with it the last session.
+    /// Opens a target for a visitor who has proved what it had to, and who comes by `port`. What is held is released when the last
+    /// nexus goes, and with it the last session.
     fn open<'a>(
         &'a self,
         target: &'a Name,
         visitor: &'a Visitor,
-    ) -> LocalBoxFuture<'a, Result<Arc<Device>, OpenError>>;
+        port: InitiatorPort,
+    ) -> LocalBoxFuture<'a, Result<Nexus, OpenError>>;
 }
 
 /// Why a target did not open. The initiator is told which of these, not the text.
@@ -62,6 +62,9 @@ pub enum OpenError {
     /// There is one, but not for this visitor.
     #[error("the initiator may not have this target")]
     NotAllowed,
+    /// There is one, but not beside this other one, where the visitor's initiator has a nexus. It may be tried again when that has gone.
+    #[error("the initiator has {0}, and may not have both")]
+    Beside(Name),
     /// There was one, and it does not come back.
     #[error("the target was removed")]
     Removed,
@@ -78,7 +81,7 @@ impl OpenError {
     pub(super) fn status(&self) -> LoginStatus {
         match self {
             Self::Unknown => LoginStatus::NotFound,
-            Self::NotAllowed => LoginStatus::AuthorizationFailure,
+            Self::NotAllowed | Self::Beside(_) => LoginStatus::AuthorizationFailure,
             Self::Removed => LoginStatus::TargetRemoved,
             Self::Unavailable(_) => LoginStatus::ServiceUnavailable,
             Self::Failed(_) => LoginStatus::TargetError,

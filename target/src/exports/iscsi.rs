@@ -10,17 +10,22 @@
 //!   what it shows with it. What they set lives as long as the export does, and this process.
 //! - Commands that read in order to write are alone with their blocks, whoever else has the branch open: the locks are the branch's,
 //!   of all its targets and of NBD.
-//! - Units with one name have one content (`clash`): a branch has the serial number and name of the machine's disk, and the physical
-//!   blocks that guests know of disks in its image's format, so that a guest finds the disk it knows. A moment has names of its own, and
-//!   no initiator has two branches of a machine at a time.
+//! - Units with one name are one unit to whoever has them (`clash`): a branch has the serial number and name of the machine's disk, and
+//!   the physical blocks that guests know of disks in its image's format, so that a guest finds the disk it knows. A moment has names of
+//!   its own, and no initiator has two writable targets of a machine at a time.
+//! - A target that is withdrawn has no units, whenever it was opened.
+//!
+//! **Lock order:** `entering`, then `offered`, then what the manifest, devices and their units lock. Nobody waits while holding either.
 
-use super::clash::{Claim, Claims, clashing, serial_of};
+use super::clash::{clashing, serial_of};
 use super::space::Levels;
 use super::{RetentionExports, machine_of};
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::{Disk, RangeLocks};
 use landfall_protocols::iscsi::name::Name as IscsiName;
-use landfall_protocols::iscsi::scsi::{Device, Identity, LunNumber, Naming, Settings, Unit};
+use landfall_protocols::iscsi::scsi::{
+    Device, Identity, InitiatorPort, LunNumber, Naming, Nexus, Settings, Unit,
+};
 use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
 use landfall_protocols::iscsi::session::login::{Demand, Want};
 use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
@@ -31,7 +36,6 @@ use landfall_retention::{DiskStatus, ExportStatus, ResolveError, Retention};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 /// Most targets in an answer to SendTargets.
 const LISTED: usize = 2000;
@@ -50,16 +54,18 @@ pub(crate) struct RetentionTargets {
     settings: TargetSettings,
     /// Those that somebody has open, or had: a target is offered for as long as its export is there.
     offered: Mutex<HashMap<ExportId, Offered>>,
-    claims: Claims,
+    /// Held from the look at which targets an initiator has until it has one more.
+    entering: Mutex<()>,
 }
 
 /// A target that somebody has open, or had.
-#[derive(Default)]
 struct Offered {
     device: Weak<Device>,
-    /// What initiators have set of its disks.
-    settings: HashMap<DiskIdentity, Settings>,
+    settings: SettingsOfDisks,
 }
+
+/// What initiators have set of the disks of a target.
+type SettingsOfDisks = HashMap<DiskIdentity, Settings>;
 
 /// What all targets have in common.
 #[derive(Clone, Debug)]
@@ -84,7 +90,7 @@ impl RetentionTargets {
         levels: Arc<Levels>,
         settings: TargetSettings,
     ) -> Self {
-        Self { exports, levels, settings, offered: Mutex::default(), claims: Claims::default() }
+        Self { exports, levels, settings, offered: Mutex::default(), entering: Mutex::default() }
     }
 
     /// Whether exports have to say who may have them.
@@ -115,29 +121,22 @@ impl RetentionTargets {
         target: &IscsiName,
         visitor: &Visitor,
     ) -> Result<(ExportStatus, Arc<IscsiAccess>), OpenError> {
-        let known = self.known(visitor).into_iter();
         let of_name = |(export, _): &(ExportStatus, _)| {
             target_name(&self.settings.prefix, export) == target.as_str()
         };
-        known.into_iter().find(of_name).ok_or(OpenError::Unknown)
+        self.known(visitor).into_iter().find(of_name).ok_or(OpenError::Unknown)
     }
 
-    /// The export by which `visitor` has the disks of `export` already, with another content. `coming` are those who were let in.
-    fn clash(
-        &self,
-        export: &ExportStatus,
-        visitor: &Visitor,
-        coming: &[Claim],
-    ) -> Option<ExportStatus> {
-        let initiator = visitor.initiator.as_str();
+    /// The target of the export by which the initiator of `visitor` has disks that are called as those of `export`.
+    fn clash(&self, export: &ExportStatus, visitor: &Visitor) -> Option<IscsiName> {
         let present = |other: ExportId| {
             let device = self.offered.lock().get(&other).and_then(|there| there.device.upgrade());
-            device.is_some_and(|device| {
-                let comes = coming.iter().any(|claim| claim.is(initiator, &device));
-                comes || device.has_initiator(initiator)
-            })
+            device.is_some_and(|device| device.has_initiator(visitor.initiator.as_str()))
         };
-        clashing(export, &self.retention().exports(), present).cloned()
+        let exports = self.retention().exports();
+        let other = clashing(export, &exports, present)?;
+        let name = target_name(&self.settings.prefix, other);
+        Some(IscsiName::parse(&name).expect("it has a device, which was found by that name"))
     }
 
     async fn device(
@@ -149,30 +148,31 @@ impl RetentionTargets {
         if let Some(device) = open() {
             return Ok(device);
         }
-        let made = self.make(export, access).await?;
-        let there: HashSet<ExportId> =
-            self.retention().exports().into_iter().map(|export| export.id).collect();
+        let (made, settings) = self.make(export, access).await?;
         let mut offered = self.offered.lock();
-        // Numbers are never given twice.
+        // Exports that go after this look are withdrawn after this, too. Numbers are never given twice.
+        let exports = self.retention().exports().into_iter();
+        let there: HashSet<ExportId> = exports.map(|export| export.id).collect();
         offered.retain(|export, _| there.contains(export));
-        // It went while it was opened.
         if !there.contains(&export.id) {
             return Err(OpenError::Removed);
         }
-        let entry = offered.entry(export.id).or_default();
         // Somebody else may have been faster, and has it by now.
-        if let Some(device) = entry.device.upgrade() {
+        if let Some(device) = offered.get(&export.id).and_then(|there| there.device.upgrade()) {
             return Ok(device);
         }
-        entry.device = Arc::downgrade(&made);
+        offered.insert(export.id, Offered { device: Arc::downgrade(&made), settings });
         Ok(made)
     }
 
+    /// A device for the export, and what initiators have set of its disks, or will.
     async fn make(
         &self,
         export: &ExportStatus,
         access: &IscsiAccess,
-    ) -> Result<Arc<Device>, OpenError> {
+    ) -> Result<(Arc<Device>, SettingsOfDisks), OpenError> {
+        let before = self.offered.lock().get(&export.id).map(|there| there.settings.clone());
+        let mut settings = before.unwrap_or_default();
         let name = MomentName::parse(&export.name);
         let name = name.map_err(|error| OpenError::Failed(error.to_string()))?;
         let device = Device::new(target_name(&self.settings.prefix, export));
@@ -185,7 +185,7 @@ impl RetentionTargets {
             unit.locks = locks;
             // What is written to a branch is durable when it is answered; to a moment nothing is.
             unit.volatile_cache = false;
-            unit.settings = self.settings(export.id, disk.identity);
+            unit.settings = settings.entry(disk.identity).or_default().clone();
             unit.write_protected = !export.writable;
             unit.removable = access.removable;
             unit.space = export.writable.then(|| self.levels.of(&name.machine));
@@ -193,21 +193,15 @@ impl RetentionTargets {
             device.attach(number, unit).expect("numbers are given once");
         }
         self.levels.watch(&name.machine, &device);
-        Ok(device)
+        Ok((device, settings))
     }
 
-    /// The export is no more: whoever has it open finds no units there.
-    pub(crate) fn removed(&self, export: ExportId) {
+    /// Takes the units of an export that is no more from whoever has it open. What has not begun by now does nothing.
+    pub(crate) fn withdraw(&self, export: ExportId) {
         let offered = self.offered.lock().remove(&export);
         if let Some(device) = offered.and_then(|offered| offered.device.upgrade()) {
             device.detach_all();
         }
-    }
-
-    /// What initiators have set of a disk of an export.
-    fn settings(&self, export: ExportId, disk: DiskIdentity) -> Settings {
-        let mut offered = self.offered.lock();
-        offered.entry(export).or_default().settings.entry(disk).or_default().clone()
     }
 
     /// The disks that the export has, in the order of the machine.
@@ -247,7 +241,13 @@ impl RetentionTargets {
 
 fn refused(error: ResolveError) -> OpenError {
     match error {
-        ResolveError::Index(error) => OpenError::Unavailable(error.to_string()),
+        // It comes right by itself: a rest of the journal is still being indexed.
+        ResolveError::Index(_) | ResolveError::NotIndexed { .. } => {
+            OpenError::Unavailable(error.to_string())
+        }
+        ResolveError::UnknownMachine { .. }
+        | ResolveError::UnknownBranch { .. }
+        | ResolveError::UnknownDisk { .. } => OpenError::Removed,
         other => OpenError::Failed(other.to_string()),
     }
 }
@@ -262,9 +262,7 @@ impl Targets for RetentionTargets {
         let name = |(export, _): (ExportStatus, _)| {
             IscsiName::parse(&target_name(&self.settings.prefix, &export)).ok()
         };
-        let offered = |(export, _): &(ExportStatus, _)| self.clash(export, visitor, &[]).is_none();
-        let known = self.known(visitor).into_iter().filter(offered);
-        let names = known.filter_map(name).take(LISTED).collect();
+        let names = self.known(visitor).into_iter().filter_map(name).take(LISTED).collect();
         Box::pin(std::future::ready(names))
     }
 
@@ -289,28 +287,42 @@ impl Targets for RetentionTargets {
         &'a self,
         target: &'a IscsiName,
         visitor: &'a Visitor,
-    ) -> LocalBoxFuture<'a, Result<Arc<Device>, OpenError>> {
+        port: InitiatorPort,
+    ) -> LocalBoxFuture<'a, Result<Nexus, OpenError>> {
         Box::pin(async move {
             let (export, access) = self.find(target, visitor)?;
             // Who logs in without a demand being met is a defect of the server; the door stays shut all the same.
             if access.chap.as_ref().is_some_and(|chap| visitor.user.as_ref() != Some(&chap.user)) {
                 return Err(OpenError::NotAllowed);
             }
-            let opened = self.device(&export, &access).await;
-            if let Ok(device) = &opened {
-                // One after the other, with nothing to wait for before there is a nexus.
-                let mut coming = self.claims.coming();
-                if let Some(other) = self.clash(&export, visitor, &coming) {
-                    self.claims.refused(visitor, &export, &other, Instant::now());
-                    return Err(OpenError::NotAllowed);
-                }
-                coming.push(Claim::new(visitor.initiator.as_str(), device));
+            let device = self.device(&export, &access).await?;
+            let one_after_the_other = self.entering.lock();
+            if let Some(other) = self.clash(&export, visitor) {
+                return Err(OpenError::Beside(other));
             }
-            match &opened {
-                Ok(device) => tracing::debug!(%visitor, target = device.name(), "iSCSI open"),
-                Err(error) => tracing::debug!(%visitor, %target, %error, "iSCSI open refused"),
-            }
-            opened
+            let nexus = device.nexus(port);
+            drop(one_after_the_other);
+            tracing::debug!(%visitor, target = device.name(), "iSCSI open");
+            Ok(nexus)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landfall_retention::NotIndexed;
+
+    #[test]
+    fn what_comes_right_by_itself_may_be_tried_again() {
+        let name = |text: &str| Name::parse(text).expect("a name");
+        let known = Vec::new();
+        let gone = ResolveError::UnknownBranch { machine: name("web"), branch: name("b"), known };
+        assert_eq!(refused(gone), OpenError::Removed);
+        let source = NotIndexed { files: 1 };
+        let early = ResolveError::NotIndexed { line: "web".into(), source };
+        assert!(matches!(refused(early), OpenError::Unavailable(_)));
+        let none = ResolveError::NoPoints { line: "web".into() };
+        assert!(matches!(refused(none), OpenError::Failed(_)));
     }
 }

@@ -98,7 +98,7 @@ impl Target {
         let removed = exports.iter().find(|one| one.id == export && one.iscsi.is_some());
         self.on_core(move |retention| async move { retention.remove_export(export).await }).await?;
         tracing::info!(%export, "export removed");
-        self.targets.removed(export);
+        self.targets.withdraw(export);
         if let Some(removed) = removed {
             self.portal.dismiss(&target_name(&self.config.iscsi.prefix, removed));
         }

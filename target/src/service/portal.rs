@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use futures_util::future::LocalBoxFuture;
     use landfall_disks::uring::{Engine, EngineSettings};
-    use landfall_protocols::iscsi::scsi::Device;
+    use landfall_protocols::iscsi::scsi::{InitiatorPort, Nexus};
     use landfall_protocols::iscsi::serve::Settings;
     use landfall_protocols::iscsi::session::login::{Demand, Want};
     use landfall_protocols::iscsi::{OpenError, Targets, Visitor};
@@ -148,7 +148,8 @@ mod tests {
             &'a self,
             _: &'a Name,
             _: &'a Visitor,
-        ) -> LocalBoxFuture<'a, Result<Arc<Device>, OpenError>> {
+            _: InitiatorPort,
+        ) -> LocalBoxFuture<'a, Result<Nexus, OpenError>> {
             Box::pin(std::future::ready(Err(OpenError::Unknown)))
         }
     }

@@ -1,18 +1,20 @@
-//! An initiator of iSCSI that aborts when a test says so, which those of others do on time-outs of their own.
+//! An initiator of iSCSI that aborts, logs in and is told of its end when a test says so, which those of others do as they please.
 
 use landfall_protocols::iscsi::wire::command::{Attribute, ScsiCommand};
+use landfall_protocols::iscsi::wire::control::{LogoutReason, LogoutRequest, NopOut};
 use landfall_protocols::iscsi::wire::data::{DataIn, DataOut, ReadyToTransfer};
 use landfall_protocols::iscsi::wire::header::{DataLength, Lengths, padding};
 use landfall_protocols::iscsi::wire::login::{LoginRequest, LoginStatus, Stage};
+use landfall_protocols::iscsi::wire::notice::Event;
 use landfall_protocols::iscsi::wire::number::{
-    Cid, CmdSn, DataSn, InitiatorTaskTag, Isid, LunField, StatSn, Tsih,
+    Cid, CmdSn, DataSn, InitiatorTaskTag, Isid, LunField, StatSn, TargetTransferTag, Tsih,
 };
 use landfall_protocols::iscsi::wire::pdu::{Request, Response};
 use landfall_protocols::iscsi::wire::task::{Function, TaskAnswer, TaskRequest};
 use landfall_protocols::iscsi::wire::{CDB, HEADER, HeaderBytes};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an answer may take that is not measured.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +28,8 @@ pub struct Initiator {
     stream: TcpStream,
     cmd_sn: u32,
     tags: u32,
+    /// What it was told without having asked.
+    events: Vec<Event>,
 }
 
 /// A command that was sent.
@@ -39,10 +43,18 @@ impl Initiator {
     /// Logs in as the `number`th initiator, and takes what greets it.
     #[track_caller]
     pub fn login(portal: SocketAddr, target: &str, number: u8) -> Self {
+        let mut initiator = Self::try_login(portal, target, number).expect("it may");
+        assert_eq!(initiator.test_unit_ready(), 2, "the attention that greets it");
+        initiator
+    }
+
+    /// Logs in as the `number`th initiator, or is told why it may not.
+    #[track_caller]
+    pub fn try_login(portal: SocketAddr, target: &str, number: u8) -> Result<Self, LoginStatus> {
         let stream = TcpStream::connect(portal).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("set");
-        let mut initiator = Self { stream, cmd_sn: 1, tags: 0 };
+        let mut initiator = Self { stream, cmd_sn: 1, tags: 0, events: Vec::new() };
         let request = LoginRequest {
             transit: Some(Stage::FullFeature),
             continues: false,
@@ -59,13 +71,12 @@ impl Initiator {
         let text = format!("InitiatorName=iqn.2026-11.example:host{number}\0TargetName={target}\0");
         initiator.send(&Request::Login(request), text.as_bytes());
         match initiator.receive() {
-            (Response::Login(response), _) => {
-                assert_eq!(response.status, LoginStatus::Success);
+            (Response::Login(response), _) if response.status == LoginStatus::Success => {
+                Ok(initiator)
             }
+            (Response::Login(response), _) => Err(response.status),
             other => panic!("{other:?}"),
         }
-        assert_eq!(initiator.test_unit_ready(), 2, "the attention that greets it");
-        initiator
     }
 
     /// Sends WRITE(10).
@@ -97,7 +108,39 @@ impl Initiator {
         self.finish(&sent).0
     }
 
-    /// Gives the data that is asked for, until `sent` has ended: its status and what it read.
+    /// Logs out, which is answered.
+    #[track_caller]
+    pub fn logout(mut self) {
+        let request = LogoutRequest {
+            immediate: true,
+            reason: LogoutReason::CloseSession,
+            task_tag: self.tag(),
+            cid: Cid::new(1),
+            cmd_sn: CmdSn::new(self.cmd_sn),
+            exp_stat_sn: StatSn::new(0),
+        };
+        self.send(&Request::Logout(request), &[]);
+        assert!(matches!(self.receive(), (Response::Logout(_), _)));
+    }
+
+    /// Waits until the target has closed the connection; what it was told until then without having asked.
+    #[track_caller]
+    pub fn until_closed(mut self) -> Vec<Event> {
+        while let Some(other) = self.next() {
+            panic!("nobody waits for {other:?}");
+        }
+        self.events
+    }
+
+    /// Sense key and additional code of a command that fails; nothing if it does not.
+    #[track_caller]
+    pub fn sense(&mut self, sent: &Sent) -> Option<(u8, u8, u8)> {
+        let (status, sense) = self.finish(sent);
+        // Two bytes say how long it is; it is in the fixed format.
+        (status == 2).then(|| (sense[4] & 0xf, sense[14], sense[15]))
+    }
+
+    /// Gives the data that is asked for, until `sent` has ended: its status, and what it read or how it failed.
     #[track_caller]
     pub fn finish(&mut self, sent: &Sent) -> (u8, Vec<u8>) {
         self.finish_all(&[sent]).pop().expect("one")
@@ -121,8 +164,10 @@ impl Initiator {
                         *status = Some(end.status);
                     }
                 }
-                (Response::Command(response), _) => {
-                    ends[of(response.task_tag)].0 = Some(response.status);
+                (Response::Command(response), sense) => {
+                    let (status, said) = &mut ends[of(response.task_tag)];
+                    *status = Some(response.status);
+                    said.extend(sense);
                 }
                 other => panic!("{other:?}"),
             }
@@ -237,13 +282,45 @@ impl Initiator {
 
     #[track_caller]
     fn receive(&mut self) -> (Response, Vec<u8>) {
-        let mut header: HeaderBytes = [0; HEADER];
-        self.stream.read_exact(&mut header).expect("an answer in time");
-        let length = Lengths::of(&header).data.bytes() as usize;
-        let mut data = vec![0; length + padding(length)];
-        self.stream.read_exact(&mut data).expect("its data");
-        data.truncate(length);
-        (Response::parse(&header).expect("it has a meaning"), data)
+        self.next().expect("the connection is open")
+    }
+
+    /// What comes next, unless the target has closed. Pings are answered, and what was not asked for is kept.
+    #[track_caller]
+    fn next(&mut self) -> Option<(Response, Vec<u8>)> {
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < PATIENCE, "nothing comes but what was not asked for");
+            let mut header: HeaderBytes = [0; HEADER];
+            match self.stream.read_exact(&mut header) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+                read => read.expect("an answer in time"),
+            }
+            let length = Lengths::of(&header).data.bytes() as usize;
+            let mut data = vec![0; length + padding(length)];
+            self.stream.read_exact(&mut data).expect("its data");
+            data.truncate(length);
+            match Response::parse(&header).expect("it has a meaning") {
+                Response::Async(message) => self.events.push(message.event),
+                Response::Nop(ping) => self.pong(ping.transfer_tag),
+                response => return Some((response, data)),
+            }
+        }
+    }
+
+    fn pong(&mut self, transfer_tag: TargetTransferTag) {
+        if transfer_tag == TargetTransferTag::RESERVED {
+            return;
+        }
+        let pong = NopOut {
+            immediate: true,
+            lun: LunField::default(),
+            task_tag: InitiatorTaskTag::RESERVED,
+            transfer_tag,
+            cmd_sn: CmdSn::new(self.cmd_sn),
+            exp_stat_sn: StatSn::new(0),
+        };
+        self.send(&Request::Nop(pong), &[]);
     }
 }
 

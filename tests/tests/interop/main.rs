@@ -9,6 +9,7 @@ mod ingest;
 mod iscsi;
 mod iscsi_boot;
 mod iscsi_conformance;
+mod iscsi_removal;
 mod jobs;
 mod leaks;
 mod live;

@@ -31,6 +31,7 @@ pub struct Device {
 struct Inventory {
     units: BTreeMap<LunNumber, Arc<LogicalUnit>>,
     nexuses: BTreeMap<NexusId, InitiatorPort>,
+    /// How many nexuses there ever were.
     arrivals: u64,
 }
 
@@ -81,10 +82,11 @@ impl Device {
     /// Takes all units away: the target is no more. What has not begun by now does nothing.
     pub fn detach_all(&self) {
         let mut inventory = self.inventory.write();
-        while let Some((number, _)) = inventory.units.first_key_value() {
-            let number = *number;
-            inventory.take(number);
-        }
+        let numbers: Vec<_> = inventory.units.keys().copied().collect();
+        let gone: Vec<_> = numbers.into_iter().map(|number| inventory.take(number)).collect();
+        drop(inventory);
+        // What their disks hold is let go when nobody waits for it.
+        drop(gone);
     }
 
     /// The disk of `unit` is no more; so is the unit, unless another one has its number by now.
@@ -92,6 +94,7 @@ impl Device {
         let mut inventory = self.inventory.write();
         if inventory.units.get(&unit.number).is_some_and(|there| Arc::ptr_eq(there, unit)) {
             tracing::info!(target = self.name, lun = %unit.number, "the disk of a unit is gone");
+            // Its caller has it still: nothing is let go here.
             inventory.take(unit.number);
         }
     }
@@ -109,11 +112,6 @@ impl Device {
         self.inventory.read().nexuses.values().any(|port| port.name == name)
     }
 
-    /// How many nexuses there ever were.
-    pub fn arrivals(&self) -> u64 {
-        self.inventory.read().arrivals
-    }
-
     /// A new nexus with `port`, which learns that it is new with its first command to each unit. One that exists for the same
     /// port is being replaced: the session is reinstated (RFC 7143 6.3.5), which is a loss of the nexus.
     pub fn nexus(self: &Arc<Self>, port: InitiatorPort) -> Nexus {
@@ -129,7 +127,7 @@ impl Device {
         Nexus::new(Arc::clone(self), id)
     }
 
-    /// The nexus is gone, and what was kept for it.
+    /// The nexus is gone, and what was kept for it; also if that is said twice.
     pub(super) fn leave(&self, nexus: NexusId) {
         let mut inventory = self.inventory.write();
         inventory.nexuses.remove(&nexus);

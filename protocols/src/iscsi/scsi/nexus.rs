@@ -41,7 +41,7 @@ pub enum ResetScope {
     Target,
 }
 
-/// An I_T nexus: one initiator port and this device. It ends when it is dropped.
+/// An I_T nexus: one initiator port and this device. It ends when it is dropped, if it has not ended before.
 #[derive(Debug)]
 pub struct Nexus {
     device: Arc<Device>,
@@ -56,6 +56,11 @@ impl Nexus {
     /// The device it belongs to.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Ends it before it is dropped, for its initiator is gone: commands that still run keep it from being dropped.
+    pub fn end(&self) {
+        self.device.leave(self.id);
     }
 
     /// What becomes of the command `cdb` to `lun`. Waits for nothing, reads and writes no disk.
@@ -127,6 +132,6 @@ impl Nexus {
 
 impl Drop for Nexus {
     fn drop(&mut self) {
-        self.device.leave(self.id);
+        self.end();
     }
 }

@@ -124,6 +124,10 @@ struct Connection {
     running: RefCell<HashMap<TaskKey, Ticket>>,
     /// PDUs that came and pieces that made room for others, in total.
     life: Cell<u64>,
+    /// Who waits for the next of them.
+    asked: RefCell<Vec<oneshot::Sender<()>>>,
+    /// The initiator was asked whether it is there, before its time.
+    pinged: Notify,
     /// The target is no more.
     dismissed: Notify,
     /// Counted as long as commands run on after the end.
@@ -183,6 +187,8 @@ impl Connection {
             service: Arc::clone(service),
             running: RefCell::default(),
             life: Cell::new(0),
+            asked: RefCell::default(),
+            pinged: Notify::new(),
             dismissed: Notify::new(),
             remains: RefCell::default(),
             ending: RefCell::default(),
@@ -240,7 +246,7 @@ impl Connection {
                 Ok(pdu) => pdu,
                 Err(error) => return error.into(),
             };
-            self.life.set(self.life.get() + 1);
+            self.lives();
             self.session.borrow_mut().received(&pdu.header, pdu.data, &self.units);
             self.act();
             while self.session.borrow().is_congested() {
@@ -268,12 +274,21 @@ impl Connection {
                 }
                 // What fits into the socket proves nothing.
                 if pieces.peek().is_some() {
-                    self.life.set(self.life.get() + 1);
+                    self.lives();
                 }
             }
             self.session.borrow_mut().sent(held);
             self.act();
             self.room.notify_one();
+        }
+    }
+
+    /// The initiator has shown that it is there.
+    fn lives(&self) {
+        self.life.set(self.life.get() + 1);
+        for waiting in self.asked.take() {
+            // Whoever asked may have lost patience.
+            let _ = waiting.send(());
         }
     }
 
@@ -285,7 +300,11 @@ impl Connection {
         }
         loop {
             let before = self.life.get();
-            sleep(self.service.settings.idle_time).await;
+            let idle = pin!(sleep(self.service.settings.idle_time));
+            if let Either::Right(_) = select(idle, pin!(self.pinged.notified())).await {
+                // It has its time to answer from now on.
+                continue;
+            }
             if self.life.get() != before {
                 // Also where a ping waits behind what it takes, or is one that it does not know.
                 self.session.borrow_mut().is_there();
@@ -298,7 +317,8 @@ impl Connection {
         }
     }
 
-    /// Once the server stops, or the target is no more: asks the initiator to leave, and waits for it, and for what is under way.
+    /// Once the server stops, or the target is no more: asks the initiator to leave, and waits for it, and for what is under way. At a
+    /// target that is no more it has no units to do anything with, but it may log out and knows why it should.
     async fn part(&self) -> Ended {
         let (stopped, dismissed) =
             (pin!(self.service.stopping.begun()), pin!(self.dismissed.notified()));
@@ -340,6 +360,14 @@ impl Connection {
                     return why;
                 }
                 Some(Order::Part) => self.dismissed.notify_one(),
+                Some(Order::Answer(waiting)) => {
+                    self.asked.borrow_mut().push(waiting);
+                    // One that was asked before has its time already, whoever asks again.
+                    if self.session.borrow_mut().ping() {
+                        self.pinged.notify_one();
+                        self.filled.notify_one();
+                    }
+                }
                 Some(Order::Abort { scope, cleared, _done }) => {
                     let any = self.session.borrow_mut().abort(scope);
                     if let (true, true, Scope::Unit(lun), Some(nexus)) =
@@ -385,7 +413,11 @@ impl Connection {
                     let connection = Rc::clone(self);
                     spawn(async move { connection.discover(which).await });
                 }
-                Some(Effect::Close(closing)) => self.finish(Ended::Closing(closing)),
+                Some(Effect::Close(closing)) => {
+                    // Before a logout is answered: who logs in elsewhere then is not here any more.
+                    self.leave();
+                    self.finish(Ended::Closing(closing));
+                }
             }
         }
         if self.session.borrow().output_count() > 0 {
@@ -451,7 +483,7 @@ impl Connection {
         });
         // An error is what it waits for: the other end is let go.
         if timeout(ORDER_TIME, join_all(waiting.into_inner())).await.is_err()
-            && let Some(left_out) = self.service.late.may_be_written(Instant::now())
+            && let Some(left_out) = self.service.late.left_out_before(Instant::now())
         {
             let visitor = &self.visitor;
             tracing::warn!(%visitor, ?function, left_out, "an iSCSI session is late to abort its tasks");
@@ -473,11 +505,20 @@ impl Connection {
         }
     }
 
+    /// SCSI knows that the initiator is gone; commands that run on are nobody's.
+    fn leave(&self) {
+        if let Some(nexus) = &self.units.0 {
+            nexus.end();
+        }
+    }
+
     /// The session is over; its last words are ready to be sent. Commands that run on are not waited for.
     fn end(self: &Rc<Self>, ended: &Ended) {
         self.ended.set(true);
         self.session.borrow_mut().abort(Scope::All);
         self.act();
+        self.leave();
+        self.asked.take();
         if self.session.borrow().under_way() > 0 {
             self.remains.replace(Some(Remains::new(&self.service.counters)));
         }

@@ -14,8 +14,9 @@ use crate::iscsi::session::login::{End, Entered, Entering, Knock, Login, LoginEr
 use crate::iscsi::targets::{OpenError, Visitor};
 use crate::iscsi::wire::DEFAULT_SEGMENT;
 use crate::iscsi::wire::login::LoginStatus;
+use futures_util::future::select_ok;
 use landfall_disks::uring::net::{Peer, Sender};
-use landfall_disks::uring::timeout;
+use landfall_disks::uring::{sleep, timeout};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,6 +24,13 @@ use std::time::{Duration, Instant};
 /// How long the session that is replaced has to end.
 const MAKE_WAY: Duration = Duration::from_secs(5);
 const _: () = assert!(ORDER_TIME.as_millis() < MAKE_WAY.as_millis());
+
+/// How long an initiator has to show that it is where it keeps itself out from elsewhere. ESXi waits five seconds for an answer to its
+/// login.
+pub(super) const PROOF_TIME: Duration = Duration::from_secs(3);
+
+/// How soon a session that comes or goes is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a login led nowhere.
 #[derive(Debug, thiserror::Error)]
@@ -126,20 +134,22 @@ fn challenge() -> Result<Challenge, Failure> {
 /// Somebody could not prove who it says it is. Whoever guesses does so often.
 fn unproven(service: &Service, visitor: &Visitor, error: &LoginError) {
     count(&service.counters.authentications_failed);
-    if let Some(left_out) = service.unproven.may_be_written(Instant::now()) {
+    if let Some(left_out) = service.unproven.left_out_before(Instant::now()) {
         tracing::warn!(%visitor, %error, left_out, "an iSCSI initiator did not prove who it is");
     }
 }
 
 fn refusal(service: &Service, visitor: &Visitor, want: &Want, error: &OpenError) -> LoginStatus {
-    let seldom = || service.not_opened.may_be_written(Instant::now());
-    match error {
-        OpenError::Failed(_) => {
-            if let Some(left_out) = seldom() {
-                tracing::warn!(%visitor, ?want, %error, left_out, "iSCSI target not opened");
-            }
+    let seldom = match error {
+        OpenError::Failed(_) => Some(&service.not_opened),
+        OpenError::Beside(_) => Some(&service.kept_out),
+        _ => None,
+    };
+    match seldom.and_then(|seldom| seldom.left_out_before(Instant::now())) {
+        Some(left_out) => {
+            tracing::warn!(%visitor, ?want, %error, left_out, "iSCSI target not opened");
         }
-        _ => tracing::debug!(%visitor, ?want, %error, "iSCSI login refused"),
+        None => tracing::debug!(%visitor, ?want, %error, "iSCSI login refused"),
     }
     error.status()
 }
@@ -173,7 +183,7 @@ async fn open(
         }
     }
     if target_is_gone(service, &want, &visitor).await {
-        return Err(LoginStatus::NotFound);
+        return Err(LoginStatus::TargetRemoved);
     }
     // Before it is told that it is in: from here on nobody cuts it off.
     let served = place.serve().ok_or(LoginStatus::OutOfResources)?;
@@ -185,14 +195,44 @@ async fn target_is_gone(service: &Service, want: &Want, visitor: &Visitor) -> bo
     service.targets.demand(want, visitor).await.is_err()
 }
 
-/// The nexus is made while the one it replaces is there: SCSI has to know that it was lost.
+/// A nexus at `target`. It is made while the one it replaces is there: SCSI has to know that it was lost.
+///
+/// Who has a target already that this one may not be had beside is asked there whether it is still there: a host that lost its power is
+/// not, and need not wait until that session is found silent.
 async fn nexus(
     target: &Name,
     entering: &Entering,
     visitor: &Visitor,
     service: &Service,
 ) -> Result<Nexus, OpenError> {
-    let device = service.targets.open(target, visitor).await?;
-    let name = entering.initiator.as_str().to_owned();
-    Ok(device.nexus(InitiatorPort { name, isid: entering.isid.0 }))
+    let Entering { initiator, isid, .. } = entering;
+    let port = InitiatorPort { name: initiator.as_str().to_owned(), isid: isid.0 };
+    let mut until = None;
+    loop {
+        let other = match service.targets.open(target, visitor, port.clone()).await {
+            Err(OpenError::Beside(other)) => other,
+            opened => return opened,
+        };
+        let until = *until.get_or_insert_with(|| Instant::now() + PROOF_TIME);
+        let left = until.saturating_duration_since(Instant::now());
+        match timeout(left, is_there(service, &other, initiator)).await {
+            Ok(true) => return Err(OpenError::Beside(other)),
+            Ok(false) if !left.is_zero() => {}
+            _ => {
+                let what = format!("whether the initiator is still at {other} is not known yet");
+                return Err(OpenError::Unavailable(what));
+            }
+        }
+    }
+}
+
+/// Whether `initiator` has a session at `target` and is there; as soon as it shows, or its sessions have ended.
+async fn is_there(service: &Service, target: &Name, initiator: &Name) -> bool {
+    let asked = service.seats.ask(target, initiator);
+    if asked.is_empty() {
+        // It comes at this moment, or goes.
+        sleep(LOOK_AGAIN).await;
+        return false;
+    }
+    select_ok(asked).await.is_ok()
 }

@@ -140,6 +140,7 @@ pub struct Service {
     seats: Arc<Seats>,
     unproven: Seldom,
     not_opened: Seldom,
+    kept_out: Seldom,
     late: Seldom,
     stopping: Stopping,
 }
@@ -157,6 +158,7 @@ impl Service {
             seats: Arc::new(Seats::new(capacity)),
             unproven: Seldom::default(),
             not_opened: Seldom::default(),
+            kept_out: Seldom::default(),
             late: Seldom::default(),
             stopping: Stopping::new(),
         }
@@ -174,7 +176,7 @@ impl Service {
     }
 
     /// Ends the sessions of a target that is no more, from any thread: their initiators are asked to log out, and dropped when
-    /// they do not.
+    /// they do not. Whoever wants commands to come to nothing meanwhile has detached its units before.
     pub fn dismiss(&self, target: &Name) {
         self.seats.tell(target, Tsih::NEW, || Order::Part);
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!   a session ──orders──▶ those of the same target          task management that concerns all of them
 //!   a login   ──Leave───▶ the session that it replaces      section 6.3.5: same initiator, ISID and target
+//!             ──Answer──▶ those that keep it out            same initiator, another target
 //! ```
 //!
 //! Sessions of targets and of discovery have places of their own: whoever discovers has proved nothing, and keeps nobody out.
@@ -35,6 +36,8 @@ pub(super) enum Order {
     Leave(Ended, oneshot::Sender<()>),
     /// To ask its initiator to leave, and to end when it does not: the target is no more.
     Part,
+    /// To ask its initiator whether it is there. That it is, is said here; what is here is dropped when the session has ended.
+    Answer(oneshot::Sender<()>),
     /// To abort its tasks. What is here is dropped when it has.
     Abort {
         scope: Scope,
@@ -143,6 +146,20 @@ impl Seats {
                 let _ = record.orders.send(order());
             }
         }
+    }
+
+    /// Asks the sessions that `initiator` has at `target` whether it is there: an answer for each.
+    pub(super) fn ask(&self, target: &Name, initiator: &Name) -> Vec<oneshot::Receiver<()>> {
+        let wanted = |record: &&Record| {
+            record.port.target.as_ref() == Some(target) && record.port.initiator == *initiator
+        };
+        let ask = |record: &Record| {
+            let (here, answer) = oneshot::channel();
+            // Of one that has gone `here` is dropped, which says so.
+            let _ = record.orders.send(Order::Answer(here));
+            answer
+        };
+        self.taken.lock().sessions.values().filter(wanted).map(ask).collect()
     }
 }
 

@@ -17,8 +17,8 @@ struct Lines {
 }
 
 impl Seldom {
-    /// Whether a line may be written `now`; how many were left out before it.
-    pub(super) fn may_be_written(&self, now: Instant) -> Option<u64> {
+    /// If a line may be written `now`, how many were left out before it.
+    pub(super) fn left_out_before(&self, now: Instant) -> Option<u64> {
         let mut lines = self.0.lock();
         if lines.last.is_some_and(|last| now.duration_since(last) < PAUSE) {
             lines.left_out += 1;
@@ -36,11 +36,11 @@ mod tests {
     #[test]
     fn what_comes_too_often_is_counted() {
         let (seldom, begun) = (Seldom::default(), Instant::now());
-        assert_eq!(seldom.may_be_written(begun), Some(0));
+        assert_eq!(seldom.left_out_before(begun), Some(0));
         for _ in 0..3 {
-            assert_eq!(seldom.may_be_written(begun + PAUSE / 2), None);
+            assert_eq!(seldom.left_out_before(begun + PAUSE / 2), None);
         }
-        assert_eq!(seldom.may_be_written(begun + PAUSE), Some(3));
-        assert_eq!(seldom.may_be_written(begun + PAUSE * 2), Some(0));
+        assert_eq!(seldom.left_out_before(begun + PAUSE), Some(3));
+        assert_eq!(seldom.left_out_before(begun + PAUSE * 2), Some(0));
     }
 }

@@ -1,8 +1,10 @@
 //! Which targets there are, and where: what `SendTargets` asks for (RFC 7143, appendix C).
 
 use super::Connection;
+use crate::iscsi::name::Name;
 use crate::iscsi::serve::PORTAL_GROUP;
 use crate::iscsi::session::full::Which;
+use crate::iscsi::session::login::Want;
 use crate::iscsi::wire::keys::append;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,11 +16,7 @@ impl Connection {
             (Which::Own, Some(own)) => vec![own.clone()],
             (Which::Own, None) => Vec::new(),
             (Which::All, _) => self.service.targets.list(&self.visitor).await,
-            (Which::Named(name), _) => {
-                let mut found = self.service.targets.list(&self.visitor).await;
-                found.retain(|target| target.as_str().eq_ignore_ascii_case(&name));
-                found
-            }
+            (Which::Named(name), _) => self.named(&name).await.into_iter().collect(),
         };
         let mut text = Vec::new();
         for target in found {
@@ -29,6 +27,16 @@ impl Connection {
         }
         self.session.borrow_mut().discovered(&text);
         self.act();
+    }
+}
+
+impl Connection {
+    /// The target of that name, if its initiator may know of it.
+    async fn named(&self, name: &str) -> Option<Name> {
+        let want = Want::Target(Name::parse(name).ok()?);
+        self.service.targets.demand(&want, &self.visitor).await.ok()?;
+        let Want::Target(name) = want else { unreachable!("it was made so") };
+        Some(name)
     }
 }
 

@@ -18,7 +18,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 pub(super) const TARGET: &str = "iqn.2026-11.internal.landfall:web";
-const HOST: &str = "iqn.2026-11.com.example:host";
+/// Not for who has [`TARGET`].
+pub(super) const OTHER: &str = "iqn.2026-11.internal.landfall:other";
+pub(super) const HOST: &str = "iqn.2026-11.com.example:host";
 
 /// How an initiator begins.
 #[derive(Clone)]
@@ -398,6 +400,12 @@ impl Initiator {
 
     /// Logs out, and sees that the server closes.
     pub(super) fn logout(mut self) {
+        self.ask_to_log_out();
+        assert!(self.next().is_none());
+    }
+
+    /// Logs out, which is answered.
+    pub(super) fn ask_to_log_out(&mut self) {
         let request = LogoutRequest {
             immediate: false,
             reason: LogoutReason::CloseSession,
@@ -408,7 +416,6 @@ impl Initiator {
         };
         self.send(&Request::Logout(request), &[]);
         assert!(matches!(self.receive(), (Response::Logout(_), _)));
-        assert!(self.next().is_none());
     }
 
     /// Sends `most` PDUs, or as many as the server takes without being read from; how many that were. A part of one more may

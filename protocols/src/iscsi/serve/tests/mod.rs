@@ -2,6 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 
+mod beside;
 mod disk;
 mod initiator;
 mod limits;
@@ -9,10 +10,10 @@ mod management;
 mod sessions;
 
 use self::disk::MemoryDisk;
-use self::initiator::TARGET;
+use self::initiator::{OTHER, TARGET};
 use super::*;
 use crate::iscsi::name::Name;
-use crate::iscsi::scsi::{Device, Identity, LunNumber, Unit};
+use crate::iscsi::scsi::{Device, Identity, InitiatorPort, LunNumber, Nexus, Unit};
 use crate::iscsi::session::chap::{Chap, Credential, Secret};
 use crate::iscsi::session::login::{Demand, Want};
 use crate::iscsi::targets::{OpenError, Visitor};
@@ -31,10 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Task management is answered within this time, whatever the disks do.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Who may have what: one target with one unit, for all but those that are turned away.
+/// Who may have what: one target with one unit, for all but those that are turned away; and another one, not beside the first.
 struct Offered {
     name: Name,
     device: Arc<Device>,
+    other: (Name, Arc<Device>),
     chap: bool,
     /// The target is no more.
     removed: AtomicBool,
@@ -55,6 +57,7 @@ impl Targets for Offered {
     ) -> LocalBoxFuture<'a, Result<Demand, OpenError>> {
         async move {
             match want {
+                Want::Target(name) if *name == self.other.0 => Ok(Demand::Nothing),
                 Want::Target(name) if *name != self.name => Err(OpenError::Unknown),
                 Want::Target(_) if self.removed.load(Relaxed) => Err(OpenError::Unknown),
                 Want::Target(_) if visitor.initiator.as_str().ends_with("stranger") => {
@@ -74,11 +77,21 @@ impl Targets for Offered {
 
     fn open<'a>(
         &'a self,
-        _target: &'a Name,
-        _visitor: &'a Visitor,
-    ) -> LocalBoxFuture<'a, Result<Arc<Device>, OpenError>> {
+        target: &'a Name,
+        visitor: &'a Visitor,
+        port: InitiatorPort,
+    ) -> LocalBoxFuture<'a, Result<Nexus, OpenError>> {
         self.removed.store(self.vanishes.load(Relaxed), Relaxed);
-        async move { Ok(Arc::clone(&self.device)) }.boxed_local()
+        async move {
+            if *target == self.name {
+                return Ok(self.device.nexus(port));
+            }
+            if self.device.has_initiator(visitor.initiator.as_str()) {
+                return Err(OpenError::Beside(self.name.clone()));
+            }
+            Ok(self.other.1.nexus(port))
+        }
+        .boxed_local()
     }
 }
 
@@ -106,7 +119,8 @@ impl Server {
         device.attach(LunNumber::default(), unit).expect("it is the first");
         let name = Name::parse(TARGET).expect("a name");
         let (removed, vanishes) = (AtomicBool::new(false), AtomicBool::new(false));
-        let offered = Arc::new(Offered { name, device, chap, removed, vanishes });
+        let other = (Name::parse(OTHER).expect("a name"), Device::new(OTHER));
+        let offered = Arc::new(Offered { name, device, other, chap, removed, vanishes });
         let service = Service::new(Arc::<Offered>::clone(&offered), settings);
         let service = Arc::new(service);
         let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("bound");

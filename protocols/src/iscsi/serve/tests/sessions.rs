@@ -117,7 +117,7 @@ fn challenges_are_fresh_and_secrets_are_needed() {
     let (response, _) = without.login(&Opening::default());
     assert_eq!(response.status, LoginStatus::AuthenticationFailure);
     server.until(|counters| counters.authentications_failed.load(Relaxed) == 3);
-    let seldom = server.service.unproven.may_be_written(Instant::now());
+    let seldom = server.service.unproven.left_out_before(Instant::now());
     assert_eq!(seldom, None, "one of them was logged just now");
     server.stop();
 }
@@ -189,12 +189,31 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
 }
 
 #[test]
+fn tasks_of_a_connection_that_is_made_anew_are_aborted() {
+    let server = Server::start(brisk());
+    let mut old = Initiator::in_session(server.address, &Opening::default());
+    assert_eq!(server.disk.writes.forget_permits(disk::OPEN), disk::OPEN);
+    let command = old.write_command(0, 1);
+    old.start(&command, &pattern(512, 9));
+    server.until(|counters| counters.commands.load(Relaxed) == 1);
+    let opening = Opening { tsih: old.tsih.number(), ..Opening::default() };
+    let new = Initiator::in_session(server.address, &opening);
+    assert_eq!(new.tsih, old.tsih);
+    assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 1);
+    assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
+    assert!(old.next().is_none());
+    server.disk.writes.add_permits(disk::OPEN);
+    new.logout();
+    server.stop();
+}
+
+#[test]
 fn a_target_that_is_removed_while_it_is_opened_is_not_there() {
     let server = Server::start(brisk());
     server.offered.vanishes.store(true, Relaxed);
     let mut initiator = Initiator::connect(server.address);
     let (response, _) = initiator.login(&Opening::default());
-    assert_eq!(response.status, LoginStatus::NotFound);
+    assert_eq!(response.status, LoginStatus::TargetRemoved);
     assert!(initiator.next().is_none());
     server.stop();
 }
@@ -208,12 +227,18 @@ fn sessions_of_a_target_that_is_removed_end() {
         Initiator::in_session(server.address, &Opening { isid: 2, ..Opening::default() });
     server.service.dismiss(&Name::parse(&TARGET.replace("web", "db")).expect("a name"));
     assert!(one.hears_nothing(Duration::from_millis(50)), "that is another target");
+    // As whoever removes one does: its units go first.
+    server.offered.device.detach_all();
     server.service.dismiss(&Name::parse(TARGET).expect("a name"));
     for initiator in [&mut one, &mut other] {
         let (Response::Async(message), _) = initiator.receive() else { panic!("no message") };
         assert_eq!(message.event, Event::LogoutWanted { within: 1 });
-        initiator.write(3, &pattern(1024, 5));
+        let write = initiator.write_command(3, 1);
+        initiator.start(&write, &pattern(512, 5));
+        let done = initiator.finish(&write, &[]);
+        assert_eq!((done.status, done.sense), (2, Some((5, 0x25, 0))), "it has no units");
     }
+    assert!(server.disk.content().iter().all(|byte| *byte == 0), "nothing was written");
     one.logout();
     let (Response::Async(message), _) = other.receive() else { panic!("no message") };
     assert!(matches!(message.event, Event::SessionDropped { .. }), "it stayed");
