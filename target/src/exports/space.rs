@@ -5,8 +5,8 @@
 //!                       └ falls to the threshold ─▶ unit attention at every target of the machine, once
 //! ```
 //!
-//! A machine is short of what is least: of its quota, or of the volume that the journal is on. **Invariant:** that it has become
-//! little is told once, and again only after it was more.
+//! A machine has what is least: of its quota, or of the volume that the journal is on; and it is little if either is. **Invariant:**
+//! that it has become little is told once, and again only after it was more; those who come while it is are told as they come.
 
 use landfall_protocols::iscsi::scsi::{Device, Space, SpaceLeft};
 use landfall_retention::GroupSpace;
@@ -30,11 +30,22 @@ pub(crate) struct Volume {
 /// What is left for `space`, in that volume.
 pub(crate) fn left(space: &GroupSpace, volume: Volume) -> SpaceLeft {
     let Volume { left_bytes, taken_bytes } = volume;
-    let of_volume = (left_bytes, left_bytes.saturating_add(taken_bytes) / SPARE);
+    let used_bytes = space.used_bytes;
+    let of = |(available_bytes, threshold_bytes)| SpaceLeft {
+        available_bytes,
+        used_bytes,
+        threshold_bytes,
+    };
+    let of_volume = of((left_bytes, left_bytes.saturating_add(taken_bytes) / SPARE));
     let quota = space.policy.space().map(|quota| quota.bytes / SPARE);
-    let of_quota = space.left_bytes().zip(quota);
-    let (available_bytes, threshold_bytes) = of_quota.into_iter().fold(of_volume, Ord::min);
-    SpaceLeft { available_bytes, used_bytes: space.used_bytes, threshold_bytes }
+    let Some(of_quota) = space.left_bytes().zip(quota).map(of) else { return of_volume };
+    let both = [of_volume, of_quota];
+    let least = both.into_iter().min_by_key(|one| one.available_bytes).expect("two");
+    // Little of the one is not hidden by less of the other, of which that is still enough.
+    let little = both.into_iter().filter(|one| one.is_little());
+    let threshold_bytes =
+        little.map(|one| one.threshold_bytes).max().unwrap_or(least.threshold_bytes);
+    SpaceLeft { threshold_bytes, ..least }
 }
 
 /// What is left, of every machine that was looked at.
@@ -51,13 +62,20 @@ struct Level {
 }
 
 impl Levels {
-    /// Takes over what was found, and tells initiators where it has become little.
+    /// Takes over what was found of all machines that there are, and tells initiators where it has become little.
     pub(crate) fn note(&self, found: impl IntoIterator<Item = (Name, SpaceLeft)>) {
-        for (machine, left) in found {
-            let devices = self.0.lock().entry(machine).or_default().note(left);
-            for device in devices {
-                device.soft_threshold_reached();
+        let found: HashMap<Name, SpaceLeft> = found.into_iter().collect();
+        let mut told = Vec::new();
+        {
+            let mut levels = self.0.lock();
+            // What is not there any more may come again, with a level of its own.
+            levels.retain(|machine, level| found.contains_key(machine) || level.is_watched());
+            for (machine, left) in found {
+                told.extend(levels.entry(machine).or_default().note(left));
             }
+        }
+        for device in told {
+            device.soft_threshold_reached();
         }
     }
 
@@ -76,9 +94,13 @@ impl Levels {
 }
 
 impl Level {
+    fn is_watched(&self) -> bool {
+        self.devices.iter().any(|device| device.strong_count() > 0)
+    }
+
     /// The targets that are to be told of it.
     fn note(&mut self, left: SpaceLeft) -> Vec<Arc<Device>> {
-        let little = left.available_bytes <= left.threshold_bytes;
+        let little = left.is_little();
         let news = little && !self.told;
         self.told = little;
         self.left = Some(left);
@@ -164,6 +186,10 @@ mod tests {
         );
         let found = left(&space(QUOTA, 700), volume(0));
         assert_eq!((found.available_bytes, found.used_bytes, found.threshold_bytes), (0, 700, 200));
+        // Less than a sixteenth of the volume, of which the quota lets less be used.
+        let found = left(&space(QUOTA, 14_000), Volume { left_bytes: 3000, taken_bytes: 61_000 });
+        assert_eq!((found.available_bytes, found.threshold_bytes), (2384, 4000));
+        assert!(found.is_little());
         let found = left(&space("keep all for 2h", 700), volume(28_800));
         assert_eq!(
             (found.available_bytes, found.used_bytes, found.threshold_bytes),
@@ -198,5 +224,28 @@ mod tests {
             assert_eq!(sense.map(|sense| sense.additional), expected, "{available_bytes} left");
             assert!(ready(&other).sense.is_none(), "that is another machine");
         }
+        // Who comes now is told, too, and once.
+        let device = Arc::clone(one.device());
+        let port = InitiatorPort { name: "iqn.late".into(), isid: [1; 6] };
+        let late = device.nexus(port);
+        let told = || ready(&late).sense.map(|sense| sense.additional);
+        let expected = [Some(Additional::POWER_ON), Some(Additional::SOFT_THRESHOLD), None];
+        assert_eq!([told(), told(), told()], expected);
+    }
+
+    #[test]
+    fn machines_that_are_gone_are_forgotten() {
+        let levels = Arc::new(Levels::default());
+        let [web, db] = ["web", "db"].map(|name| Name::parse(name).expect("a name"));
+        let little = SpaceLeft { available_bytes: 1, used_bytes: 0, threshold_bytes: 100 };
+        levels.note([(web.clone(), little), (db.clone(), little)]);
+        let device = Device::new("iqn.2026-11.internal.landfall:test");
+        levels.watch(&db, &device);
+        levels.note([]);
+        assert!(levels.of(&web).left().is_none());
+        assert!(levels.of(&db).left().is_some(), "somebody has it");
+        drop(device);
+        levels.note([]);
+        assert!(levels.of(&db).left().is_none());
     }
 }

@@ -248,8 +248,14 @@ impl LogicalUnit {
         usize::try_from(self.geometry().logical_sector).expect("512 or 4096")
     }
 
+    /// A nexus comes: it is told that it is new, and what was told to those who were there before.
     fn enter(&self, nexus: NexusId, attention: Attention) {
-        self.state.lock().pending.insert(nexus, Pending::of(attention));
+        let mut pending = Pending::of(attention);
+        let left = self.unit.space.as_ref().and_then(|space| space.left());
+        if left.is_some_and(SpaceLeft::is_little) {
+            pending.add(Attention::SoftThreshold);
+        }
+        self.state.lock().pending.insert(nexus, pending);
     }
 
     fn leave(&self, nexus: NexusId) {

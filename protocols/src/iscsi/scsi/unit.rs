@@ -82,7 +82,7 @@ impl fmt::Debug for Unit {
 
 /// How much space there is for what is written to a unit.
 pub trait Space: Send + Sync {
-    /// What is known now, if anything is yet. Called for LOG SENSE and MODE SENSE; must not wait.
+    /// What is known now, if anything is yet. Called for LOG SENSE, MODE SENSE and whoever comes; must not wait, nor touch a device.
     fn left(&self) -> Option<SpaceLeft>;
 }
 
@@ -95,6 +95,13 @@ pub struct SpaceLeft {
     pub used_bytes: u64,
     /// Where no more than that is available, initiators are told once that it is little.
     pub threshold_bytes: u64,
+}
+
+impl SpaceLeft {
+    /// Whether it is so little that initiators are told.
+    pub const fn is_little(self) -> bool {
+        self.available_bytes <= self.threshold_bytes
+    }
 }
 
 /// A company's 24-bit identifier, as the IEEE assigns it.
