@@ -36,6 +36,8 @@ pub struct Settings {
     pub reserve: &'static str,
     /// Folder of the journal, if it is not in the data folder.
     pub journal: Option<PathBuf>,
+    /// The data folder, if it is not in that of the test.
+    pub data: Option<PathBuf>,
     /// How long points are kept.
     pub keep: &'static str,
     /// Section `[fold]`.
@@ -51,6 +53,7 @@ impl Default for Settings {
             segment: "4MiB",
             reserve: "64MiB",
             journal: None,
+            data: None,
             keep: "keep all for 2h, minutely for 24h",
             fold: "",
             more: "",
@@ -61,6 +64,7 @@ impl Default for Settings {
 /// A target, and the folder that is all it knows.
 pub struct Target {
     folder: TempDir,
+    data: PathBuf,
     running: Option<Running>,
     log: Log,
     addresses: Addresses,
@@ -92,22 +96,18 @@ impl Target {
     pub fn with(settings: &Settings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = settings.journal.as_deref().unwrap_or(Path::new("journal"));
+        let data = settings.data.clone().unwrap_or_else(|| folder.path().join("data"));
         let text = format!(
             "data = {:?}\n[listen]\ndelta = \"127.0.0.1:0\"\nnbd = \"127.0.0.1:0\"\n\
              http = \"127.0.0.1:0\"\niscsi = \"127.0.0.1:0\"\n[paths]\njournal = {journal:?}\n[journal]\nsegment = {:?}\n\
              reserve = {:?}\n[memory]\nleaf_cache = \"16MiB\"\nindex_cache = \"16MiB\"\n\
              [policy]\nkeep = {:?}\n[fold]\n{}\n{}\n",
-            folder.path().join("data"),
-            settings.segment,
-            settings.reserve,
-            settings.keep,
-            settings.fold,
-            settings.more,
+            data, settings.segment, settings.reserve, settings.keep, settings.fold, settings.more,
         );
         std::fs::write(folder.path().join("landfall.toml"), text).expect("written");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let addresses = Addresses { delta: nowhere, nbd: nowhere, http: nowhere };
-        let mut target = Self { folder, running: None, log: Log::default(), addresses };
+        let mut target = Self { folder, data, running: None, log: Log::default(), addresses };
         target.start_again();
         target
     }
@@ -182,14 +182,14 @@ impl Target {
         self.folder.path().join("landfall.toml")
     }
 
-    /// A folder for the files of the test; the data folder is `data` in it.
+    /// A folder for the files of the test; the data folder is `data` in it, unless the settings say otherwise.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// The NBD socket.

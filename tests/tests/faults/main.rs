@@ -1,5 +1,6 @@
 //! What goes wrong around a target: a full disk, flipped bytes, strangers at the door; and what must stay small.
 
+mod removed;
 mod stalled;
 
 use landfall_tests::harness::{MIB, Mount, Settings, Source, Target, attempt, run};
