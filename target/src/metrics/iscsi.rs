@@ -24,7 +24,7 @@ pub(super) fn write(page: &Page, counters: &Counters) -> Written {
         ),
         (
             "landfall_iscsi_connections_refused_total",
-            "iSCSI logins refused because too many sessions were there.",
+            "iSCSI logins refused because too many sessions were there, or had left commands that run.",
             &counters.connections.refused,
         ),
         (

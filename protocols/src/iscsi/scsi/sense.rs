@@ -87,7 +87,7 @@ additional! {
     LBA_OUT_OF_RANGE = 0x21 / 0x00, "LOGICAL BLOCK ADDRESS OUT OF RANGE";
     /// ILLEGAL REQUEST: a field of the CDB is wrong, or a bit is set that means nothing; with a pointer to it.
     INVALID_FIELD_IN_CDB = 0x24 / 0x00, "INVALID FIELD IN CDB";
-    /// ILLEGAL REQUEST: there is no such unit, or no more: its disk is gone for good, as a branch that was discarded.
+    /// ILLEGAL REQUEST: there is no such unit, or no more: its export was removed, or its disk is gone for good, as a branch that was discarded.
     NOT_SUPPORTED_LUN = 0x25 / 0x00, "LOGICAL UNIT NOT SUPPORTED";
     /// ILLEGAL REQUEST: a field of a parameter list is wrong; with a pointer to it.
     INVALID_FIELD_IN_PARAMETERS = 0x26 / 0x00, "INVALID FIELD IN PARAMETER LIST";
