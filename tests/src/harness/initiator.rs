@@ -126,9 +126,8 @@ impl Initiator {
     /// Waits until the target has closed the connection; what it was told until then without having asked.
     #[track_caller]
     pub fn until_closed(mut self) -> Vec<Event> {
-        while let Some(other) = self.next() {
-            panic!("nobody waits for {other:?}");
-        }
+        let other = self.next();
+        assert!(other.is_none(), "nobody waits for {other:?}");
         self.events
     }
 
