@@ -123,7 +123,7 @@ fn resets_beside_last_words() -> bool {
     let answer = there.manage(Function::LogicalUnitReset, None);
     assert_eq!(answer, TaskAnswer::Complete);
     let was_there = server.service.counters.sessions_open.load(Relaxed) == 2;
-    let late = server.service.late.may_be_written(Instant::now());
+    let late = server.service.late.left_out_before(Instant::now());
     assert_eq!(late, Some(0), "nobody was said to be late");
     drop(gone);
     server.stop();
