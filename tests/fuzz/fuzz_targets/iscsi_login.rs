@@ -137,8 +137,11 @@ impl Model {
             Said::Pairs { stage: current, next, continues, pairs } => {
                 (self.request.stage, self.request.transit) = (stage(*current), next.map(stage));
                 self.request.continues = *continues;
-                let text: String =
-                    pairs.iter().take(40).map(|pick| PAIRS[usize::from(*pick) % PAIRS.len()]).collect();
+                let text: String = pairs
+                    .iter()
+                    .take(40)
+                    .map(|pick| PAIRS[usize::from(*pick) % PAIRS.len()])
+                    .collect();
                 self.say(text.as_bytes());
             }
             Said::Text { stage: current, next, continues, text } => {
@@ -156,7 +159,9 @@ impl Model {
                 }
                 self.say(b"");
             }
-            Said::Raw { header, data } => self.login.received(header, &data[..data.len().min(most)]),
+            Said::Raw { header, data } => {
+                self.login.received(header, &data[..data.len().min(most)])
+            }
         }
     }
 
@@ -172,7 +177,8 @@ impl Model {
                 }
                 Step::Enter(entering) => {
                     assert!(!self.chap, "{entering:?} has proved nothing");
-                    let tsih = if self.closed { Err(LoginStatus::TargetError) } else { Ok(Tsih::new(5)) };
+                    let tsih =
+                        if self.closed { Err(LoginStatus::TargetError) } else { Ok(Tsih::new(5)) };
                     self.login.opened(tsih);
                 }
                 Step::End(end) => {
@@ -203,7 +209,11 @@ impl Model {
             }
             self.said.insert(pair.key.to_owned(), pair.value.to_owned());
         }
-        assert_eq!(self.groups, usize::from(self.normal && self.has_answered()), "once, and at once");
+        assert_eq!(
+            self.groups,
+            usize::from(self.normal && self.has_answered()),
+            "once, and at once"
+        );
     }
 
     /// Whether the first whole text was answered.
