@@ -18,6 +18,7 @@ use landfall_disks::{
 use landfall_retention::manifest::format::{HEADER_BYTES, parse_frame};
 use landfall_retention::manifest::record::ManifestRecord;
 use landfall_retention::name::Name;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ use std::sync::Arc;
 struct Attempt {
     /// Whether that came in time.
     in_time: bool,
+    /// Whether the write had ended by then: what failed before anybody aborted it may be there or not.
+    ended: bool,
     written: Result<(), DiskError>,
     /// What a read found that was begun after the abort.
     read: Result<Buffer, DiskError>,
@@ -81,8 +84,8 @@ impl Life<'_> {
                     cut |= self.is_cut(&error, "branch write");
                     branch.uncertain.push(write.clone());
                 }
-                Ok(Attempt { in_time: true, written, read }) => {
-                    let seen = read.is_ok();
+                Ok(Attempt { in_time: true, ended, written, read }) => {
+                    let seen = read.is_ok() && !ended;
                     match read {
                         Ok(read) => assert!(read[..] == old[..], "{name} at {at}: it was aborted"),
                         Err(error) => cut |= self.is_cut(&error, "a read after an abort"),
@@ -100,7 +103,7 @@ impl Life<'_> {
                         }
                     }
                 }
-                Ok(Attempt { in_time: false, written, read }) => {
+                Ok(Attempt { in_time: false, written, read, .. }) => {
                     late += 1;
                     match read {
                         Ok(read) => {
@@ -198,13 +201,19 @@ fn change<'a>(
 async fn attempt(disk: &Arc<dyn Disk>, write: &BranchWrite, pauses: u64) -> Attempt {
     let ticket = Ticket::default();
     let range = ByteRange::at(write.1, write.2.len() as u64).expect("on the disk");
+    let over = Cell::new(false);
+    let written = async {
+        let written = change(disk, write, &ticket).await;
+        over.set(true);
+        written
+    };
     let abort = async {
         for _ in 0..pauses {
             tokio::task::yield_now().await;
         }
-        let in_time = ticket.abort();
-        (in_time, disk.read(range).await)
+        let (in_time, ended) = (ticket.abort(), over.get());
+        (in_time, ended, disk.read(range).await)
     };
-    let (written, (in_time, read)) = join(change(disk, write, &ticket), abort).await;
-    Attempt { in_time, written, read }
+    let (written, (in_time, ended, read)) = join(written, abort).await;
+    Attempt { in_time, ended, written, read }
 }
