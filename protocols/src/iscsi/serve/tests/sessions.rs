@@ -199,7 +199,7 @@ fn tasks_of_a_connection_that_is_made_anew_are_aborted() {
     let opening = Opening { tsih: old.tsih.number(), ..Opening::default() };
     let new = Initiator::in_session(server.address, &opening);
     assert_eq!(new.tsih, old.tsih);
-    assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 1);
+    assert_eq!(server.service.counters.commands_dropped.load(Relaxed), 1);
     assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
     assert!(old.next().is_none());
     server.disk.writes.add_permits(disk::OPEN);
