@@ -1,4 +1,4 @@
-//! Boundaries of a line, wherever in its history: each lies in the index under the line that wrote it. These block.
+//! Boundaries and marks of a line, wherever in its history: each lies in the index under the line that wrote it. These block.
 
 use crate::ids::Sequence;
 use crate::index::moment_key::{self, Boundary};
@@ -16,6 +16,18 @@ impl Line {
         match self.ancestry().writer(sequence) {
             Some(writer) => moment_key::boundary_at(index, writer, sequence),
             None => Ok(None),
+        }
+    }
+
+    /// Whether a record made `sequence` a point of it: those that thinning makes of instants are on no record.
+    pub(crate) fn is_marked(
+        &self,
+        index: &dyn IndexStore,
+        sequence: Sequence,
+    ) -> Result<bool, IndexError> {
+        match self.ancestry().writer(sequence) {
+            Some(writer) => Ok(moment_key::point_at(index, writer, sequence)?.is_some()),
+            None => Ok(false),
         }
     }
 

@@ -12,20 +12,21 @@
 
 use crate::change::ChangeError;
 use crate::ids::{Generation, LineId, Sequence};
-use crate::journal::draft::{AppendError, Draft, DraftOrigin};
+use crate::journal::draft::{Draft, DraftOrigin};
 use crate::journal::format::RecordKind;
 use crate::line::Line;
 use crate::manifest::ManifestError;
 use crate::manifest::record::ManifestRecord;
 use crate::manifest::state::{LineEntry, ManifestState};
-use crate::moment::line_name;
+use crate::moment::{ResolveError, line_name};
 use crate::name::Name;
-use crate::point::{Point, PointKind};
+use crate::point::PointKind;
 use crate::retention::Retention;
 use crate::status::BranchStatus;
 use crate::stream::SlotState;
 use crate::stream::order::settle_order;
 use landfall_disks::file::FileError;
+use landfall_disks::uring::offload;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -139,13 +140,15 @@ impl Retention {
         std::iter::successors(origin(line), |(parent, _)| origin(parent)).collect()
     }
 
-    /// Makes the newest moment of a branch a point, so that it is the newest of the trunk, unless it is one already.
-    async fn mark_head(&self, line: &Arc<Line>, trunk: &Arc<Line>) -> Result<(), AppendError> {
+    /// Makes the newest moment of a branch a point, so that it is the newest of the trunk, unless it is one already. What only
+    /// thinning made one is not: the next start may leave it out of the list.
+    async fn mark_head(&self, line: &Arc<Line>, trunk: &Arc<Line>) -> Result<(), ChangeError> {
         let tail = line.tail().sequence;
-        let consistent = |point: Option<Point>| point.is_some_and(|one| one.kind.is_consistent());
-        let marked = |of: &Line| consistent(of.points(|points| points.at(tail)));
         let at_origin = line.origin() == Some((trunk.id(), tail));
-        if line.is_sealed() || marked(line) || (at_origin && marked(trunk)) {
+        if line.is_sealed()
+            || self.is_marked(line, tail).await?
+            || (at_origin && self.is_marked(trunk, tail).await?)
+        {
             return Ok(());
         }
         let (reply, answer) = oneshot::channel();
@@ -161,6 +164,17 @@ impl Retention {
         };
         self.lane(line.lane()).append(draft, answer).await?;
         Ok(())
+    }
+
+    /// Whether `sequence` of a line is a consistent point, and a record says so.
+    async fn is_marked(&self, line: &Arc<Line>, sequence: Sequence) -> Result<bool, ChangeError> {
+        let point = line.points(|points| points.at(sequence));
+        if point.is_none_or(|point| !point.kind.is_consistent()) {
+            return Ok(false);
+        }
+        let (index, of) = (Arc::clone(&self.surroundings.index), Arc::clone(line));
+        let marked = offload(move || of.is_marked(&*index, sequence)).await;
+        Ok(marked.map_err(ResolveError::from)?)
     }
 
     /// Lines in memory follow the manifest.

@@ -102,6 +102,17 @@ fn parse_point(key: &[u8], value: &[u8]) -> Option<Point> {
     })
 }
 
+/// The marked point of the line at `sequence`, whether or not it was dropped.
+pub fn point_at(
+    store: &dyn IndexStore,
+    line: LineId,
+    sequence: Sequence,
+) -> Result<Option<Point>, IndexError> {
+    let key = key(POINT, line, sequence);
+    let Some(value) = store.get(&key)? else { return Ok(None) };
+    Ok(Some(parse_point(&key, &value).ok_or_else(|| damaged(&key))?))
+}
+
 /// Whether `sequence` is a boundary of the line, and when it was committed.
 pub fn boundary_at(
     store: &dyn IndexStore,

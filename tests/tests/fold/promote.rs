@@ -5,8 +5,10 @@ use super::past::*;
 use landfall_disks::faults::Seed;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Durability};
 use landfall_retention::ids::{Generation, Sequence, StreamId};
+use landfall_retention::point::PointQuery;
 use landfall_retention::{ChangeError, FoldPace, Retention, StreamError, StreamRequest};
 use std::future::ready;
+use std::time::Duration;
 
 /// Bytes of a disk at a moment.
 async fn read(store: &Retention, at: &str, disk: usize) -> Vec<u8> {
@@ -141,6 +143,46 @@ fn the_new_trunk_is_fed_by_whoever_starts_anew_and_folded_past_its_origin() {
             assert!(read(&store, "web@latest", disk).await == *content);
         }
     });
+}
+
+/// A policy lists some writes of a branch as points, and no record says so: a start may leave them out again. The head of what
+/// became the trunk is a point for good.
+#[test]
+fn the_head_is_a_point_for_good_also_if_a_policy_had_listed_it() {
+    for writes in [1, 20] {
+        let (world, points) = past(45, 2);
+        let (origin, mut content) = (points[1].0, points[1].1[0].clone());
+        let newest = |store: &Retention, branch: Option<&str>| {
+            let (branch, all) = (branch.map(name), PointQuery::all(usize::MAX));
+            let listed = store.points(&name("web"), branch.as_ref(), &all).expect("it is there");
+            listed.last().map(|one| one.point.sequence.number())
+        };
+        let head = with_store(&world, async |store, _| {
+            branch_at(&store, origin, "b").await;
+            for _ in 0..writes {
+                write(&store, "b", &mut content, 1).await;
+                world.clock.pass(Duration::from_secs(2));
+            }
+            assert_eq!(newest(&store, Some("b")), None, "nobody marked anything");
+            let policy = "keep all for 0s, secondly for 1h".parse().expect("a policy");
+            store.set_policy(&name("web"), policy).await.expect("it is recorded");
+            store.thin().await.expect("it thins");
+            assert_eq!(newest(&store, Some("b")), Some(origin + writes), "listed by the policy");
+            let head = promote(&store, "b").await.expect("nobody uses it");
+            assert_eq!(newest(&store, None), Some(head));
+            head
+        });
+        let mut world = world;
+        for index in ["there", "gone"] {
+            if index == "gone" {
+                world = world.without_index();
+            }
+            with_store(&world, async |store, _| {
+                assert_eq!(newest(&store, None), head, "{writes} writes, the index is {index}");
+                assert!(read(&store, "web@latest", 0).await == content);
+            });
+        }
+    }
 }
 
 /// At every flush: it is promoted, or not at all, and can be promoted then.
