@@ -92,7 +92,10 @@ impl Life<'_> {
                     }
                     match written {
                         Ok(()) => panic!("{name} at {at}: written, and aborted in time"),
-                        Err(DiskError::Aborted) => absent.push((*disk, *at, old)),
+                        Err(DiskError::Aborted) => {
+                            assert!(!ended, "{name} at {at}: aborted before anybody asked for it");
+                            absent.push((*disk, *at, old));
+                        }
                         Err(error) => {
                             cut |= self.is_cut(&error, "an aborted write");
                             if seen {
