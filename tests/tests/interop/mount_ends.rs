@@ -4,11 +4,12 @@
 use crate::machine::{Web, text};
 use landfall_tests::harness::{MIB, Mounted, Target, Unmounter, is_mounted, run};
 use rustix::fs::OFlags;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,28 @@ fn a_signal_ends_it_and_lets_the_moment_go() {
         mounted.signal(signal);
         mounted.ends_well();
         wait_until_released(&web.target);
+    }
+}
+
+/// A process that a signal ends on the spot leaves a mount that nobody answers.
+#[test]
+fn a_signal_may_come_as_soon_as_it_is_mounted() {
+    let web = Web::with_points(1);
+    for number in 0..5 {
+        let at = web.target.folder().join(format!("at-{number}"));
+        std::fs::create_dir(&at).expect("made");
+        let _unmounter = Unmounter::of(&at);
+        let mut command = web.target.command(&["mount", "web", text(&at)]);
+        let mut child = command.stdout(Stdio::null()).spawn().expect("it starts");
+        let begun = Instant::now();
+        while !is_mounted(&at) {
+            assert!(begun.elapsed() < PATIENCE, "it is never mounted");
+        }
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("it runs");
+        let ended = child.wait().expect("ours");
+        assert!(ended.success(), "{ended}");
+        assert!(!is_mounted(&at), "it is still mounted");
     }
 }
 

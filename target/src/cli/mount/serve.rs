@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -44,6 +44,28 @@ pub(super) struct Serving {
     questions: UnboundedReceiver<Question>,
     ended: oneshot::Receiver<()>,
     target: Connections,
+    signals: Signals,
+}
+
+/// What asks it to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Self { interrupt: listen(interrupt)?, terminate: listen(terminate)? })
+    }
+
+    async fn next(&mut self) -> Option<()> {
+        tokio::select! {
+            signal = self.interrupt.recv() => signal,
+            signal = self.terminate.recv() => signal,
+        }
+    }
 }
 
 impl Serving {
@@ -69,8 +91,10 @@ impl Serving {
             questions: asked,
             ended: Some(ends),
         };
+        // Before there is a mount: whoever ended the process by a signal would leave one that nobody answers.
+        let signals = Signals::listen()?;
         let session = session::mount(folder, &dir, options)?;
-        Ok(Self { files, session, dir, questions, ended, target })
+        Ok(Self { files, session, dir, questions, ended, target, signals })
     }
 
     /// What is mounted.
@@ -80,9 +104,7 @@ impl Serving {
 
     /// Answers until it is unmounted, or a second signal comes.
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let Self { files, session, dir, mut questions, mut ended, mut target } = self;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listening for signals")?;
-        let mut terminate = signal(SignalKind::terminate()).context("listening for signals")?;
+        let Self { files, session, dir, mut questions, mut ended, mut target, mut signals } = self;
         let told = Rc::new(Cell::new(0));
         let mut mounted = Some(session);
         let mut leaving: Option<JoinHandle<anyhow::Result<Unmounted>>> = None;
@@ -104,10 +126,7 @@ impl Serving {
                         );
                     }
                 }
-                Some(()) = async { tokio::select! {
-                    signal = interrupt.recv() => signal,
-                    signal = terminate.recv() => signal,
-                } } => match mounted.take() {
+                Some(()) = signals.next() => match mounted.take() {
                     Some(session) => {
                         let dir = dir.clone();
                         // It blocks, and may need answers meanwhile.
