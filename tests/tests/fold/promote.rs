@@ -178,8 +178,10 @@ fn the_head_is_a_point_for_good_also_if_a_policy_had_listed_it() {
                 world = world.without_index();
             }
             with_store(&world, async |store, _| {
+                for at in ["web@latest".to_owned(), format!("web@seq:{}", origin + writes)] {
+                    assert!(read(&store, &at, 0).await == content, "{at}");
+                }
                 assert_eq!(newest(&store, None), head, "{writes} writes, the index is {index}");
-                assert!(read(&store, "web@latest", 0).await == content);
             });
         }
     }
