@@ -8,7 +8,7 @@
 
 use super::branching::{BranchWrite, lay};
 use super::life::{Alive, Life, PowerCut, disk_name, machine, pick};
-use super::model::bytes;
+use super::model::{Branch, bytes};
 use crate::world::moment;
 use futures_util::future::{join, join_all};
 use landfall_disks::file::{Caching, Folder as _, OpenMode};
@@ -31,6 +31,17 @@ struct Attempt {
     written: Result<(), DiskError>,
     /// What a read found that was begun after the abort.
     read: Result<Buffer, DiskError>,
+}
+
+/// What a few of them have come to.
+#[derive(Default)]
+struct Found {
+    /// What stood where nothing may have changed.
+    absent: Vec<BranchWrite>,
+    /// Aborts that came too late.
+    late: usize,
+    /// The power went meanwhile.
+    cut: bool,
 }
 
 impl Life<'_> {
@@ -72,55 +83,12 @@ impl Life<'_> {
             });
         let ended = join_all(attempts).await;
 
-        let (mut absent, mut late, mut cut) = (Vec::new(), 0, false);
+        let mut found = Found::default();
         branch.uncertain.clear();
         for (write, ended) in writes.iter().zip(ended) {
-            let (disk, at, data) = write;
-            let range = bytes(ByteRange::at(*at, data.len() as u64).expect("on the disk"));
-            let old = branch.content[*disk][range].to_vec();
-            match ended {
-                Err(Ok(())) => lay(&mut branch.content, *disk, *at, data),
-                Err(Err(error)) => {
-                    cut |= self.is_cut(&error, "branch write");
-                    branch.uncertain.push(write.clone());
-                }
-                Ok(Attempt { in_time: true, ended, written, read }) => {
-                    let seen = read.is_ok() && !ended;
-                    match read {
-                        Ok(read) => assert!(read[..] == old[..], "{name} at {at}: it was aborted"),
-                        Err(error) => cut |= self.is_cut(&error, "a read after an abort"),
-                    }
-                    match written {
-                        Ok(()) => panic!("{name} at {at}: written, and aborted in time"),
-                        Err(DiskError::Aborted) => {
-                            assert!(!ended, "{name} at {at}: aborted before anybody asked for it");
-                            absent.push((*disk, *at, old));
-                        }
-                        Err(error) => {
-                            cut |= self.is_cut(&error, "an aborted write");
-                            if seen {
-                                absent.push((*disk, *at, old));
-                            } else {
-                                branch.uncertain.push(write.clone());
-                            }
-                        }
-                    }
-                }
-                Ok(Attempt { in_time: false, written, read, .. }) => {
-                    late += 1;
-                    match read {
-                        Ok(read) => {
-                            assert!(read[..] == data[..], "{name} at {at}: it was too late")
-                        }
-                        Err(error) => cut |= self.is_cut(&error, "a read after an abort"),
-                    }
-                    if let Err(error) = written {
-                        cut |= self.is_cut(&error, "a write aborted too late");
-                    }
-                    lay(&mut branch.content, *disk, *at, data);
-                }
-            }
+            self.judge(&name, &mut branch, write, ended, &mut found);
         }
+        let Found { absent, late, cut } = found;
         self.model.branches.insert(name.clone(), branch.clone());
         if cut {
             self.model.say(format!("the power went beside {} aborts to {name}", absent.len()));
@@ -141,6 +109,60 @@ impl Life<'_> {
             self.check_absent(&format!("m~{name}@seq:{sequence}"), &absent).await?;
         }
         Ok(())
+    }
+
+    /// Holds what became of a write against what must have, and lays it over the content of the branch if it is there.
+    fn judge(
+        &self,
+        name: &str,
+        branch: &mut Branch,
+        write: &BranchWrite,
+        ended: Result<Attempt, Result<(), DiskError>>,
+        found: &mut Found,
+    ) {
+        let (disk, at, data) = write;
+        let range = bytes(ByteRange::at(*at, data.len() as u64).expect("on the disk"));
+        let old = branch.content[*disk][range].to_vec();
+        match ended {
+            Err(Ok(())) => lay(&mut branch.content, *disk, *at, data),
+            Err(Err(error)) => {
+                found.cut |= self.is_cut(&error, "branch write");
+                branch.uncertain.push(write.clone());
+            }
+            Ok(Attempt { in_time: true, ended, written, read }) => {
+                let seen = read.is_ok() && !ended;
+                match read {
+                    Ok(read) => assert!(read[..] == old[..], "{name} at {at}: it was aborted"),
+                    Err(error) => found.cut |= self.is_cut(&error, "a read after an abort"),
+                }
+                match written {
+                    Ok(()) => panic!("{name} at {at}: written, and aborted in time"),
+                    Err(DiskError::Aborted) => {
+                        assert!(!ended, "{name} at {at}: aborted before anybody asked for it");
+                        found.absent.push((*disk, *at, old));
+                    }
+                    Err(error) => {
+                        found.cut |= self.is_cut(&error, "an aborted write");
+                        if seen {
+                            found.absent.push((*disk, *at, old));
+                        } else {
+                            branch.uncertain.push(write.clone());
+                        }
+                    }
+                }
+            }
+            Ok(Attempt { in_time: false, written, read, .. }) => {
+                found.late += 1;
+                match read {
+                    Ok(read) => assert!(read[..] == data[..], "{name} at {at}: it was too late"),
+                    Err(error) => found.cut |= self.is_cut(&error, "a read after an abort"),
+                }
+                if let Err(error) = written {
+                    found.cut |= self.is_cut(&error, "a write aborted too late");
+                }
+                lay(&mut branch.content, *disk, *at, data);
+            }
+        }
     }
 
     /// Whether `error` is that the power was cut. Nothing else is expected.
