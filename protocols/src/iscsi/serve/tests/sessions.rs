@@ -167,14 +167,20 @@ fn who_logs_in_again_replaces_itself() {
     server.stop();
 }
 
+/// A session whose only command waits for the disk.
+fn with_a_write_that_hangs(server: &Server) -> Initiator {
+    let mut initiator = Initiator::in_session(server.address, &Opening::default());
+    assert_eq!(server.disk.writes.forget_permits(disk::OPEN), disk::OPEN);
+    let command = initiator.write_command(0, 1);
+    initiator.start(&command, &pattern(512, 9));
+    server.until(|counters| counters.commands.load(Relaxed) == 1);
+    initiator
+}
+
 #[test]
 fn tasks_of_a_session_that_is_replaced_are_aborted() {
     let server = Server::start(brisk());
-    let mut old = Initiator::in_session(server.address, &Opening::default());
-    assert_eq!(server.disk.writes.forget_permits(disk::OPEN), disk::OPEN);
-    let command = old.write_command(0, 1);
-    old.start(&command, &pattern(512, 9));
-    server.until(|counters| counters.commands.load(Relaxed) == 1);
+    let mut old = with_a_write_that_hangs(&server);
     let mut new = Initiator::logged_in(server.address, &Opening::default());
     assert_eq!(server.service.counters.commands_dropped.load(Relaxed), 1);
     assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 0, "nobody did that");
@@ -191,11 +197,7 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
 #[test]
 fn tasks_of_a_connection_that_is_made_anew_are_aborted() {
     let server = Server::start(brisk());
-    let mut old = Initiator::in_session(server.address, &Opening::default());
-    assert_eq!(server.disk.writes.forget_permits(disk::OPEN), disk::OPEN);
-    let command = old.write_command(0, 1);
-    old.start(&command, &pattern(512, 9));
-    server.until(|counters| counters.commands.load(Relaxed) == 1);
+    let mut old = with_a_write_that_hangs(&server);
     let opening = Opening { tsih: old.tsih.number(), ..Opening::default() };
     let new = Initiator::in_session(server.address, &opening);
     assert_eq!(new.tsih, old.tsih);
