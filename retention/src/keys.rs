@@ -228,6 +228,8 @@ impl Retention {
         // Also where a file has them still: they are out of use, and durably so.
         if self.manifest.state().keys.destroyed(id).is_some() {
             self.keys().destroy(&self.manifest.state().keys, id, at);
+            // It holds what they opened.
+            self.reading.cache.clear();
         }
         changed?;
         Ok(self.list_keys(Some(machine))?)

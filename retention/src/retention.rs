@@ -29,6 +29,7 @@ use crate::line::{Line, LineState};
 use crate::manifest::state::{LineEntry, Machine, ManifestState};
 use crate::manifest::{Manifest, ManifestError};
 use crate::policy::Policy;
+use crate::reading::{Reading, ReadingMemory};
 use crate::rebuild::{Indexing, Lacking, damage_in_words, is_indexed, known_tail};
 use crate::replica::opening::open_disks;
 use crate::replica::{ImageStore, ReplicaDisk};
@@ -37,7 +38,6 @@ use crate::standby::UnderWay;
 use crate::stream::StreamSlot;
 use crate::thinning::{Thinning, instants};
 use crate::time::Clock;
-use crate::view::Reading;
 use landfall_disks::file::Folder;
 use landfall_disks::image::ImageError;
 use landfall_disks::uring::offload;
@@ -75,6 +75,8 @@ pub struct Settings {
     pub journal: JournalSettings,
     /// Memory for the leaves of views, in bytes.
     pub leaf_cache_bytes: usize,
+    /// Memory for blocks that were read, in bytes; 0: none is kept.
+    pub read_cache_bytes: usize,
     /// Memory for the block hashes of images, in bytes: 1 MiB checks reads of about a gigabyte of images.
     pub hash_cache_bytes: usize,
     /// Lanes that new groups are spread over; one per I/O core.
@@ -93,6 +95,7 @@ impl Default for Settings {
         Self {
             journal: JournalSettings::default(),
             leaf_cache_bytes: 64 << 20,
+            read_cache_bytes: 64 << 20,
             hash_cache_bytes: 64 << 20,
             lanes: 1,
             default_policy: Policy::default(),
@@ -252,7 +255,9 @@ impl Retention {
         report.images_lost = lost;
         let streams = state.machines.keys().map(|id| (*id, Arc::default())).collect();
         let index = Arc::clone(&surroundings.index);
-        let reading = Reading::new(index, segments, keys, settings.leaf_cache_bytes);
+        let Settings { leaf_cache_bytes, read_cache_bytes, .. } = settings;
+        let memory = ReadingMemory { leaf_cache_bytes, read_cache_bytes };
+        let reading = Reading::new(index, segments, keys, memory);
         let newest_commit = lines.values().map(|line| line.tail().commit_time).max();
         let newest_commit = newest_commit.unwrap_or_default();
         let thinning = Thinning::new(&state, newest_commit, &*surroundings.clock);

@@ -13,6 +13,7 @@ use crate::manifest::streams::StreamChange;
 use crate::moment::{Moment, ResolveError, before_history, dropped, line_name, resolve_on_line};
 use crate::name::{MomentName, Name, When};
 use crate::point::{Point, PointQuery};
+use crate::read_cache::ReadCacheStatus;
 use crate::rebuild::NotIndexed;
 use crate::replica::span::{DiskSpan, Place};
 use crate::replica::{DiskState, ReplicaDisk};
@@ -414,6 +415,11 @@ impl Retention {
     /// Exports that were set up.
     pub fn exports(&self) -> Vec<ExportStatus> {
         self.manifest.state().exports.values().map(ExportStatus::new).collect()
+    }
+
+    /// How often reads of views and branches found what they wanted in memory, and what is there.
+    pub fn read_cache(&self) -> ReadCacheStatus {
+        self.reading.cache.status()
     }
 
     /// What the lanes have done since the start.

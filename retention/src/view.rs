@@ -8,138 +8,27 @@
 //! journal is returned only if its checksum matches, and if it is sealed, its tag; a block whose content is not known is an
 //! error, never zeroes.
 
-use crate::ids::{DiskId, LineId, SegmentId, Sequence};
+use crate::ids::Sequence;
 use crate::image_hashes::ImageHashes;
-use crate::index::{IndexError, IndexStore};
-use crate::journal::segment::Segments;
+use crate::index::IndexError;
 use crate::leaf::{BlockPlace, LEAF_BYTES, Layer, Leaf, LeafIndex, next_written_leaf, resolve};
 use crate::lease::Lease;
 use crate::line::Line;
+use crate::read_cache::CachePlace;
+use crate::reading::Reading;
 use crate::rebuild::NotIndexed;
 use crate::replica::{Image, ReplicaDisk};
 use crate::runs::{Run, add_block};
-use crate::sealing::{BlockSeal, Keyring, OPEN_INLINE_BYTES, open_blocks};
-use crate::turn::Turns;
 use futures_util::future::{join, try_join_all};
-use landfall_disks::file::FileError;
 use landfall_disks::uring::offload;
 use landfall_disks::{
     BLOCK_BYTES, BLOCK_SIZE, Block, Buffer, ByteOffset, ByteRange, Content, Disk, DiskError,
     Geometry, IoFuture, MappedRange,
 };
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most runs of a request that are read at the same time.
 const RUNS_AT_ONCE: usize = 64;
-
-/// What all views read through.
-pub(crate) struct Reading {
-    pub(crate) index: Arc<dyn IndexStore>,
-    pub(crate) segments: Arc<Segments>,
-    /// Reads that are under way.
-    pub(crate) turns: Turns,
-    /// What opens blocks that are sealed.
-    pub(crate) keys: Arc<Keyring>,
-    /// Leaves of fixed moments.
-    leaves: Cache<LeafKey, Arc<Leaf>, LeafWeight>,
-}
-
-type LeafKey = (LineId, Sequence, DiskId, LeafIndex);
-
-/// Leaves with sealed blocks take several times what others do.
-#[derive(Clone)]
-struct LeafWeight;
-
-impl Weighter<LeafKey, Arc<Leaf>> for LeafWeight {
-    fn weight(&self, _: &LeafKey, leaf: &Arc<Leaf>) -> u64 {
-        leaf.size_bytes()
-    }
-}
-
-impl Reading {
-    pub(crate) fn new(
-        index: Arc<dyn IndexStore>,
-        segments: Arc<Segments>,
-        keys: Arc<Keyring>,
-        leaf_cache_bytes: usize,
-    ) -> Self {
-        let leaf_bytes = size_of::<[BlockPlace; 256]>();
-        let leaves = (leaf_cache_bytes / leaf_bytes).max(16);
-        let capacity = (leaves * leaf_bytes) as u64;
-        let leaves = Cache::with_weighter(leaves, capacity, LeafWeight);
-        Self { index, segments, turns: Turns::default(), keys, leaves }
-    }
-
-    /// Drops leaves of fixed moments that name one of these segments.
-    pub(crate) fn drop_leaves_naming(&self, segments: &BTreeSet<SegmentId>) {
-        self.leaves.retain(|_, leaf| !leaf.names(segments));
-    }
-
-    /// Drops all leaves of fixed moments.
-    pub(crate) fn drop_leaves(&self) {
-        self.leaves.clear();
-    }
-
-    /// Reads blocks of a disk from a segment, and opens them if they are sealed; what fails its checksum or is not proven by
-    /// its tag is never returned.
-    pub(crate) async fn read_journal(
-        &self,
-        (disk, range): (DiskId, ByteRange),
-        (segment, unit): (SegmentId, u32),
-        checksums: &[u32],
-        seals: &[BlockSeal],
-        into: Buffer,
-    ) -> Result<Buffer, DiskError> {
-        let damaged = |range, what: String| DiskError::Damaged {
-            range,
-            what: format!("segment {segment} of the journal: {what}"),
-        };
-        let read = match self.segments.file(segment).await {
-            Ok(file) => file.read_at(u64::from(unit) * BLOCK_SIZE, into).await,
-            Err(error) => Err(error),
-        };
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            // What was acknowledged is not there: that is damage, whatever the kernel calls it.
-            Err(error @ (FileError::NotFound { .. } | FileError::Ended { .. })) => {
-                return Err(damaged(range, error.to_string()));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        for (index, (block, checksum)) in bytes.chunks(BLOCK_BYTES).zip(checksums).enumerate() {
-            if crc32c::crc32c(block) != *checksum {
-                let start = range.start().bytes() + index as u64 * BLOCK_SIZE;
-                let block = ByteRange::at(ByteOffset::new(start), BLOCK_SIZE).expect("on the disk");
-                return Err(damaged(block, "checksum does not match".into()));
-            }
-        }
-        if seals.is_empty() {
-            Ok(bytes)
-        } else {
-            self.open_sealed((disk, range), seals, bytes).await
-        }
-    }
-
-    async fn open_sealed(
-        &self,
-        (disk, range): (DiskId, ByteRange),
-        seals: &[BlockSeal],
-        mut bytes: Buffer,
-    ) -> Result<Buffer, DiskError> {
-        let first = range.start().block();
-        if bytes.len() <= OPEN_INLINE_BYTES {
-            open_blocks(&self.keys, disk, first, seals, &mut bytes)?;
-            return Ok(bytes);
-        }
-        let (keys, seals) = (Arc::clone(&self.keys), seals.to_vec());
-        let opened =
-            offload(move || open_blocks(&keys, disk, first, &seals, &mut bytes).map(|()| bytes));
-        opened.await
-    }
-}
 
 /// Which moment of its line a view shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -299,14 +188,86 @@ impl View {
         Ok(buffer)
     }
 
-    /// Reads whole blocks.
+    /// Reads whole blocks, from the cache if it has all of them.
     async fn read_whole(&self, whole: ByteRange) -> Result<Buffer, DiskError> {
-        let runs = self.runs(whole).await?;
+        let cache = &self.reading.cache;
+        if !cache.takes(whole) {
+            return self.read_stored(whole, self.runs(whole).await?).await;
+        }
+        let cached = self.read_cached(whole).await?;
+        cache.count(cached.is_some());
+        if let Some(bytes) = cached {
+            return Ok(bytes);
+        }
+        let (beginning, runs) = (cache.begin(), self.runs(whole).await?);
+        let places = self.places(&runs);
+        let bytes = self.read_stored(whole, runs).await?;
+        cache.keep(beginning, places.into_iter(), &bytes);
+        Ok(bytes)
+    }
+
+    /// Reads whole blocks from where they are stored.
+    async fn read_stored(
+        &self,
+        whole: ByteRange,
+        runs: Vec<(ByteRange, Run)>,
+    ) -> Result<Buffer, DiskError> {
         if let [(_, Run::Image)] = runs.as_slice() {
             self.read_image(whole).await
         } else {
             self.read_runs(whole, runs).await
         }
+    }
+
+    /// Whole blocks, if all of them are zeroes or in the cache.
+    async fn read_cached(&self, whole: ByteRange) -> Result<Option<Buffer>, DiskError> {
+        let mut bytes = Buffer::for_overwriting(length(whole.length()));
+        let mut blocks = bytes.chunks_exact_mut(BLOCK_BYTES);
+        for piece in whole.chunks(LEAF_BYTES) {
+            let leaf = self.leaf(LeafIndex::of(piece.start())).await?;
+            for block in piece.start().block().index()..piece.end().block().index() {
+                let block = Block::new(block);
+                let into = blocks.next().expect("as many as there are in the range");
+                let place = match leaf.place(block) {
+                    BlockPlace::Zero => {
+                        into.fill(0);
+                        continue;
+                    }
+                    BlockPlace::Lost => return Ok(None),
+                    BlockPlace::Image => CachePlace::Image { disk: self.disk.id(), block },
+                    BlockPlace::Journal { segment, unit, checksum } => {
+                        CachePlace::Journal { segment, unit, checksum }
+                    }
+                };
+                let Some(cached) = self.reading.cache.get(&place) else { return Ok(None) };
+                into.copy_from_slice(&cached);
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Where the cache keeps the blocks of runs, of each that it may keep.
+    fn places(&self, runs: &[(ByteRange, Run)]) -> Vec<Option<CachePlace>> {
+        // Without a floor the image is being written, by its first copy.
+        let (disk, settled) = (self.disk.id(), self.disk.floor().is_some());
+        let mut places = Vec::new();
+        for (range, run) in runs {
+            let blocks = range.start().block().index()..range.end().block().index();
+            match run {
+                Run::Zero | Run::Lost => places.extend(blocks.map(|_| None)),
+                Run::Image => places.extend(blocks.map(|block| {
+                    settled.then_some(CachePlace::Image { disk, block: Block::new(block) })
+                })),
+                Run::Journal { segment, unit, checksums, .. } => {
+                    let places_of = (*unit..).zip(checksums).map(|(unit, checksum)| {
+                        let (segment, checksum) = (*segment, *checksum);
+                        Some(CachePlace::Journal { segment, unit, checksum })
+                    });
+                    places.extend(places_of);
+                }
+            }
+        }
+        places
     }
 
     /// Has the places of what lies in `range` be resolved anew.

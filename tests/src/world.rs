@@ -85,8 +85,9 @@ impl World {
         let journal = JournalSettings { segment_bytes: 512 << 10, reserve_bytes: 0 };
         // All of it at once: those who want it otherwise say so.
         let index_at_once = usize::MAX;
-        let leaf_cache_bytes = 16 << 20;
-        Settings { journal, leaf_cache_bytes, lanes: 2, index_at_once, ..Settings::default() }
+        let (leaf_cache_bytes, read_cache_bytes) = (16 << 20, 1 << 20);
+        let settings = Settings { leaf_cache_bytes, read_cache_bytes, ..Settings::default() };
+        Settings { journal, lanes: 2, index_at_once, ..settings }
     }
 }
 

@@ -29,11 +29,11 @@ use crate::manifest::history::HistoryStart;
 use crate::manifest::record::ManifestRecord;
 use crate::moment::ResolveError;
 use crate::name::Name;
+use crate::reading::Reading;
 use crate::rebuild::NotIndexed;
 use crate::replica::{Image, ReplicaDisk};
 use crate::retention::Retention;
 use crate::runs::Run;
-use crate::view::Reading;
 use futures_util::future::try_join_all;
 use landfall_disks::uring::offload;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, Disk, DiskError, Durability, ZeroMode};
@@ -464,6 +464,7 @@ impl DiskFold<'_> {
                 (self.image.write(start, bytes, Durability::Cached).await, sums)
             }
         };
+        self.retention.reading.cache.image_changed(self.disk.id(), inside);
         written.map_err(|source| self.image_failed(source))?;
         Ok(sums)
     }

@@ -264,6 +264,7 @@ impl Round<'_> {
             let written = of.image.write(block.start(), bytes, Durability::Durable).await;
             written.map(|()| HealedFrom::Journal)
         };
+        self.retention.reading.cache.image_changed(of.disk.id(), block);
         let from = match written {
             Ok(from) => from,
             Err(error) => {

@@ -151,6 +151,11 @@ impl Life<'_> {
                     }
                 }
             }
+            // Failed before anybody aborted it: there or not, and what can be read from memory still does not tell.
+            Ok(Attempt { in_time: false, ended: true, written: Err(error), .. }) => {
+                found.cut |= self.is_cut(&error, "a write before it was aborted");
+                branch.uncertain.push(write.clone());
+            }
             Ok(Attempt { in_time: false, written, read, .. }) => {
                 found.late += 1;
                 match read {

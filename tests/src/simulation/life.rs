@@ -32,7 +32,10 @@ pub(super) fn live(world: World, model: &mut Model, random: &mut Seed, last: boo
             super::scrubbing::mend(world, model).await;
             let encryption = model.encryption(choices);
             let index_at_once = *choices.pick(&[1, 1, 16]);
-            let settings = Settings { encryption, index_at_once, ..World::settings() };
+            // None, so that all comes from the medium, or one that is always full.
+            let read_cache_bytes = *choices.pick(&[0, 256 << 10]);
+            let settings =
+                Settings { encryption, index_at_once, read_cache_bytes, ..World::settings() };
             let opened = Retention::open(surroundings, settings).await;
             let opened = match opened {
                 Ok(opened) => opened,
