@@ -7,6 +7,7 @@
 mod groups;
 mod integrity;
 mod iscsi;
+mod read_cache;
 mod standby;
 
 use crate::exports::ServingCounters;
@@ -66,6 +67,7 @@ async fn scrape(target: &Target) -> anyhow::Result<String> {
     policies(&page, target)?;
     integrity::write(&page, target)?;
     standby::write(&page, target)?;
+    read_cache::write(&page, target)?;
     groups::write(&page, target)?;
     folding(&page, &target.folding.counters(), target.folding.share())?;
     histories(&page, &machine_histories(target))?;

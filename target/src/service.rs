@@ -286,6 +286,7 @@ fn open_retention(
             reserve_bytes: config.reserve_bytes,
         },
         leaf_cache_bytes: config.leaf_cache_bytes,
+        read_cache_bytes: config.read_cache_bytes,
         hash_cache_bytes: config.hash_cache_bytes,
         lanes: u16::try_from(engine.cores().len()).context("too many I/O cores")?,
         default_policy: config.policy.keep.clone(),

@@ -25,7 +25,10 @@ const SEGMENTS_AT_START: usize = 16;
 /// From one checkpoint of the index to the next unless something else is configured.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 /// Memory for block hashes unless something else is configured: for images of 64 GiB.
-const DEFAULT_HASH_CACHE_BYTES: usize = 64 << 20;
+const HASH_CACHE_BYTES: u64 = 64 << 20;
+const LEAF_CACHE_BYTES: u64 = 256 << 20;
+const INDEX_CACHE_BYTES: u64 = 256 << 20;
+const READ_CACHE_BYTES: u64 = 512 << 20;
 
 /// The whole configuration. `here` is where relative data folders begin.
 pub(super) fn complete(
@@ -54,8 +57,8 @@ pub(super) fn complete(
     };
     let nbd = nbd::complete(file.nbd)?;
     check_exposure(&listen, nbd.tls, file.insecure)?;
-    let memory = |size: Option<ByteSize>, key| {
-        let bytes = size.map_or(256 << 20, ByteSize::bytes);
+    let memory = |size: Option<ByteSize>, default: u64, key| {
+        let bytes = size.map_or(default, ByteSize::bytes);
         usize::try_from(bytes)
             .map_err(|_| ConfigError::Value { key, what: "more than can be addressed".to_owned() })
     };
@@ -71,12 +74,14 @@ pub(super) fn complete(
         names: file.delta.names,
         segment_bytes,
         reserve_bytes,
-        leaf_cache_bytes: memory(file.memory.leaf_cache, "memory.leaf_cache")?,
-        index_cache_bytes: memory(file.memory.index_cache, "memory.index_cache")?,
-        hash_cache_bytes: match file.memory.hash_cache {
-            None => DEFAULT_HASH_CACHE_BYTES,
-            given => memory(given, "memory.hash_cache")?,
-        },
+        leaf_cache_bytes: memory(file.memory.leaf_cache, LEAF_CACHE_BYTES, "memory.leaf_cache")?,
+        read_cache_bytes: memory(file.memory.read_cache, READ_CACHE_BYTES, "memory.read_cache")?,
+        index_cache_bytes: memory(
+            file.memory.index_cache,
+            INDEX_CACHE_BYTES,
+            "memory.index_cache",
+        )?,
+        hash_cache_bytes: memory(file.memory.hash_cache, HASH_CACHE_BYTES, "memory.hash_cache")?,
         checkpoint_every: every(
             file.index.checkpoint_every.as_deref(),
             "index.checkpoint_every",

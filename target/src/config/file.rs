@@ -95,6 +95,7 @@ pub(super) struct JournalSection {
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct MemorySection {
+    pub(super) read_cache: Option<ByteSize>,
     pub(super) leaf_cache: Option<ByteSize>,
     pub(super) index_cache: Option<ByteSize>,
     pub(super) hash_cache: Option<ByteSize>,

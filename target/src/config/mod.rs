@@ -67,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) reserve_bytes: u64,
     /// Memory for resolved leaves of views, in bytes.
     pub(crate) leaf_cache_bytes: usize,
+    /// Memory for blocks that were read, in bytes.
+    pub(crate) read_cache_bytes: usize,
     /// Memory for blocks of the index, in bytes.
     pub(crate) index_cache_bytes: usize,
     /// Memory for block hashes of images, in bytes.
