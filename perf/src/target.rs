@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Time a target on a small data folder has until it listens.
 const START: Duration = Duration::from_secs(30);
 
+/// Configuration of a target that keeps no block that it read: all reads go to the device.
+pub(crate) const NO_READ_CACHE: &str = "\n[memory]\nread_cache = \"0B\"\n";
+
 /// A running target, fresh, in a folder of its own.
 pub(crate) struct Target {
     landfall: PathBuf,
@@ -78,9 +81,9 @@ struct IscsiTarget {
 }
 
 impl Target {
-    /// Starts one that keeps everything in `folder`.
+    /// Starts one that keeps everything in `folder`, and no block in memory.
     pub(crate) fn start(landfall: &Path, folder: &Path) -> anyhow::Result<Self> {
-        Self::with_config(landfall, folder, "")
+        Self::with_config(landfall, folder, NO_READ_CACHE)
     }
 
     /// Starts one with this text in its configuration.

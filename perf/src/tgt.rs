@@ -91,12 +91,21 @@ impl Reads {
 
 /// Reads per second of `seconds`.
 pub(crate) fn iscsi_perf(uri: &str, reads: Reads, seconds: u32) -> anyhow::Result<f64> {
-    let mut command = Command::new("iscsi-perf");
-    command.args(["-t", &seconds.to_string()]);
-    command.args(match reads {
+    let how = match reads {
         Reads::Random => &["-r", "-b", "8", "-m", "32"][..],
         Reads::Sequential => &["-b", "2048", "-m", "32"][..],
-    });
+    };
+    run(uri, how, seconds)
+}
+
+/// Reads 64 KiB here and there, as many times as have read all of it: what is read in order, caches leave to read-ahead.
+pub(crate) fn warm(uri: &str, seconds: u32) -> anyhow::Result<()> {
+    run(uri, &["-r", "-b", "128", "-m", "32"], seconds).map(drop)
+}
+
+fn run(uri: &str, how: &[&str], seconds: u32) -> anyhow::Result<f64> {
+    let mut command = Command::new("iscsi-perf");
+    command.args(["-t", &seconds.to_string()]).args(how);
     average(&output(command.arg(uri))?)
 }
 

@@ -112,7 +112,10 @@ impl Place<'_> {
     fn fill(&self, name: &str, shape: Shape) -> anyhow::Result<Filled> {
         let data = self.data(name);
         std::fs::create_dir_all(&data)?;
-        let memory = format!("leaf_cache = \"{CACHE_BYTES}B\"\nindex_cache = \"{CACHE_BYTES}B\"");
+        // No block is kept in memory: a read of the journal is one.
+        let memory = format!(
+            "leaf_cache = \"{CACHE_BYTES}B\"\nindex_cache = \"{CACHE_BYTES}B\"\nread_cache = \"0B\""
+        );
         // All of the index before it listens: that is what is timed.
         let index = "[index]\nsegments_at_start = 1000000\n";
         let text = format!("[policy]\nkeep = \"keep all\"\n\n{index}\n[memory]\n{memory}\n");

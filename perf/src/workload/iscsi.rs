@@ -1,24 +1,32 @@
 //! Serving over iSCSI: a machine whose image is all there is of it, and a point behind which lies a long history.
 //!
 //! ```text
-//!   a raw file each   landfall, newest point, all of it image   │ tgt through the page cache │ tgt direct │ fio, no target
-//!   a data folder     landfall, newest point of a million changes of 4 KiB
+//!   from memory       landfall, all of it in the read cache   │ tgt through the page cache, which holds all of its file
+//!   from the device   landfall without a read cache           │ tgt direct │ fio on the file, no target
 //! ```
 //!
-//! All take turns within a round, and begin at another one in each. The page cache holds all of tgt's file: what it does with that
-//! owes nothing to the device. fio has the file to itself, which is all that the device gives anybody who reads past the cache.
+//! landfall serves a machine whose image is all there is of it, and the newest point of a million changes of 4 KiB; the others a raw
+//! file each. All take turns within a round, and begin at another one in each. Whoever reads from memory has read everything once
+//! before. Reads of 1 MiB pass by landfall's cache, so there they all are in one table. fio has the file to itself, which is all that
+//! the device gives anybody.
+//!
+//! iscsi-perf reads at any sector: most of its requests of 4 KiB touch two blocks, which lie apart where there is a history.
 
 use super::long_history::{self, CHANGES};
 use super::{Settings, Stage, say};
 use crate::figure::{Figure, Peer, Series, Unit};
 use crate::peer::fio_file;
-use crate::target::Target;
-use crate::tgt::{Reads, Store, Tgt, iscsi_perf};
+use crate::target::{NO_READ_CACHE, Target};
+use crate::tgt::{Reads, Store, Tgt, iscsi_perf, warm};
 use anyhow::Context;
 use std::path::PathBuf;
 
 const MACHINE: &str = "plain";
 const LISTEN: &str = "\n[listen]\niscsi = \"127.0.0.1:0\"\n";
+/// Room for the whole disk.
+const READ_CACHE: &str = "\n[memory]\nread_cache = \"2GiB\"\n";
+/// Time in which every server here reads as much as several times the disk.
+const WARMING_SECONDS: u32 = 5;
 
 /// Who is measured.
 struct Contender {
@@ -39,6 +47,10 @@ impl Contender {
         Self { name: name.into(), read: Read::Unit(uri) }
     }
 
+    fn of_tgt(tgt: &Tgt) -> Self {
+        Self::unit(tgt.name(), tgt.uri())
+    }
+
     /// Reads per second.
     fn rate(&self, reads: Reads, settings: &Settings) -> anyhow::Result<f64> {
         match &self.read {
@@ -48,86 +60,103 @@ impl Contender {
     }
 }
 
-pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<[Figure; 3]> {
-    let (target, image) = image(stage)?;
-    let (long, machine, _) = long_history::start(stage, "iscsi-point", LISTEN)?;
-    let point = Contender::unit("landfall", long.export_iscsi(&format!("{machine}@latest"))?);
-    let (cached, direct) = (tgt(stage, Store::Cached)?, tgt(stage, Store::Direct)?);
+pub(super) fn measure(stage: &Stage<'_>) -> anyhow::Result<Vec<Figure>> {
+    let cached = Tgt::on_a_copy(stage, Store::Cached)?;
+    let direct = Tgt::on_a_copy(stage, Store::Direct)?;
+    let [in_memory, on_device] = [&cached, &direct].map(Contender::of_tgt);
     let file = stage.scratch.join("iscsi-device.raw");
     stage.image.copy_to(&file)?;
     let device = Contender { name: "fio on the file, no target".into(), read: Read::File(file) };
-    let [cached_unit, direct_unit] =
-        [&cached, &direct].map(|tgt| Contender::unit(tgt.name(), tgt.uri()));
-    let peers = [cached_unit, direct_unit, device];
     let random = "4 KiB at random, 32 at a time, one session";
     let sequential = "1 MiB after the other, 32 at a time, one session";
-    let figures = [
-        figure(
-            stage,
-            "iscsi-raw-read",
-            format!("reads of a raw image: {random}"),
-            Reads::Random,
-            (&image, &peers),
-        )?,
-        figure(
-            stage,
-            "iscsi-raw-read-1m",
-            format!("reads of a raw image: {sequential}"),
-            Reads::Sequential,
-            (&image, &peers),
-        )?,
-        figure(
-            stage,
-            "iscsi-point-read",
-            format!("reads of a point of {CHANGES} changes: {random}; tgt serves a raw image"),
-            Reads::Random,
-            (&point, &peers),
-        )?,
-    ];
-    drop((target, long, cached, direct));
+    let mut figures = Vec::new();
+    {
+        let (_target, image) = image(stage, "iscsi-image-cached", READ_CACHE)?;
+        let all = [&image, &in_memory];
+        warm_up(&all)?;
+        let what = format!("reads of a raw image, from memory: {random}");
+        figures.push(figure(stage, ("iscsi-raw-read-cached", what), Reads::Random, &all)?);
+    }
+    {
+        let (_target, image) = image(stage, "iscsi-image", NO_READ_CACHE)?;
+        let what = format!("reads of a raw image, from the device: {random}");
+        let all = [&image, &on_device, &device];
+        figures.push(figure(stage, ("iscsi-raw-read", what), Reads::Random, &all)?);
+        let what = format!("reads of a raw image: {sequential}");
+        let all = [&image, &in_memory, &on_device, &device];
+        figures.push(figure(stage, ("iscsi-raw-read-1m", what), Reads::Sequential, &all)?);
+    }
+    let of = format!("a point of {CHANGES} changes");
+    {
+        let (_target, point) = point(stage, "iscsi-point-cached", READ_CACHE)?;
+        let all = [&point, &in_memory];
+        warm_up(&all)?;
+        let what = format!("reads of {of}, from memory: {random}; tgt serves a raw image");
+        figures.push(figure(stage, ("iscsi-point-read-cached", what), Reads::Random, &all)?);
+    }
+    let (_target, point) = point(stage, "iscsi-point", NO_READ_CACHE)?;
+    let what = format!("reads of {of}, from the device: {random}; the others have a raw image");
+    let all = [&point, &on_device, &device];
+    figures.push(figure(stage, ("iscsi-point-read", what), Reads::Random, &all)?);
     Ok(figures)
 }
 
-/// Rounds of landfall and all `peers`.
+/// Has everybody read all of the disk.
+fn warm_up(contenders: &[&Contender]) -> anyhow::Result<()> {
+    for contender in contenders {
+        let Read::Unit(uri) = &contender.read else { unreachable!("a file has no memory") };
+        warm(uri, WARMING_SECONDS).with_context(|| contender.name.clone())?;
+    }
+    Ok(())
+}
+
+/// Rounds of all `contenders`, the first of which is landfall.
 fn figure(
     stage: &Stage<'_>,
-    name: &str,
-    what: String,
+    (name, what): (&str, String),
     reads: Reads,
-    (landfall, peers): (&Contender, &[Contender]),
+    contenders: &[&Contender],
 ) -> anyhow::Result<Figure> {
     let Settings { rounds, .. } = *stage.settings;
-    let all: Vec<_> = std::iter::once(landfall).chain(peers).collect();
-    let mut series = vec![Series::default(); all.len()];
+    let mut series = vec![Series::default(); contenders.len()];
     for round in 0..rounds {
         say(&format!("{name}, round {} of {rounds}", round + 1));
-        for turn in 0..all.len() {
-            let turn = (turn + round as usize) % all.len();
-            let rate = all[turn].rate(reads, stage.settings);
-            series[turn].push(rate.with_context(|| all[turn].name.clone())?);
+        for turn in 0..contenders.len() {
+            let turn = (turn + round as usize) % contenders.len();
+            let rate = contenders[turn].rate(reads, stage.settings);
+            series[turn].push(rate.with_context(|| contenders[turn].name.clone())?);
         }
     }
     let mut series = series.into_iter();
     let landfall = series.next().context("nobody was measured")?;
-    let peers = peers.iter().zip(series);
+    let peers = contenders[1..].iter().zip(series);
     let peers = peers.map(|(peer, series)| Peer { name: peer.name.clone(), series }).collect();
     Ok(Figure { name: name.into(), what, unit: Unit::RequestsPerSecond, landfall, peers })
 }
 
-fn tgt(stage: &Stage<'_>, store: Store) -> anyhow::Result<Tgt> {
-    let folder = stage.scratch.join(format!("tgt-{store:?}"));
-    std::fs::create_dir(&folder)?;
-    let file = folder.join("disk.raw");
-    stage.image.copy_to(&file)?;
-    Tgt::start(&file, &folder, store)
+impl Tgt {
+    fn on_a_copy(stage: &Stage<'_>, store: Store) -> anyhow::Result<Self> {
+        let folder = stage.scratch.join(format!("tgt-{store:?}"));
+        std::fs::create_dir(&folder)?;
+        let file = folder.join("disk.raw");
+        stage.image.copy_to(&file)?;
+        Self::start(&file, &folder, store)
+    }
 }
 
 /// A machine that was copied: there is nothing of it but the image.
-fn image(stage: &Stage<'_>) -> anyhow::Result<(Target, Contender)> {
-    let folder = stage.scratch.join("iscsi-image");
-    let target = Target::with_config(&stage.settings.landfall, &folder, LISTEN)?;
+fn image(stage: &Stage<'_>, name: &str, memory: &str) -> anyhow::Result<(Target, Contender)> {
+    let (folder, config) = (stage.scratch.join(name), format!("{LISTEN}{memory}"));
+    let target = Target::with_config(&stage.settings.landfall, &folder, &config)?;
     target.add_machine(MACHINE, stage.settings.size_bytes)?;
     target.replicate(MACHINE, &stage.image)?;
     let uri = target.export_iscsi(&format!("{MACHINE}@latest"))?;
+    Ok((target, Contender::unit("landfall", uri)))
+}
+
+/// The newest point of a long history.
+fn point(stage: &Stage<'_>, name: &str, memory: &str) -> anyhow::Result<(Target, Contender)> {
+    let (target, machine, _) = long_history::start(stage, name, &format!("{LISTEN}{memory}"))?;
+    let uri = target.export_iscsi(&format!("{machine}@latest"))?;
     Ok((target, Contender::unit("landfall", uri)))
 }

@@ -13,7 +13,7 @@ use super::{Settings, Stage, say};
 use crate::figure::{Figure, Peer, Series, Unit};
 use crate::peer::{Access, Load, QemuNbd, Writes, fio};
 use crate::process::{Server, output};
-use crate::target::Target;
+use crate::target::{NO_READ_CACHE, Target};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -174,7 +174,7 @@ fn chain(stage: &Stage<'_>) -> anyhow::Result<Contender> {
 
 /// The newest point of a long history.
 fn point(stage: &Stage<'_>) -> anyhow::Result<Contender> {
-    let (target, machine, disk) = long_history::start(stage, "serve-point", "")?;
+    let (target, machine, disk) = long_history::start(stage, "serve-point", NO_READ_CACHE)?;
     let socket = target.nbd_socket();
     let uri = format!("nbd+unix:///{machine}/{disk}@latest?socket={}", socket.display());
     Ok(Contender { name: "landfall".into(), uri, _server: Running::Target { _target: target } })
