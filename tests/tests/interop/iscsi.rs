@@ -3,6 +3,11 @@
 use crate::machine::{Web, text};
 use landfall_tests::harness::{MIB, Target, attempt, run};
 use serde_json::Value;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a target may take to count whom it has refused.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Adds an export over iSCSI; what is said of it.
 #[track_caller]
@@ -211,6 +216,65 @@ fn a_target_opens_to_those_it_is_for_also_after_a_restart() {
     web.target.kill();
     web.target.start_again();
     check(&web);
+}
+
+/// Waits until the target has refused as many initiators that did not prove who they are: it counts them once they are told.
+#[track_caller]
+fn has_refused(target: &Target, initiators: f64) {
+    let begun = Instant::now();
+    loop {
+        let refused = target.metrics().get("landfall_iscsi_authentications_failed_total");
+        if refused == initiators {
+            return;
+        }
+        let in_time = refused < initiators && begun.elapsed() < PATIENCE;
+        assert!(in_time, "{refused} initiators were refused, not {initiators}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whoever refuses says so itself: libiscsi checks what the target proves, the target counts who proves nothing to it.
+#[test]
+fn initiator_and_target_prove_who_they_are_to_each_other() {
+    let web = Web::with_points(1);
+    web.target.log().expect("an iSCSI initiator did not prove who it is");
+    let (host, own) =
+        (secret(&web, "host", "secret-of-the-host"), secret(&web, "own", "secret-of-ours"));
+    let one_way = ["web@latest", "--chap", "host", "--chap-secret-file", &host];
+    let both_ways = ["--mutual-chap", "landfall", "--mutual-chap-secret-file", &own];
+    let mutual = export(&web.target, &[&one_way[..], &both_ways].concat());
+    let one_way = export(&web.target, &one_way);
+    // What is said to an initiator with this secret, that wants this proof of the target.
+    let logs_in = |export: &Value, secret: &str, proof: &str| {
+        let unit = uri(export, &format!("host%{secret}@"));
+        attempt("iscsi-inq", &[&format!("{unit}?{proof}")])
+    };
+    let right = "secret-of-the-host";
+    let ours = "target_user=landfall&target_password=secret-of-ours";
+    assert!(logs_in(&mutual, right, ours).ok().contains("Vendor:LANDFALL"));
+
+    // The initiator refuses: no target that it knows has this secret, or this name.
+    for (proof, complaint) in [
+        ("target_user=landfall&target_password=secret-of-a-guess", "Invalid CHAP_R response"),
+        ("target_user=else&target_password=secret-of-ours", "Wrong CHAP targetname"),
+    ] {
+        let said = logs_in(&mutual, right, proof);
+        assert!(said.code != Some(0) && said.err.contains(complaint), "{said:?}");
+    }
+    has_refused(&web.target, 0.0);
+    // The target refuses: a secret that is nobody's, its own for the initiator's, and where it has none to prove itself with.
+    for (export, secret, refused) in [
+        (&mutual, "secret-of-a-guess", 1.0),
+        (&mutual, "secret-of-ours", 2.0),
+        (&one_way, right, 3.0),
+    ] {
+        let said = logs_in(export, secret, ours);
+        assert!(said.code != Some(0) && said.err.contains("Authentication failure"), "{said:?}");
+        has_refused(&web.target, refused);
+    }
+    // None of that is asked for by who wants no proof.
+    logs_in(&mutual, right, "").ok();
+    logs_in(&one_way, right, "").ok();
 }
 
 #[test]
