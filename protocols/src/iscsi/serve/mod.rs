@@ -6,7 +6,7 @@
 //!                       receive      PDU by PDU into the session ──Start──▶ a task of its own (disk) ──▶ session
 //!                       pump         everything that is ready goes out in one send
 //!                       orders       what other sessions want of this one
-//!                       watch        a ping when nothing comes, the end when nobody answers it
+//!                       keep_alive   a ping when nothing comes, the end when nobody answers it
 //! ```
 //!
 //! **Invariants**
@@ -178,7 +178,7 @@ impl Service {
     /// Ends the sessions of a target that is no more, from any thread: their initiators are asked to log out, and dropped when
     /// they do not. Whoever wants commands to come to nothing meanwhile has detached its units before.
     pub fn dismiss(&self, target: &Name) {
-        self.seats.tell(target, Tsih::NEW, || Order::Part);
+        self.seats.tell(target, Tsih::NEW, || Order::RequestLogout);
     }
 
     /// Whether as many sessions have gone and left commands that still run as there may be sessions.

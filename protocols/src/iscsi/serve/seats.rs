@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   a session ──orders──▶ those of the same target          task management that concerns all of them
-//!   a login   ──Leave───▶ the session that it replaces      section 6.3.5: same initiator, ISID and target
-//!             ──Answer──▶ those that keep it out            same initiator, another target
+//!   a login   ──End─────▶ the session that it replaces      section 6.3.5: same initiator, ISID and target
+//!             ──Ping────▶ those that keep it out            same initiator, another target
 //! ```
 //!
 //! Sessions of targets and of discovery have places of their own: whoever discovers has proved nothing, and keeps nobody out.
@@ -33,11 +33,11 @@ pub(super) struct Port {
 /// What a session is told by others.
 pub(super) enum Order {
     /// To end. What is here is dropped when it has.
-    Leave(Ended, oneshot::Sender<()>),
-    /// To ask its initiator to leave, and to end when it does not: the target is no more.
-    Part,
+    End(Ended, oneshot::Sender<()>),
+    /// To request a logout of its initiator, and to end when none comes: the target is no more.
+    RequestLogout,
     /// To ask its initiator whether it is there. That it is, is said here; what is here is dropped when the session has ended.
-    Answer(oneshot::Sender<()>),
+    Ping(oneshot::Sender<()>),
     /// To abort its tasks. What is here is dropped when it has.
     Abort {
         scope: Scope,
@@ -119,7 +119,7 @@ impl Seats {
         let replaced = replaced.map(|record| {
             let (done, gone) = oneshot::channel();
             // If it has gone by itself, `done` is dropped, which says so.
-            let _ = record.orders.send(Order::Leave(Ended::Replaced, done));
+            let _ = record.orders.send(Order::End(Ended::Replaced, done));
             Replaced(gone)
         });
         let (own, orders) = mpsc::unbounded_channel();
@@ -156,7 +156,7 @@ impl Seats {
         let ask = |record: &Record| {
             let (here, answer) = oneshot::channel();
             // Of one that has gone `here` is dropped, which says so.
-            let _ = record.orders.send(Order::Answer(here));
+            let _ = record.orders.send(Order::Ping(here));
             answer
         };
         self.taken.lock().sessions.values().filter(wanted).map(ask).collect()
@@ -251,7 +251,7 @@ mod tests {
         let (mut old, _) = take(&seats, port("a", 1));
         let (new, replaced) = take(&seats, port("a", 1));
         let mut gone = replaced.expect("somebody was there").0;
-        assert!(matches!(old.orders.try_recv(), Ok(Order::Leave(Ended::Replaced, _))));
+        assert!(matches!(old.orders.try_recv(), Ok(Order::End(Ended::Replaced, _))));
         assert!(matches!(gone.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
         drop(old);
         let (_, replaced) = take(&seats, port("a", 1));

@@ -487,7 +487,7 @@ impl<T> Session<T> {
     }
 
     /// Asks the initiator to log out within so many seconds.
-    pub fn ask_to_leave(&mut self, within: u16) {
+    pub fn request_logout(&mut self, within: u16) {
         self.notify(Event::LogoutWanted { within });
     }
 

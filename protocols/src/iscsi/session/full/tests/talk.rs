@@ -246,7 +246,7 @@ fn discovery_has_text_and_logout_and_nothing_else() {
 #[test]
 fn the_target_has_something_to_say() {
     let mut pair = Pair::new();
-    pair.session.ask_to_leave(5);
+    pair.session.request_logout(5);
     pair.session.say_dropped();
     let answers = pair.answers();
     let events: Vec<_> = answers
