@@ -194,7 +194,7 @@ impl Model {
         let Ok(Response::Login(response)) = Response::parse(&header) else {
             panic!("it is no login: {header:?}")
         };
-        assert_eq!(response.stat_sn, StatSn::new(self.stat_sn), "numbered one by one");
+        assert_eq!(response.numbers.stat_sn, StatSn::new(self.stat_sn), "numbered one by one");
         self.stat_sn += 1;
         assert!(text.len() <= DEFAULT_SEGMENT as usize);
         let LoginResponse { transit, status, .. } = response;

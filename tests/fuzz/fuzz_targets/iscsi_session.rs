@@ -20,7 +20,8 @@ use landfall_protocols::iscsi::wire::command::{Attribute, ScsiCommand};
 use landfall_protocols::iscsi::wire::data::DataOut;
 use landfall_protocols::iscsi::wire::header::{DataLength, Lengths, padding};
 use landfall_protocols::iscsi::wire::number::{
-    Cid, CmdSn, DataSn, InitiatorTaskTag, Isid, LunField, StatSn, TargetTransferTag, Tsih,
+    Cid, CmdSn, DataSn, InitiatorTaskTag, Isid, LunField, ResponseNumbers, StatSn,
+    TargetTransferTag, Tsih,
 };
 use landfall_protocols::iscsi::wire::pdu::{Request, Response};
 use landfall_protocols::iscsi::wire::task::{Function, TaskAnswer, TaskRequest};
@@ -359,18 +360,19 @@ impl Model {
     }
 
     fn answer(&mut self, response: &Response, data: &[u8]) {
+        let counted = |numbers: ResponseNumbers| (numbers.max_cmd_sn, Some(numbers.stat_sn));
         let (max_cmd_sn, stat_sn) = match response {
-            Response::Command(pdu) => (pdu.max_cmd_sn, Some(pdu.stat_sn)),
+            Response::Command(pdu) => counted(pdu.numbers),
             Response::Data(pdu) => (pdu.max_cmd_sn, pdu.end.map(|end| end.stat_sn)),
-            Response::Task(pdu) => (pdu.max_cmd_sn, Some(pdu.stat_sn)),
-            Response::Ready(pdu) => (pdu.max_cmd_sn, None),
-            Response::Reject(pdu) => (pdu.max_cmd_sn, Some(pdu.stat_sn)),
-            Response::Text(pdu) => (pdu.max_cmd_sn, Some(pdu.stat_sn)),
-            Response::Logout(pdu) => (pdu.max_cmd_sn, Some(pdu.stat_sn)),
-            Response::Nop(pdu) => {
-                let counts = pdu.task_tag != InitiatorTaskTag::RESERVED;
-                (pdu.max_cmd_sn, counts.then_some(pdu.stat_sn))
+            Response::Task(pdu) => counted(pdu.numbers),
+            Response::Ready(pdu) => (pdu.numbers.max_cmd_sn, None),
+            Response::Reject(pdu) => counted(pdu.numbers),
+            Response::Text(pdu) => counted(pdu.numbers),
+            Response::Logout(pdu) => counted(pdu.numbers),
+            Response::Nop(pdu) if pdu.task_tag == InitiatorTaskTag::RESERVED => {
+                (pdu.numbers.max_cmd_sn, None)
             }
+            Response::Nop(pdu) => counted(pdu.numbers),
             Response::Async(_) | Response::Login(_) => panic!("nobody asked for {response:?}"),
         };
         assert!(self.last.is_none_or(|last| !max_cmd_sn.precedes(last)), "the window goes back");

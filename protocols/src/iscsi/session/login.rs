@@ -18,7 +18,9 @@ use crate::iscsi::name::{Name, NameError};
 use crate::iscsi::wire::header::DataLength;
 use crate::iscsi::wire::keys::{Pair, TextError, append, parse};
 use crate::iscsi::wire::login::{LoginRequest, LoginResponse, LoginStatus, Stage};
-use crate::iscsi::wire::number::{Cid, CmdSn, InitiatorTaskTag, Isid, PortalGroup, StatSn, Tsih};
+use crate::iscsi::wire::number::{
+    Cid, CmdSn, InitiatorTaskTag, Isid, PortalGroup, ResponseNumbers, StatSn, Tsih,
+};
 use crate::iscsi::wire::pdu::{HeaderError, Request, Response};
 use crate::iscsi::wire::{DEFAULT_SEGMENT, HeaderBytes};
 
@@ -538,9 +540,11 @@ impl Login {
             isid: request.isid,
             tsih: request.tsih,
             task_tag: request.task_tag,
-            stat_sn: self.stat_sn,
-            exp_cmd_sn: request.cmd_sn,
-            max_cmd_sn: request.cmd_sn.plus(self.offer.window - 1),
+            numbers: ResponseNumbers {
+                stat_sn: self.stat_sn,
+                exp_cmd_sn: request.cmd_sn,
+                max_cmd_sn: request.cmd_sn.plus(self.offer.window - 1),
+            },
             status,
         };
         self.stat_sn = self.stat_sn.next();

@@ -1,7 +1,9 @@
 //! SCSI commands and their responses (sections 11.3 and 11.4).
 
 use super::header::{DataLength, FINAL, Lead, request};
-use super::number::{CmdSn, DataSn, InitiatorTaskTag, LunField, StatSn};
+use super::number::{
+    CmdSn, DataSn, InitiatorTaskTag, LunField, ResponseNumbers, ResponseNumbersLayout, StatSn,
+};
 use super::pdu::{HeaderError, SCSI_COMMAND, SCSI_RESPONSE};
 use super::{CDB, HeaderBytes, layout};
 use zerocopy::big_endian::U32;
@@ -30,9 +32,7 @@ layout! {
         reserved: [u8; 8],
         task_tag: U32,
         snack_tag: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         exp_data_sn: U32,
         read_residual: U32,
         residual: U32,
@@ -181,12 +181,8 @@ pub struct ScsiResponse {
     pub status: u8,
     /// The command's.
     pub task_tag: InitiatorTaskTag,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
     /// Data-In and R2T PDUs that were sent for it.
     pub exp_data_sn: DataSn,
 }
@@ -203,9 +199,7 @@ impl ScsiResponse {
             response,
             status,
             task_tag: layout.task_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
             exp_data_sn: layout.exp_data_sn.into(),
         })
     }
@@ -221,9 +215,7 @@ impl ScsiResponse {
             reserved: [0; 8],
             task_tag: self.task_tag.into(),
             snack_tag: U32::ZERO,
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             exp_data_sn: self.exp_data_sn.into(),
             read_residual: U32::ZERO,
             residual: residual.into(),

@@ -2,7 +2,10 @@
 //! 11.19).
 
 use super::header::{CONTINUE, DataLength, FINAL, Lead, request};
-use super::number::{Cid, CmdSn, InitiatorTaskTag, LunField, StatSn, TargetTransferTag};
+use super::number::{
+    Cid, CmdSn, InitiatorTaskTag, LunField, ResponseNumbers, ResponseNumbersLayout, StatSn,
+    TargetTransferTag,
+};
 use super::pdu::{
     LOGOUT_REQUEST, LOGOUT_RESPONSE, NOP_IN, NOP_OUT, SNACK, TEXT_REQUEST, TEXT_RESPONSE,
 };
@@ -29,9 +32,7 @@ layout! {
         lun: [u8; 8],
         task_tag: U32,
         transfer_tag: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         reserved: [u8; 12],
     }
 }
@@ -55,9 +56,7 @@ layout! {
         reserved: [u8; 8],
         task_tag: U32,
         reserved_too: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         reserved_more: U32,
         time_to_wait: U16,
         time_to_retain: U16,
@@ -133,12 +132,8 @@ pub struct NopIn {
     pub task_tag: InitiatorTaskTag,
     /// Its name if it wants an answer; reserved otherwise.
     pub transfer_tag: TargetTransferTag,
-    /// Its number, or that of the next response.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
 }
 
 impl NopIn {
@@ -148,9 +143,7 @@ impl NopIn {
             lun: LunField(layout.lun),
             task_tag: layout.task_tag.into(),
             transfer_tag: layout.transfer_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
         }
     }
 
@@ -160,9 +153,7 @@ impl NopIn {
             lun: self.lun.0,
             task_tag: self.task_tag.into(),
             transfer_tag: self.transfer_tag.into(),
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             reserved: [0; 12],
         }
         .to_bytes()
@@ -238,12 +229,8 @@ pub struct TextResponse {
     pub task_tag: InitiatorTaskTag,
     /// To be repeated by who goes on; reserved at the end.
     pub transfer_tag: TargetTransferTag,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
 }
 
 impl TextResponse {
@@ -255,9 +242,7 @@ impl TextResponse {
             lun: LunField(layout.lun),
             task_tag: layout.task_tag.into(),
             transfer_tag: layout.transfer_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
         }
     }
 
@@ -267,9 +252,7 @@ impl TextResponse {
             lun: self.lun.0,
             task_tag: self.task_tag.into(),
             transfer_tag: self.transfer_tag.into(),
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             reserved: [0; 12],
         }
         .to_bytes()
@@ -366,12 +349,8 @@ pub struct LogoutResponse {
     pub answer: LogoutAnswer,
     /// The request's.
     pub task_tag: InitiatorTaskTag,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
     /// Seconds to wait before coming again.
     pub time_to_wait: u16,
     /// Seconds that tasks are kept.
@@ -389,9 +368,7 @@ impl LogoutResponse {
                 other => LogoutAnswer::Failed(other),
             },
             task_tag: layout.task_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
             time_to_wait: layout.time_to_wait.get(),
             time_to_retain: layout.time_to_retain.get(),
         }
@@ -410,9 +387,7 @@ impl LogoutResponse {
             reserved: [0; 8],
             task_tag: self.task_tag.into(),
             reserved_too: U32::ZERO,
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             reserved_more: U32::ZERO,
             time_to_wait: self.time_to_wait.into(),
             time_to_retain: self.time_to_retain.into(),

@@ -2,7 +2,10 @@
 
 use super::command::Residual;
 use super::header::{DataLength, FINAL, Lead};
-use super::number::{CmdSn, DataSn, InitiatorTaskTag, LunField, StatSn, TargetTransferTag};
+use super::number::{
+    CmdSn, DataSn, InitiatorTaskTag, LunField, ResponseNumbers, ResponseNumbersLayout, StatSn,
+    TargetTransferTag,
+};
 use super::pdu::{DATA_IN, DATA_OUT, HeaderError, R2T};
 use super::{HeaderBytes, layout};
 use zerocopy::big_endian::U32;
@@ -31,9 +34,7 @@ layout! {
         lun: [u8; 8],
         task_tag: U32,
         transfer_tag: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         data_sn: U32,
         offset: U32,
         residual: U32,
@@ -46,9 +47,7 @@ layout! {
         lun: [u8; 8],
         task_tag: U32,
         transfer_tag: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         r2t_sn: U32,
         offset: U32,
         length: U32,
@@ -116,7 +115,7 @@ pub struct DataStatus {
     pub stat_sn: StatSn,
 }
 
-/// Data of a command, to the initiator.
+/// Data of a command, to the initiator. It has a number of its own only where it is the end (section 11.7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DataIn {
     /// The last of its sequence.
@@ -143,19 +142,20 @@ impl DataIn {
             // Only beyond ErrorRecoveryLevel 0 (section 11.7.2).
             return Err(HeaderError::Field("the A bit"));
         }
+        let numbers = ResponseNumbers::from(layout.numbers);
         let end = (flags & STATUS != 0)
             .then(|| {
                 let residual = Residual::parse(flags, layout.residual.get())?;
                 let [_, status] = layout.lead.specific;
-                Ok(DataStatus { status, residual, stat_sn: layout.stat_sn.into() })
+                Ok(DataStatus { status, residual, stat_sn: numbers.stat_sn })
             })
             .transpose()?;
         Ok(Self {
             is_final: layout.lead.is_final(),
             task_tag: layout.task_tag.into(),
             end,
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            exp_cmd_sn: numbers.exp_cmd_sn,
+            max_cmd_sn: numbers.max_cmd_sn,
             data_sn: layout.data_sn.into(),
             offset: layout.offset.get(),
         })
@@ -169,14 +169,13 @@ impl DataIn {
             (flags, status, residual, stat_sn) = (bits | STATUS, end.status, count, end.stat_sn);
         }
         flags |= if self.is_final { FINAL } else { 0 };
+        let Self { exp_cmd_sn, max_cmd_sn, .. } = *self;
         DataInLayout {
             lead: Lead { specific: [0, status], ..Lead::new(DATA_IN, flags, data) },
             lun: [0; 8],
             task_tag: self.task_tag.into(),
             transfer_tag: TargetTransferTag::RESERVED.into(),
-            stat_sn: stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: ResponseNumbers { stat_sn, exp_cmd_sn, max_cmd_sn }.into(),
             data_sn: self.data_sn.into(),
             offset: self.offset.into(),
             residual: residual.into(),
@@ -194,12 +193,8 @@ pub struct ReadyToTransfer {
     pub task_tag: InitiatorTaskTag,
     /// The target's name for the transfer.
     pub transfer_tag: TargetTransferTag,
-    /// The number the next response will have.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
     /// Its place among the R2Ts of the command.
     pub r2t_sn: DataSn,
     /// From where.
@@ -215,9 +210,7 @@ impl ReadyToTransfer {
             lun: LunField(layout.lun),
             task_tag: layout.task_tag.into(),
             transfer_tag: layout.transfer_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
             r2t_sn: layout.r2t_sn.into(),
             offset: layout.offset.get(),
             length: layout.length.get(),
@@ -230,9 +223,7 @@ impl ReadyToTransfer {
             lun: self.lun.0,
             task_tag: self.task_tag.into(),
             transfer_tag: self.transfer_tag.into(),
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             r2t_sn: self.r2t_sn.into(),
             offset: self.offset.into(),
             length: self.length.into(),

@@ -1,7 +1,9 @@
 //! Login (sections 11.12 and 11.13).
 
 use super::header::{CONTINUE, DataLength, Lead, OPCODE};
-use super::number::{Cid, CmdSn, InitiatorTaskTag, Isid, StatSn, Tsih};
+use super::number::{
+    Cid, CmdSn, InitiatorTaskTag, Isid, ResponseNumbers, ResponseNumbersLayout, StatSn, Tsih,
+};
 use super::pdu::{HeaderError, LOGIN_REQUEST, LOGIN_RESPONSE};
 use super::{HeaderBytes, layout};
 use zerocopy::big_endian::{U16, U32};
@@ -30,9 +32,7 @@ layout! {
         tsih: U16,
         task_tag: U32,
         reserved: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         status: [u8; 2],
         reserved_too: [u8; 10],
     }
@@ -188,12 +188,8 @@ pub struct LoginResponse {
     pub tsih: Tsih,
     /// As in the request.
     pub task_tag: InitiatorTaskTag,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
     /// How it stands.
     pub status: LoginStatus,
 }
@@ -276,9 +272,7 @@ impl LoginResponse {
             isid: Isid(layout.isid),
             tsih: layout.tsih.into(),
             task_tag: layout.task_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
             status: LoginStatus::parse(layout.status),
         })
     }
@@ -294,9 +288,7 @@ impl LoginResponse {
             tsih: self.tsih.into(),
             task_tag: self.task_tag.into(),
             reserved: U32::ZERO,
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             status: self.status.to_bytes(),
             reserved_too: [0; 10],
         }

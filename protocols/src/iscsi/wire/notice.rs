@@ -1,7 +1,7 @@
 //! What the target says without being asked: asynchronous messages and rejects (sections 11.9 and 11.17).
 
 use super::header::{DataLength, FINAL, Lead};
-use super::number::{Cid, CmdSn, DataSn, LunField, StatSn};
+use super::number::{Cid, DataSn, LunField, ResponseNumbers, ResponseNumbersLayout};
 use super::pdu::{ASYNC, REJECT};
 use super::{HeaderBytes, layout};
 use zerocopy::big_endian::{U16, U32};
@@ -12,9 +12,7 @@ layout! {
         lun: [u8; 8],
         all_ones: U32,
         reserved: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         event: u8,
         vendor: u8,
         parameters: [U16; 3],
@@ -28,9 +26,7 @@ layout! {
         reserved: [u8; 8],
         all_ones: U32,
         reserved_too: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         data_sn: U32,
         reserved_last: [u8; 8],
     }
@@ -111,12 +107,8 @@ pub struct AsyncMessage {
     pub event: Event,
     /// The logical unit, if it is about one.
     pub lun: LunField,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
 }
 
 impl AsyncMessage {
@@ -125,9 +117,7 @@ impl AsyncMessage {
         Self {
             event: Event::parse(layout.event, layout.parameters.map(U16::get)),
             lun: LunField(layout.lun),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
         }
     }
 
@@ -138,9 +128,7 @@ impl AsyncMessage {
             lun: self.lun.0,
             all_ones: u32::MAX.into(),
             reserved: U32::ZERO,
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             event,
             vendor: 0,
             parameters: parameters.map(U16::new),
@@ -207,12 +195,8 @@ impl RejectReason {
 pub struct Reject {
     /// Why.
     pub reason: RejectReason,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
     /// For rejected SNACKs.
     pub data_sn: DataSn,
 }
@@ -222,9 +206,7 @@ impl Reject {
         let layout = RejectLayout::of(bytes);
         Self {
             reason: RejectReason::parse(layout.lead.specific[0]),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
             data_sn: layout.data_sn.into(),
         }
     }
@@ -235,9 +217,7 @@ impl Reject {
             reserved: [0; 8],
             all_ones: u32::MAX.into(),
             reserved_too: U32::ZERO,
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             data_sn: self.data_sn.into(),
             reserved_last: [0; 8],
         }

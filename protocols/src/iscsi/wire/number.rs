@@ -5,6 +5,7 @@
 
 use std::fmt;
 use zerocopy::big_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($plain:ty, $wire:ty)) => {
@@ -120,6 +121,49 @@ impl TargetTransferTag {
 impl Tsih {
     /// That of a session that is not there yet.
     pub const NEW: Self = Self(0);
+}
+
+/// What every response says of the order of PDUs (section 4.2.2), in twelve bytes that are always in the same place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ResponseNumbers {
+    /// Its own number; that of the next response if it does not count.
+    pub stat_sn: StatSn,
+    /// The next command.
+    pub exp_cmd_sn: CmdSn,
+    /// The last command that may come.
+    pub max_cmd_sn: CmdSn,
+}
+
+/// The same on the wire.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct ResponseNumbersLayout {
+    stat_sn: U32,
+    exp_cmd_sn: U32,
+    max_cmd_sn: U32,
+}
+const _: () = assert!(size_of::<ResponseNumbersLayout>() == 4 + 4 + 4);
+
+impl From<ResponseNumbersLayout> for ResponseNumbers {
+    fn from(layout: ResponseNumbersLayout) -> Self {
+        let ResponseNumbersLayout { stat_sn, exp_cmd_sn, max_cmd_sn } = layout;
+        Self {
+            stat_sn: stat_sn.into(),
+            exp_cmd_sn: exp_cmd_sn.into(),
+            max_cmd_sn: max_cmd_sn.into(),
+        }
+    }
+}
+
+impl From<ResponseNumbers> for ResponseNumbersLayout {
+    fn from(numbers: ResponseNumbers) -> Self {
+        let ResponseNumbers { stat_sn, exp_cmd_sn, max_cmd_sn } = numbers;
+        Self {
+            stat_sn: stat_sn.into(),
+            exp_cmd_sn: exp_cmd_sn.into(),
+            max_cmd_sn: max_cmd_sn.into(),
+        }
+    }
 }
 
 /// The initiator's part of a session's name (section 11.12.5).

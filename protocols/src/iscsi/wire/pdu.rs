@@ -160,8 +160,10 @@ impl Response {
 mod tests {
     use super::*;
     use crate::iscsi::wire::header::Lengths;
-    use crate::iscsi::wire::number::{InitiatorTaskTag, LunField, TargetTransferTag};
-    use crate::iscsi::wire::{HEADER, command::Attribute, notice::Event, number::CmdSn};
+    use crate::iscsi::wire::number::{
+        CmdSn, InitiatorTaskTag, LunField, ResponseNumbers, StatSn, TargetTransferTag,
+    };
+    use crate::iscsi::wire::{HEADER, command::Attribute, notice::Event};
     use proptest::prelude::*;
 
     /// Headers with an opcode that there is, and anything else in them.
@@ -222,7 +224,7 @@ mod tests {
             task_tag: InitiatorTaskTag::new(0x1112_1314),
             expected_length: 0x2122_2324,
             cmd_sn: CmdSn::new(0x3132_3334),
-            exp_stat_sn: crate::iscsi::wire::number::StatSn::new(0x4142_4344),
+            exp_stat_sn: StatSn::new(0x4142_4344),
             cdb: [9; 16],
         };
         let data = DataLength::new(0x01_0203).expect("24 bits");
@@ -236,18 +238,17 @@ mod tests {
     #[test]
     fn parameters_of_an_event_lie_where_it_has_them() {
         let message = |event| {
-            let (stat_sn, sn) = (crate::iscsi::wire::number::StatSn::new(5), CmdSn::new(6));
-            let message = AsyncMessage {
-                event,
-                lun: LunField::default(),
-                stat_sn,
-                exp_cmd_sn: sn,
-                max_cmd_sn: sn,
+            let numbers = ResponseNumbers {
+                stat_sn: StatSn::new(5),
+                exp_cmd_sn: CmdSn::new(6),
+                max_cmd_sn: CmdSn::new(7),
             };
+            let message = AsyncMessage { event, lun: LunField::default(), numbers };
             Response::Async(message).encode(DataLength::NONE)
         };
         let wanted = message(Event::LogoutWanted { within: 0x0102 });
         assert_eq!(wanted[16..20], [0xff; 4]);
+        assert_eq!(wanted[24..36], [0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7]);
         assert_eq!(wanted[36..44], [1, 0, 0, 0, 0, 0, 1, 2]);
         let dropped = message(Event::SessionDropped { time_to_wait: 2, time_to_retain: 3 });
         assert_eq!(dropped[36..44], [3, 0, 0, 0, 0, 2, 0, 3]);

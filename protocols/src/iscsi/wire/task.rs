@@ -1,7 +1,9 @@
 //! Task management (sections 11.5 and 11.6).
 
 use super::header::{DataLength, FINAL, Lead, request};
-use super::number::{CmdSn, DataSn, InitiatorTaskTag, LunField, StatSn};
+use super::number::{
+    CmdSn, DataSn, InitiatorTaskTag, LunField, ResponseNumbers, ResponseNumbersLayout, StatSn,
+};
 use super::pdu::{TASK_REQUEST, TASK_RESPONSE};
 use super::{HeaderBytes, layout};
 use zerocopy::big_endian::U32;
@@ -26,9 +28,7 @@ layout! {
         reserved: [u8; 8],
         task_tag: U32,
         reserved_too: U32,
-        stat_sn: U32,
-        exp_cmd_sn: U32,
-        max_cmd_sn: U32,
+        numbers: ResponseNumbersLayout,
         reserved_last: [u8; 12],
     }
 }
@@ -202,12 +202,8 @@ pub struct TaskResponse {
     pub answer: TaskAnswer,
     /// The request's.
     pub task_tag: InitiatorTaskTag,
-    /// Its number.
-    pub stat_sn: StatSn,
-    /// The next command.
-    pub exp_cmd_sn: CmdSn,
-    /// The last command that may come.
-    pub max_cmd_sn: CmdSn,
+    /// Its numbers.
+    pub numbers: ResponseNumbers,
 }
 
 impl TaskResponse {
@@ -217,9 +213,7 @@ impl TaskResponse {
         Self {
             answer: TaskAnswer::parse(answer),
             task_tag: layout.task_tag.into(),
-            stat_sn: layout.stat_sn.into(),
-            exp_cmd_sn: layout.exp_cmd_sn.into(),
-            max_cmd_sn: layout.max_cmd_sn.into(),
+            numbers: layout.numbers.into(),
         }
     }
 
@@ -230,9 +224,7 @@ impl TaskResponse {
             reserved: [0; 8],
             task_tag: self.task_tag.into(),
             reserved_too: U32::ZERO,
-            stat_sn: self.stat_sn.into(),
-            exp_cmd_sn: self.exp_cmd_sn.into(),
-            max_cmd_sn: self.max_cmd_sn.into(),
+            numbers: self.numbers.into(),
             reserved_last: [0; 12],
         }
         .to_bytes()

@@ -9,7 +9,7 @@ use crate::iscsi::wire::data::{DataIn, DataStatus, ReadyToTransfer};
 use crate::iscsi::wire::header::DataLength;
 use crate::iscsi::wire::notice::{AsyncMessage, Event, Reject, RejectReason};
 use crate::iscsi::wire::number::{
-    CmdSn, DataSn, InitiatorTaskTag, LunField, StatSn, TargetTransferTag,
+    DataSn, InitiatorTaskTag, LunField, ResponseNumbers, TargetTransferTag,
 };
 use crate::iscsi::wire::pdu::Response;
 use crate::iscsi::wire::task::{TaskAnswer, TaskResponse};
@@ -19,24 +19,17 @@ use landfall_disks::Buffer;
 /// GOOD.
 const GOOD: u8 = 0;
 
-/// The numbers of a response.
-struct Numbers {
-    stat_sn: StatSn,
-    exp_cmd_sn: CmdSn,
-    max_cmd_sn: CmdSn,
-}
-
 impl<T> Session<T> {
     /// Numbers of the next response, which counts.
-    fn count(&mut self) -> Numbers {
+    fn count(&mut self) -> ResponseNumbers {
         let numbers = self.numbers();
         self.stat_sn = self.stat_sn.next();
         numbers
     }
 
     /// Numbers of a PDU that does not count.
-    fn numbers(&self) -> Numbers {
-        Numbers {
+    fn numbers(&self) -> ResponseNumbers {
+        ResponseNumbers {
             stat_sn: self.stat_sn,
             exp_cmd_sn: self.window.expected(),
             max_cmd_sn: self.window.last(),
@@ -80,15 +73,12 @@ impl<T> Session<T> {
                 segment.extend_from_slice(&length.to_be_bytes());
                 segment.extend_from_slice(sense);
             }
-            let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
             let response = ScsiResponse {
                 residual,
                 response: ScsiResponse::COMPLETED,
                 status,
                 task_tag: tag,
-                stat_sn,
-                exp_cmd_sn,
-                max_cmd_sn,
+                numbers: self.count(),
                 exp_data_sn: DataSn::new(pdus + held.requests),
             };
             self.push(&Response::Command(response), &segment);
@@ -111,10 +101,10 @@ impl<T> Session<T> {
             let is_last = rest.is_empty();
             in_burst += length;
             let end = end.filter(|_| is_last).map(|(status, residual)| {
-                let Numbers { stat_sn, .. } = self.count();
+                let ResponseNumbers { stat_sn, .. } = self.count();
                 DataStatus { status, residual, stat_sn }
             });
-            let Numbers { exp_cmd_sn, max_cmd_sn, .. } = self.numbers();
+            let ResponseNumbers { exp_cmd_sn, max_cmd_sn, .. } = self.numbers();
             let pdu = DataIn {
                 is_final: is_last || in_burst == burst,
                 task_tag: tag,
@@ -139,14 +129,11 @@ impl<T> Session<T> {
 
     /// Asks for data.
     pub(super) fn send_request(&mut self, tag: InitiatorTaskTag, lun: LunField, wanted: &Wanted) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.numbers();
         let request = ReadyToTransfer {
             lun,
             task_tag: tag,
             transfer_tag: wanted.tag,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
+            numbers: self.numbers(),
             r2t_sn: wanted.number,
             offset: wanted.offset,
             length: wanted.length,
@@ -155,36 +142,29 @@ impl<T> Session<T> {
     }
 
     pub(super) fn answer_task(&mut self, tag: InitiatorTaskTag, answer: TaskAnswer) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
-        let response = TaskResponse { answer, task_tag: tag, stat_sn, exp_cmd_sn, max_cmd_sn };
+        let response = TaskResponse { answer, task_tag: tag, numbers: self.count() };
         self.push(&Response::Task(response), &[]);
     }
 
     /// Sends a ping back, with as much of its data as the initiator takes.
     pub(super) fn echo(&mut self, nop: &NopOut, data: &[u8]) {
         let most = usize::try_from(self.terms.max_send_segment).expect("32 bits fit a usize");
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
         let response = NopIn {
             lun: LunField::default(),
             task_tag: nop.task_tag,
             transfer_tag: TargetTransferTag::RESERVED,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
+            numbers: self.count(),
         };
         self.push(&Response::Nop(response), &data[..data.len().min(most)]);
     }
 
     /// A ping of its own, which wants an answer unless its tag is reserved. It does not count (section 11.19).
     pub(super) fn send_ping(&mut self, tag: TargetTransferTag) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.numbers();
         let ping = NopIn {
             lun: LunField::default(),
             task_tag: InitiatorTaskTag::RESERVED,
             transfer_tag: tag,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
+            numbers: self.numbers(),
         };
         self.push(&Response::Nop(ping), &[]);
     }
@@ -196,28 +176,22 @@ impl<T> Session<T> {
         continues: bool,
         text: &[u8],
     ) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
         let response = TextResponse {
             is_final: next.is_none(),
             continues,
             lun: LunField::default(),
             task_tag: tag,
             transfer_tag: next.unwrap_or(TargetTransferTag::RESERVED),
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
+            numbers: self.count(),
         };
         self.push(&Response::Text(response), text);
     }
 
     pub(super) fn logged_out(&mut self, tag: InitiatorTaskTag, answer: LogoutAnswer) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
         let response = LogoutResponse {
             answer,
             task_tag: tag,
-            stat_sn,
-            exp_cmd_sn,
-            max_cmd_sn,
+            numbers: self.count(),
             time_to_wait: self.terms.time_to_wait,
             time_to_retain: 0,
         };
@@ -225,16 +199,13 @@ impl<T> Session<T> {
     }
 
     pub(super) fn notify(&mut self, event: Event) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
-        let lun = LunField::default();
-        let message = AsyncMessage { event, lun, stat_sn, exp_cmd_sn, max_cmd_sn };
+        let (lun, numbers) = (LunField::default(), self.count());
+        let message = AsyncMessage { event, lun, numbers };
         self.push(&Response::Async(message), &[]);
     }
 
     pub(super) fn reject(&mut self, reason: RejectReason, header: &HeaderBytes) {
-        let Numbers { stat_sn, exp_cmd_sn, max_cmd_sn } = self.count();
-        let data_sn = DataSn::default();
-        let reject = Reject { reason, stat_sn, exp_cmd_sn, max_cmd_sn, data_sn };
+        let reject = Reject { reason, numbers: self.count(), data_sn: DataSn::default() };
         self.push(&Response::Reject(reject), header);
     }
 }

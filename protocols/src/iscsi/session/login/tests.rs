@@ -104,11 +104,14 @@ fn a_session_in_one_request() {
     assert_eq!((response.status, response.tsih), (LoginStatus::Success, Tsih::new(9)));
     assert_eq!(response.transit, Some(Stage::FullFeature));
     assert_eq!(response.task_tag, talk.request.task_tag);
-    assert_eq!(response.exp_cmd_sn, CmdSn::new(100), "a login is immediate");
-    assert_eq!(response.max_cmd_sn, CmdSn::new(227));
+    assert_eq!(response.numbers.exp_cmd_sn, CmdSn::new(100), "a login is immediate");
+    assert_eq!(response.numbers.max_cmd_sn, CmdSn::new(227));
     let Step::End(End::Entered(entered)) = talk.login.step() else { panic!("not over") };
     assert_eq!(entered.terms.max_burst, 4096);
-    assert_eq!((entered.cmd_sn, entered.stat_sn), (CmdSn::new(100), response.stat_sn.next()));
+    assert_eq!(
+        (entered.cmd_sn, entered.stat_sn),
+        (CmdSn::new(100), response.numbers.stat_sn.next())
+    );
     assert_eq!(entered.entering.tsih, Tsih::new(9));
 }
 

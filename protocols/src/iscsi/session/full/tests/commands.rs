@@ -112,7 +112,7 @@ fn data_is_asked_for_some_at_a_time() {
     let places: Vec<_> =
         ready.iter().map(|one| (one.r2t_sn.number(), one.offset, one.length)).collect();
     assert_eq!(places, [(0, 0, 1000), (1, 1000, 1000)]);
-    assert_eq!(ready[0].stat_sn, StatSn::new(1), "they do not count");
+    assert_eq!(ready[0].numbers.stat_sn, StatSn::new(1), "they do not count");
     pair.data(&command, ready[0].transfer_tag, (0, 0), false, &bytes(0, 600));
     assert!(pair.answers().is_empty());
     pair.data(&command, ready[0].transfer_tag, (1, 600), true, &bytes(600, 400));
@@ -209,7 +209,7 @@ fn commands_outside_the_window_are_ignored() {
         assert!(pair.answers().is_empty(), "{wrong}");
     }
     pair.command(0, 0);
-    assert_eq!(pair.response().0.exp_cmd_sn, CmdSn::new(11));
+    assert_eq!(pair.response().0.numbers.exp_cmd_sn, CmdSn::new(11));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn immediate_commands_stand_beside_the_window() {
     }
     assert_eq!(pair.rejected(), RejectReason::TooManyImmediate);
     pair.command(0, 0);
-    assert_eq!(pair.response().0.max_cmd_sn, CmdSn::new(18));
+    assert_eq!(pair.response().0.numbers.max_cmd_sn, CmdSn::new(18));
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn the_number_of_what_is_rejected_may_come_again() {
             }
             let last = pair.answers().pop().expect("an answer").0;
             let Response::Reject(reject) = last else { panic!("{last:?}") };
-            assert_eq!(reject.exp_cmd_sn, instead.cmd_sn, "{rejected:?}");
+            assert_eq!(reject.numbers.exp_cmd_sn, instead.cmd_sn, "{rejected:?}");
             pair.send(&Request::Command(instead), &[]);
             assert_eq!(pair.answers().len(), 2, "that and what waited for it: {rejected:?}");
         }

@@ -1,6 +1,7 @@
 //! Task management: what is ended, and what is told of it.
 
 use super::*;
+use crate::iscsi::wire::number::ResponseNumbers;
 
 #[test]
 fn an_aborted_task_is_never_told_of() {
@@ -20,9 +21,10 @@ fn an_aborted_task_is_never_told_of() {
 
 /// The window that the initiator was told of last, as commands that may come.
 fn told(answers: &[(Response, Vec<u8>)]) -> u32 {
-    let (exp_cmd_sn, max_cmd_sn) = match &answers.last().expect("an answer").0 {
-        Response::Task(pdu) => (pdu.exp_cmd_sn, pdu.max_cmd_sn),
-        Response::Nop(pdu) => (pdu.exp_cmd_sn, pdu.max_cmd_sn),
+    let ResponseNumbers { exp_cmd_sn, max_cmd_sn, .. } = match &answers.last().expect("an answer").0
+    {
+        Response::Task(pdu) => pdu.numbers,
+        Response::Nop(pdu) => pdu.numbers,
         other => panic!("{other:?}"),
     };
     max_cmd_sn.plus(1).since(exp_cmd_sn)
@@ -58,7 +60,7 @@ fn those_that_were_aborted_keep_nobody_out() {
     }
     assert!(pair.answers().is_empty(), "it knows that commands may come");
     pair.command(0, 0);
-    assert_eq!(pair.response().0.max_cmd_sn.since(CmdSn::new(pair.cmd_sn)), 7);
+    assert_eq!(pair.response().0.numbers.max_cmd_sn.since(CmdSn::new(pair.cmd_sn)), 7);
     assert_eq!(pair.session.under_way(), 0);
 }
 

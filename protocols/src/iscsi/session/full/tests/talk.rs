@@ -55,16 +55,20 @@ fn pings_go_both_ways() {
     let ping = nop(&pair, false, 5, TargetTransferTag::RESERVED);
     pair.send(&ping, &bytes(0, 600));
     let (answer, data) = pair.one();
-    let Response::Nop(NopIn { task_tag, transfer_tag, exp_cmd_sn, stat_sn, .. }) = answer else {
+    let Response::Nop(NopIn { task_tag, transfer_tag, numbers, .. }) = answer else {
         panic!("{answer:?}")
     };
     assert_eq!((task_tag.number(), transfer_tag), (5, TargetTransferTag::RESERVED));
-    assert_eq!((exp_cmd_sn, stat_sn, data), (CmdSn::new(11), StatSn::new(1), bytes(0, 512)));
+    assert_eq!((numbers.exp_cmd_sn, numbers.stat_sn), (CmdSn::new(11), StatSn::new(1)));
+    assert_eq!(data, bytes(0, 512));
     pair.cmd_sn += 1;
     assert!(pair.session.ping());
     let (answer, _) = pair.one();
     let Response::Nop(asked) = answer else { panic!("{answer:?}") };
-    assert_eq!((asked.task_tag, asked.stat_sn), (InitiatorTaskTag::RESERVED, StatSn::new(2)));
+    assert_eq!(
+        (asked.task_tag, asked.numbers.stat_sn),
+        (InitiatorTaskTag::RESERVED, StatSn::new(2))
+    );
     assert!(!pair.session.ping(), "nobody answered");
     let wrong = nop(&pair, true, u32::MAX, TargetTransferTag::new(77));
     pair.send(&wrong, &[]);
@@ -252,7 +256,9 @@ fn the_target_has_something_to_say() {
     let events: Vec<_> = answers
         .iter()
         .map(|(answer, _)| match answer {
-            Response::Async(AsyncMessage { event, stat_sn, .. }) => (*event, stat_sn.number()),
+            Response::Async(AsyncMessage { event, numbers, .. }) => {
+                (*event, numbers.stat_sn.number())
+            }
             other => panic!("{other:?}"),
         })
         .collect();
