@@ -1,33 +1,24 @@
 //! An initiator of iSCSI that aborts, logs in and is told of its end when a test says so, which those of others do as they please.
+//!
+//! A session on a [`Connection`]: it answers pings, and keeps what it is told without having asked.
 
-use landfall_protocols::iscsi::wire::command::{Attribute, ScsiCommand};
-use landfall_protocols::iscsi::wire::control::{LogoutReason, LogoutRequest, NopOut};
-use landfall_protocols::iscsi::wire::data::{DataIn, DataOut, ReadyToTransfer};
-use landfall_protocols::iscsi::wire::header::{DataLength, Lengths, padding};
-use landfall_protocols::iscsi::wire::login::{LoginRequest, LoginStatus, Stage};
+use landfall_protocols::iscsi::initiator::{Initiator as Connection, Opening, PATIENCE};
+use landfall_protocols::iscsi::wire::command::ScsiCommand;
+use landfall_protocols::iscsi::wire::data::DataIn;
+use landfall_protocols::iscsi::wire::login::LoginStatus;
 use landfall_protocols::iscsi::wire::notice::Event;
-use landfall_protocols::iscsi::wire::number::{
-    Cid, CmdSn, DataSn, InitiatorTaskTag, Isid, LunField, StatSn, TargetTransferTag, Tsih,
-};
-use landfall_protocols::iscsi::wire::pdu::{Request, Response};
-use landfall_protocols::iscsi::wire::task::{Function, TaskAnswer, TaskRequest};
-use landfall_protocols::iscsi::wire::{CDB, HEADER, HeaderBytes};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use landfall_protocols::iscsi::wire::number::TargetTransferTag;
+use landfall_protocols::iscsi::wire::pdu::Response;
+use landfall_protocols::iscsi::wire::task::{Function, TaskAnswer};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long an answer may take that is not measured.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a logical block.
 const BLOCK: usize = 512;
-/// Bytes of data in one PDU.
-const SEGMENT: usize = 8192;
 
 /// A session with unit 0 of a target.
 pub struct Initiator {
-    stream: TcpStream,
-    cmd_sn: u32,
-    tags: u32,
+    connection: Connection,
     /// What it was told without having asked.
     events: Vec<Event>,
 }
@@ -51,59 +42,42 @@ impl Initiator {
     /// Logs in as the `number`th initiator, or is told why it may not.
     #[track_caller]
     pub fn try_login(portal: SocketAddr, target: &str, number: u8) -> Result<Self, LoginStatus> {
-        let stream = TcpStream::connect(portal).expect("connected");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        stream.set_nodelay(true).expect("set");
-        let mut initiator = Self { stream, cmd_sn: 1, tags: 0, events: Vec::new() };
-        let request = LoginRequest {
-            transit: Some(Stage::FullFeature),
-            continues: false,
-            stage: Stage::Operational,
-            version_max: 0,
-            version_min: 0,
-            isid: Isid([0, 2, 0x3d, 0, 0, number]),
-            tsih: Tsih::NEW,
-            task_tag: InitiatorTaskTag::new(0),
-            cid: Cid::new(1),
-            cmd_sn: CmdSn::new(1),
-            exp_stat_sn: StatSn::new(0),
-        };
-        let text = format!("InitiatorName=iqn.2026-11.example:host{number}\0TargetName={target}\0");
-        initiator.send(&Request::Login(request), text.as_bytes());
-        match initiator.receive() {
-            (Response::Login(response), _) if response.status == LoginStatus::Success => {
-                Ok(initiator)
-            }
-            (Response::Login(response), _) => Err(response.status),
-            other => panic!("{other:?}"),
+        let name = format!("iqn.2026-11.example:host{number}");
+        let opening = Opening { isid: number, ..Opening::new(name, target.to_owned()) };
+        let mut connection = Connection::connect(portal);
+        match connection.login(&opening).0.status {
+            LoginStatus::Success => Ok(Self { connection, events: Vec::new() }),
+            refused => Err(refused),
         }
     }
 
     /// Sends WRITE(10).
+    #[track_caller]
     pub fn write(&mut self, lba: u32, data: &[u8]) -> Sent {
-        let length = u32::try_from(data.len()).expect("small");
-        let command = self.command(&ten(0x2a, lba, data.len()), 0, length);
+        let command = self.connection.write_command(lba, blocks(data.len()));
         self.start(command, data)
     }
 
     /// Sends READ(10).
+    #[track_caller]
     pub fn read(&mut self, lba: u32, bytes: usize) -> Sent {
-        let command = self.command(&ten(0x28, lba, bytes), u32::try_from(bytes).expect("small"), 0);
+        let command = self.connection.read_command(lba, blocks(bytes));
         self.start(command, &[])
     }
 
     /// Sends COMPARE AND WRITE of one block.
+    #[track_caller]
     pub fn compare_and_write(&mut self, lba: u32, from: &[u8], to: &[u8]) -> Sent {
         let [a, b, c, d] = lba.to_be_bytes();
         let cdb = [0x89, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, 1, 0, 0];
-        let command = self.command(&cdb, 0, 1024);
+        let command = self.connection.make(&cdb, 0, 1024);
         self.start(command, &[from, to].concat())
     }
 
     /// The status of TEST UNIT READY.
     #[track_caller]
     pub fn test_unit_ready(&mut self) -> u8 {
-        let command = self.command(&[0; 6], 0, 0);
+        let command = self.connection.make(&[0; 6], 0, 0);
         let sent = self.start(command, &[]);
         self.finish(&sent).0
     }
@@ -111,15 +85,7 @@ impl Initiator {
     /// Logs out, which is answered.
     #[track_caller]
     pub fn logout(mut self) {
-        let request = LogoutRequest {
-            immediate: true,
-            reason: LogoutReason::CloseSession,
-            task_tag: self.tag(),
-            cid: Cid::new(1),
-            cmd_sn: CmdSn::new(self.cmd_sn),
-            exp_stat_sn: StatSn::new(0),
-        };
-        self.send(&Request::Logout(request), &[]);
+        self.connection.ask_to_log_out();
         assert!(matches!(self.receive(), (Response::Logout(_), _)));
     }
 
@@ -155,7 +121,9 @@ impl Initiator {
         };
         while ends.iter().any(|(status, _)| status.is_none()) {
             match self.receive() {
-                (Response::Ready(ready), _) => self.give(&ready, &all[of(ready.task_tag)].data),
+                (Response::Ready(ready), _) => {
+                    self.connection.give(&ready, &all[of(ready.task_tag)].data)
+                }
                 (Response::Data(pdu), data) => {
                     let (status, read) = &mut ends[of(pdu.task_tag)];
                     read.extend(data);
@@ -181,7 +149,7 @@ impl Initiator {
         while given < sent.data.len() {
             match self.receive() {
                 (Response::Ready(ready), _) if ready.task_tag == sent.command.task_tag => {
-                    self.give(&ready, &sent.data);
+                    self.connection.give(&ready, &sent.data);
                     given = ready.offset as usize + ready.length as usize;
                 }
                 other => panic!("{other:?}"),
@@ -192,20 +160,7 @@ impl Initiator {
     /// Task management; the answer must be the next thing that comes.
     #[track_caller]
     pub fn manage(&mut self, function: Function, of: Option<&Sent>) -> TaskAnswer {
-        let tag = self.tag();
-        let command = of.map(|sent| &sent.command);
-        let request = TaskRequest {
-            immediate: true,
-            function,
-            lun: LunField::default(),
-            task_tag: tag,
-            referenced_tag: command.map_or(InitiatorTaskTag::RESERVED, |of| of.task_tag),
-            cmd_sn: CmdSn::new(self.cmd_sn),
-            exp_stat_sn: StatSn::new(0),
-            referenced_cmd_sn: command.map_or(CmdSn::default(), |of| of.cmd_sn),
-            exp_data_sn: DataSn::default(),
-        };
-        self.send(&Request::Task(request), &[]);
+        let tag = self.connection.request(function, of.map(|sent| &sent.command));
         match self.receive() {
             (Response::Task(response), _) if response.task_tag == tag => response.answer,
             other => panic!("{other:?}"),
@@ -213,70 +168,16 @@ impl Initiator {
     }
 
     /// Whether nothing comes for a while.
+    #[track_caller]
     pub fn hears_nothing(&mut self, time: Duration) -> bool {
-        self.stream.set_read_timeout(Some(time)).expect("a time-out");
-        let silent = match self.stream.peek(&mut [0]) {
-            Ok(_) => false,
-            Err(error) => [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()),
-        };
-        self.stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        silent
-    }
-
-    fn tag(&mut self) -> InitiatorTaskTag {
-        self.tags += 1;
-        InitiatorTaskTag::new(self.tags)
-    }
-
-    fn command(&mut self, cdb: &[u8], reads: u32, writes: u32) -> ScsiCommand {
-        let mut whole = [0; CDB];
-        whole[..cdb.len()].copy_from_slice(cdb);
-        self.cmd_sn += 1;
-        ScsiCommand {
-            immediate: false,
-            is_final: true,
-            reads: reads > 0,
-            writes: writes > 0,
-            attribute: Attribute::Simple,
-            lun: LunField::default(),
-            task_tag: self.tag(),
-            expected_length: reads.max(writes),
-            cmd_sn: CmdSn::new(self.cmd_sn - 1),
-            exp_stat_sn: StatSn::new(0),
-            cdb: whole,
-        }
+        self.connection.hears_nothing(time)
     }
 
     /// Sends a command without data: the target asks for all of it.
+    #[track_caller]
     fn start(&mut self, command: ScsiCommand, data: &[u8]) -> Sent {
-        self.send(&Request::Command(command), &[]);
+        self.connection.start(&command, &[]);
         Sent { command, data: data.to_vec() }
-    }
-
-    fn give(&mut self, ready: &ReadyToTransfer, data: &[u8]) {
-        let from = ready.offset as usize;
-        let end = from + ready.length as usize;
-        for (number, start) in (0..).zip((from..end).step_by(SEGMENT)) {
-            let until = (start + SEGMENT).min(end);
-            let pdu = DataOut {
-                is_final: until == end,
-                lun: ready.lun,
-                task_tag: ready.task_tag,
-                transfer_tag: ready.transfer_tag,
-                exp_stat_sn: StatSn::new(0),
-                data_sn: DataSn::new(number),
-                offset: u32::try_from(start).expect("small"),
-            };
-            self.send(&Request::Data(pdu), &data[start..until]);
-        }
-    }
-
-    fn send(&mut self, request: &Request, data: &[u8]) {
-        let length = DataLength::new(data.len()).expect("short");
-        let mut bytes = request.encode(length).to_vec();
-        bytes.extend(data);
-        bytes.extend(&[0; 3][..padding(data.len())]);
-        self.stream.write_all(&bytes).expect("sent");
     }
 
     #[track_caller]
@@ -290,41 +191,16 @@ impl Initiator {
         let begun = Instant::now();
         loop {
             assert!(begun.elapsed() < PATIENCE, "nothing comes but what was not asked for");
-            let mut header: HeaderBytes = [0; HEADER];
-            match self.stream.read_exact(&mut header) {
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
-                read => read.expect("an answer in time"),
-            }
-            let length = Lengths::of(&header).data.bytes() as usize;
-            let mut data = vec![0; length + padding(length)];
-            self.stream.read_exact(&mut data).expect("its data");
-            data.truncate(length);
-            match Response::parse(&header).expect("it has a meaning") {
-                Response::Async(message) => self.events.push(message.event),
-                Response::Nop(ping) => self.pong(ping.transfer_tag),
-                response => return Some((response, data)),
+            match self.connection.next_pdu()? {
+                (Response::Async(message), _) => self.events.push(message.event),
+                (Response::Nop(ping), _) if ping.transfer_tag == TargetTransferTag::RESERVED => {}
+                (Response::Nop(ping), _) => self.connection.pong(ping.transfer_tag),
+                other => return Some(other),
             }
         }
-    }
-
-    fn pong(&mut self, transfer_tag: TargetTransferTag) {
-        if transfer_tag == TargetTransferTag::RESERVED {
-            return;
-        }
-        let pong = NopOut {
-            immediate: true,
-            lun: LunField::default(),
-            task_tag: InitiatorTaskTag::RESERVED,
-            transfer_tag,
-            cmd_sn: CmdSn::new(self.cmd_sn),
-            exp_stat_sn: StatSn::new(0),
-        };
-        self.send(&Request::Nop(pong), &[]);
     }
 }
 
-fn ten(opcode: u8, lba: u32, bytes: usize) -> [u8; 10] {
-    let [a, b, c, d] = lba.to_be_bytes();
-    let [high, low] = u16::try_from(bytes / BLOCK).expect("few").to_be_bytes();
-    [opcode, 0, a, b, c, d, 0, high, low, 0]
+fn blocks(bytes: usize) -> u16 {
+    u16::try_from(bytes / BLOCK).expect("few")
 }

@@ -66,7 +66,7 @@ fn who_has_logged_out_is_not_there_though_its_commands_run() {
     initiator.start(&command, &pattern(512, 9));
     server.until(|counters| counters.commands.load(Relaxed) == 1);
     assert!(server.offered.device.has_initiator(HOST));
-    initiator.ask_to_log_out();
+    initiator.is_logged_out();
     assert!(!server.offered.device.has_initiator(HOST), "it was answered");
     let (status, took) = tried(address);
     assert!(status == LoginStatus::Success && took < AT_ONCE, "{status:?} after {took:?}");

@@ -17,12 +17,12 @@ fn half_a_login_is_over_some_time() {
     let settings = Settings { login_time: Duration::from_millis(100), ..brisk() };
     let server = Server::start(settings);
     let mut silent = Initiator::connect(server.address);
-    assert!(silent.next().is_none());
+    assert!(silent.next_pdu().is_none());
     let mut half = Initiator::connect(server.address);
     let request = half.login_request(&Opening::default(), Stage::Operational, None);
     let header = Request::Login(request).encode(DataLength::new(100).expect("short"));
     half.send_bytes(&header, b"", None);
-    assert!(half.next().is_none());
+    assert!(half.next_pdu().is_none());
     assert_eq!(server.service.counters.logins_failed.load(Relaxed), 2);
     server.stop();
 }
@@ -32,7 +32,7 @@ fn the_oldest_login_makes_way() {
     let settings = Settings { logging_in: 2, ..brisk() };
     let server = Server::start(settings);
     let mut crowd: Vec<_> = (0..3).map(|_| Initiator::connect(server.address)).collect();
-    assert!(crowd[0].next().is_none());
+    assert!(crowd[0].next_pdu().is_none());
     let session = Initiator::in_session(server.address, &Opening::default());
     session.logout();
     server.stop();
@@ -45,7 +45,7 @@ fn there_are_no_more_sessions_than_may_be() {
     let refused = |opening: &Opening| {
         let mut initiator = Initiator::connect(server.address);
         assert_eq!(initiator.login(opening).0.status, LoginStatus::OutOfResources);
-        assert!(initiator.next().is_none(), "the connection is closed");
+        assert!(initiator.next_pdu().is_none(), "the connection is closed");
     };
     let with = |isid, target: Option<&str>| {
         let target = target.map(str::to_owned);
@@ -118,7 +118,7 @@ fn who_takes_slowly_is_there() {
     }
     let (mut done, began) = (0, Instant::now());
     while done < 128 {
-        let (answer, _) = initiator.next().expect("it takes what it gets");
+        let (answer, _) = initiator.next_pdu().expect("it takes what it gets");
         match answer {
             Response::Data(pdu) => done += u32::from(pdu.end.is_some()),
             Response::Nop(_) => {}
@@ -145,10 +145,10 @@ fn who_answers_pings_stays_and_who_does_not_goes() {
     // One ping more, which nobody answers.
     let mut last = None;
     for _ in 0..9 {
-        let Some((answer, _)) = initiator.next() else { break };
+        let Some((answer, _)) = initiator.next_pdu() else { break };
         last = Some(answer);
     }
-    assert!(initiator.next().is_none(), "it goes on and on");
+    assert!(initiator.next_pdu().is_none(), "it goes on and on");
     assert!(matches!(last, Some(Response::Nop(_))), "it was asked before: {last:?}");
     assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 1);
     server.stop();
@@ -260,7 +260,7 @@ fn digests_that_are_wrong_cost_the_pdu_or_the_connection() {
     let command = initiator.read_command(0, 1);
     let header = Request::Command(command).encode(DataLength::NONE);
     initiator.send_bytes(&header, b"", Some("header"));
-    assert!(initiator.next().is_none());
+    assert!(initiator.next_pdu().is_none());
     assert_eq!(server.service.counters.sessions_broken.load(Relaxed), 1);
     server.stop();
 }
@@ -273,13 +273,13 @@ fn a_segment_that_is_too_long_ends_the_connection() {
     let length = Settings::default().offer.max_receive_segment as usize + 1;
     let header = Request::Command(command).encode(DataLength::new(length).expect("24 bits"));
     initiator.send_bytes(&header, b"", None);
-    assert!(initiator.next().is_none());
+    assert!(initiator.next_pdu().is_none());
     // In a login, what was not negotiated yet is what the standard has.
     let mut early = Initiator::connect(server.address);
     let request = early.login_request(&Opening::default(), Stage::Operational, None);
     let header = Request::Login(request).encode(DataLength::new(8193).expect("short"));
     early.send_bytes(&header, b"", None);
-    assert!(early.next().is_none());
+    assert!(early.next_pdu().is_none());
     server.stop();
 }
 

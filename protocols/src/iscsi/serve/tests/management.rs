@@ -189,7 +189,7 @@ fn a_reset_of_the_target_is_warm_or_cold() {
     assert_eq!(at_once(|| one.manage(Function::TargetColdReset, None)), TaskAnswer::Complete);
     for initiator in [&mut one, &mut two] {
         assert!(matches!(initiator.receive(), (Response::Async(_), _)));
-        assert!(initiator.next().is_none(), "all connections are closed");
+        assert!(initiator.next_pdu().is_none(), "all connections are closed");
     }
     assert_eq!(after(&server, 4), [0; 512], "nothing came of what was aborted");
     let again = Initiator::in_session(server.address, &Opening::default());

@@ -88,7 +88,7 @@ fn who_may_not_enter_is_told_why() {
     ] {
         let mut initiator = Initiator::connect(server.address);
         assert_eq!(initiator.login(&opening).0.status, status);
-        assert!(initiator.next().is_none(), "the connection is closed");
+        assert!(initiator.next_pdu().is_none(), "the connection is closed");
     }
     server.until(|counters| counters.logins_failed.load(Relaxed) == 3);
     server.stop();
@@ -110,7 +110,7 @@ fn challenges_are_fresh_and_secrets_are_needed() {
         challenges.push(said);
         let (response, _) = initiator.ask_login(request, "CHAP_N=host\0CHAP_R=0x00\0");
         assert_eq!(response.status, LoginStatus::AuthenticationFailure);
-        assert!(initiator.next().is_none());
+        assert!(initiator.next_pdu().is_none());
     }
     assert_ne!(challenges[0], challenges[1]);
     let mut without = Initiator::connect(server.address);
@@ -150,7 +150,7 @@ fn who_logs_in_again_replaces_itself() {
         old.receive(),
         (Response::Async(message), _) if matches!(message.event, Event::SessionDropped { .. })
     ));
-    assert!(old.next().is_none());
+    assert!(old.next_pdu().is_none());
     assert_eq!(new.attention(), Some((6, 0x29)), "the nexus was lost");
     assert_eq!(new.attention(), None);
     assert_eq!(beside.attention(), None, "another session is none of its business");
@@ -185,7 +185,7 @@ fn tasks_of_a_session_that_is_replaced_are_aborted() {
     assert_eq!(server.service.counters.commands_dropped.load(Relaxed), 1);
     assert_eq!(server.service.counters.commands_aborted.load(Relaxed), 0, "nobody did that");
     assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
-    assert!(old.next().is_none());
+    assert!(old.next_pdu().is_none());
     server.disk.writes.add_permits(disk::OPEN);
     server.until(|_| server.disk.decided.load(SeqCst) == 1);
     assert_eq!(server.disk.content()[..512], [0; 512], "nothing came of what was aborted");
@@ -203,7 +203,7 @@ fn tasks_of_a_connection_that_is_made_anew_are_aborted() {
     assert_eq!(new.tsih, old.tsih);
     assert_eq!(server.service.counters.commands_dropped.load(Relaxed), 1);
     assert!(matches!(old.receive(), (Response::Async(_), _)), "and nothing of the command");
-    assert!(old.next().is_none());
+    assert!(old.next_pdu().is_none());
     server.disk.writes.add_permits(disk::OPEN);
     new.logout();
     server.stop();
@@ -216,7 +216,7 @@ fn a_target_that_is_removed_while_it_is_opened_is_not_there() {
     let mut initiator = Initiator::connect(server.address);
     let (response, _) = initiator.login(&Opening::default());
     assert_eq!(response.status, LoginStatus::TargetRemoved);
-    assert!(initiator.next().is_none());
+    assert!(initiator.next_pdu().is_none());
     server.stop();
 }
 
@@ -244,7 +244,7 @@ fn sessions_of_a_target_that_is_removed_end() {
     one.logout();
     let (Response::Async(message), _) = other.receive() else { panic!("no message") };
     assert!(matches!(message.event, Event::SessionDropped { .. }), "it stayed");
-    assert!(other.next().is_none());
+    assert!(other.next_pdu().is_none());
     server.stop();
 }
 
@@ -282,6 +282,6 @@ fn a_server_that_stops_answers_what_it_has_begun() {
     assert_eq!(initiator.finish(&command, &[]).status, 0);
     let (Response::Async(message), _) = initiator.receive() else { panic!("no message") };
     assert!(matches!(message.event, Event::SessionDropped { .. }));
-    assert!(initiator.next().is_none());
+    assert!(initiator.next_pdu().is_none());
     server.stop();
 }
