@@ -7,16 +7,13 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use landfall_protocols::iscsi::session::chap::{CHALLENGE, Challenge, Chap, Credential, Secret};
-use landfall_protocols::iscsi::session::login::{Demand, End, Login, Step, Want};
+use landfall_protocols::iscsi::session::chap::{Chap, Credential, Secret};
+use landfall_protocols::iscsi::session::login::talk::Talk;
+use landfall_protocols::iscsi::session::login::{Demand, End, Step, Want};
 use landfall_protocols::iscsi::session::terms::{Offer, Terms};
-use landfall_protocols::iscsi::wire::header::DataLength;
 use landfall_protocols::iscsi::wire::keys::parse;
-use landfall_protocols::iscsi::wire::login::{LoginRequest, LoginResponse, LoginStatus, Stage};
-use landfall_protocols::iscsi::wire::number::{
-    Cid, CmdSn, InitiatorTaskTag, Isid, PortalGroup, StatSn, Tsih,
-};
-use landfall_protocols::iscsi::wire::pdu::{Request, Response};
+use landfall_protocols::iscsi::wire::login::{LoginResponse, LoginStatus, Stage};
+use landfall_protocols::iscsi::wire::number::{Cid, CmdSn, InitiatorTaskTag, Isid, StatSn, Tsih};
 use landfall_protocols::iscsi::wire::{DEFAULT_SEGMENT, HEADER};
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;
@@ -83,8 +80,7 @@ fn demand(chap: bool) -> Demand {
 }
 
 struct Model {
-    login: Login,
-    request: LoginRequest,
+    talk: Talk,
     chap: bool,
     closed: bool,
     stat_sn: u32,
@@ -98,23 +94,10 @@ struct Model {
 
 impl Model {
     fn new(input: &Input) -> Self {
-        let challenge = Challenge { identifier: 7, bytes: [3; CHALLENGE] };
-        let request = LoginRequest {
-            transit: None,
-            continues: false,
-            stage: Stage::Security,
-            version_max: 0,
-            version_min: 0,
-            isid: Isid([0, 2, 0x3d, 1, 2, 3]),
-            tsih: Tsih::NEW,
-            task_tag: InitiatorTaskTag::new(0x1234),
-            cid: Cid::new(1),
-            cmd_sn: CmdSn::new(u32::MAX),
-            exp_stat_sn: StatSn::new(0),
-        };
+        let mut talk = Talk::begun();
+        talk.request.cmd_sn = CmdSn::new(u32::MAX);
         Self {
-            login: Login::new(Offer::default(), PortalGroup::new(1), challenge),
-            request,
+            talk,
             chap: input.chap,
             closed: input.closed,
             stat_sn: 1,
@@ -125,42 +108,40 @@ impl Model {
         }
     }
 
-    fn say(&mut self, text: &[u8]) {
-        let length = DataLength::new(text.len()).expect("short");
-        let header = Request::Login(self.request).encode(length);
-        self.login.received(&header, text);
+    fn next_request(&mut self, current: u8, next: Option<u8>, continues: bool) {
+        let request = &mut self.talk.request;
+        (request.stage, request.transit) = (stage(current), next.map(stage));
+        request.continues = continues;
     }
 
     fn hears(&mut self, said: &Said) {
         let most = DEFAULT_SEGMENT as usize;
         match said {
             Said::Pairs { stage: current, next, continues, pairs } => {
-                (self.request.stage, self.request.transit) = (stage(*current), next.map(stage));
-                self.request.continues = *continues;
+                self.next_request(*current, *next, *continues);
                 let text: String = pairs
                     .iter()
                     .take(40)
                     .map(|pick| PAIRS[usize::from(*pick) % PAIRS.len()])
                     .collect();
-                self.say(text.as_bytes());
+                self.talk.say(text.as_bytes());
             }
             Said::Text { stage: current, next, continues, text } => {
-                (self.request.stage, self.request.transit) = (stage(*current), next.map(stage));
-                self.request.continues = *continues;
-                self.say(&text[..text.len().min(most)]);
+                self.next_request(*current, *next, *continues);
+                self.talk.say(&text[..text.len().min(most)]);
             }
             Said::Changed { which } => {
                 match which % 5 {
-                    0 => self.request.isid = Isid([9; 6]),
-                    1 => self.request.tsih = Tsih::new(4),
-                    2 => self.request.cid = Cid::new(4),
-                    3 => self.request.task_tag = InitiatorTaskTag::new(4),
-                    _ => self.request.version_min = 1,
+                    0 => self.talk.request.isid = Isid([9; 6]),
+                    1 => self.talk.request.tsih = Tsih::new(4),
+                    2 => self.talk.request.cid = Cid::new(4),
+                    3 => self.talk.request.task_tag = InitiatorTaskTag::new(4),
+                    _ => self.talk.request.version_min = 1,
                 }
-                self.say(b"");
+                self.talk.say(b"");
             }
             Said::Raw { header, data } => {
-                self.login.received(header, &data[..data.len().min(most)])
+                self.talk.login.received(header, &data[..data.len().min(most)])
             }
         }
     }
@@ -169,17 +150,17 @@ impl Model {
     fn follows(&mut self) -> Option<End> {
         loop {
             self.look_at_answer();
-            match self.login.step() {
+            match self.talk.login.step() {
                 Step::Receive => return None,
                 Step::Knock(knock) => {
                     self.normal = matches!(knock.want, Want::Target(_));
-                    self.login.answered(Ok(demand(self.chap)));
+                    self.talk.login.answered(Ok(demand(self.chap)));
                 }
                 Step::Enter(entering) => {
                     assert!(!self.chap, "{entering:?} has proved nothing");
                     let tsih =
                         if self.closed { Err(LoginStatus::TargetError) } else { Ok(Tsih::new(5)) };
-                    self.login.opened(tsih);
+                    self.talk.login.opened(tsih);
                 }
                 Step::End(end) => {
                     self.look_at_answer();
@@ -190,10 +171,7 @@ impl Model {
     }
 
     fn look_at_answer(&mut self) {
-        let Some((header, text)) = self.login.take_output() else { return };
-        let Ok(Response::Login(response)) = Response::parse(&header) else {
-            panic!("it is no login: {header:?}")
-        };
+        let Some((response, text)) = self.talk.take_answer() else { return };
         assert_eq!(response.numbers.stat_sn, StatSn::new(self.stat_sn), "numbered one by one");
         self.stat_sn += 1;
         assert!(text.len() <= DEFAULT_SEGMENT as usize);

@@ -589,5 +589,8 @@ fn knock(pairs: &[Pair<'_>]) -> Result<Knock, LoginError> {
     Ok(Knock { initiator, want })
 }
 
+#[cfg(any(test, feature = "testing"))]
+pub mod talk;
+
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,14 @@
 //! Logins as initiators begin them, and as they must not.
 
+use super::talk::Talk;
 use super::*;
-use crate::iscsi::session::chap::{CHALLENGE, Credential, Secret};
+use crate::iscsi::session::chap::{Credential, Secret};
 use crate::iscsi::wire::keys::{binary, to_hexadecimal};
 use md5::{Digest, Md5};
 use proptest::prelude::*;
 
 const HOST: &str = "InitiatorName=iqn.2026-11.com.example:host\0";
 const WEB: &str = "TargetName=iqn.2026-11.internal.landfall:web\0";
-
-struct Talk {
-    login: Login,
-    request: LoginRequest,
-}
 
 fn demand(chap: bool) -> Demand {
     if !chap {
@@ -27,42 +23,20 @@ fn demand(chap: bool) -> Demand {
 }
 
 impl Talk {
-    fn new() -> Self {
-        let challenge = Challenge { identifier: 7, bytes: [3; CHALLENGE] };
-        let login = Login::new(Offer::default(), PortalGroup::new(1), challenge);
-        let request = LoginRequest {
-            transit: None,
-            continues: false,
-            stage: Stage::Security,
-            version_max: 0,
-            version_min: 0,
-            isid: Isid([0, 2, 0x3d, 1, 2, 3]),
-            tsih: Tsih::NEW,
-            task_tag: InitiatorTaskTag::new(0x1234),
-            cid: Cid::new(1),
-            cmd_sn: CmdSn::new(100),
-            exp_stat_sn: StatSn::new(0),
-        };
-        Self { login, request }
-    }
-
     fn in_operational() -> Self {
-        let mut talk = Self::new();
+        let mut talk = Self::begun();
         talk.request.stage = Stage::Operational;
         talk
     }
 
     fn send(&mut self, transit: Option<Stage>, text: &str) -> Step {
         self.request.transit = transit;
-        let length = DataLength::new(text.len()).expect("short");
-        let header = Request::Login(self.request).encode(length);
-        self.login.received(&header, text.as_bytes());
+        self.say(text.as_bytes());
         self.login.step()
     }
 
     fn answer(&mut self) -> (LoginResponse, String) {
-        let (header, text) = self.login.take_output().expect("an answer");
-        let Ok(Response::Login(response)) = Response::parse(&header) else { panic!("no login") };
+        let (response, text) = self.take_answer().expect("an answer");
         (response, String::from_utf8(text).expect("text"))
     }
 
@@ -117,7 +91,7 @@ fn a_session_in_one_request() {
 
 #[test]
 fn a_session_by_way_of_both_stages() {
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     let text = format!("{HOST}{WEB}AuthMethod=CHAP,None\0");
     talk.knocks(Some(Stage::Operational), &text, false);
     let (response, text) = talk.answer();
@@ -157,7 +131,7 @@ fn response(text: &str, secret: &str) -> String {
 
 #[test]
 fn who_has_to_prove_itself_does() {
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     let text = format!("{HOST}{WEB}AuthMethod=None,CHAP\0");
     assert_eq!(talk.knocks(Some(Stage::Operational), &text, true), Step::Receive);
     let (first, text) = talk.answer();
@@ -189,7 +163,7 @@ fn who_cannot_prove_itself_is_not_told_why() {
         (format!("{HOST}{WEB}AuthMethod=KRB5,SRP\0"), None),
         (format!("{HOST}{WEB}CHAP_A=5\0"), None),
     ] {
-        let mut talk = Talk::new();
+        let mut talk = Talk::begun();
         talk.knocks(transit, &talk_about, true);
         let (response, text) = talk.answer();
         let told = (response.status, text.as_str(), response.transit);
@@ -198,7 +172,7 @@ fn who_cannot_prove_itself_is_not_told_why() {
     let mut talk = Talk::in_operational();
     talk.knocks(Some(Stage::FullFeature), &format!("{HOST}{WEB}"), true);
     assert_eq!(talk.status(), LoginStatus::AuthenticationFailure, "the stage was left out");
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     talk.knocks(None, &first, true);
     talk.answer();
     talk.send(None, "CHAP_A=5\0");
@@ -206,14 +180,14 @@ fn who_cannot_prove_itself_is_not_told_why() {
     talk.send(None, &format!("CHAP_N=host\0CHAP_R={}\0", response(&text, "a guess")));
     assert_eq!(talk.status(), LoginStatus::AuthenticationFailure);
     assert_eq!(*refused(&talk.login.step()), LoginError::Chap(ChapError::Wrong));
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     talk.knocks(None, &format!("{HOST}{WEB}AuthMethod=CHAP\0"), false);
     assert_eq!(talk.status(), LoginStatus::AuthenticationFailure, "there is nobody to prove it to");
 }
 
 #[test]
 fn a_proof_is_not_passed_over() {
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     talk.knocks(None, &format!("{HOST}{WEB}AuthMethod=CHAP\0"), true);
     talk.answer();
     // The transition is not granted; the next stage cannot be begun all the same.
@@ -299,7 +273,7 @@ fn stages_follow_each_other() {
         (Stage::FullFeature, None),
         (Stage::FullFeature, Some(Stage::FullFeature)),
     ] {
-        let mut talk = Talk::new();
+        let mut talk = Talk::begun();
         talk.request.stage = stage;
         let step = talk.send(transit, &text);
         assert_eq!(*refused(&step), LoginError::Transition, "{stage:?} {transit:?}");
@@ -344,7 +318,7 @@ fn a_login_stays_itself() {
 
 #[test]
 fn only_this_version_is_spoken() {
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     (talk.request.version_min, talk.request.version_max) = (1, 2);
     refused(&talk.send(None, ""));
     assert_eq!(talk.status(), LoginStatus::UnsupportedVersion);
@@ -352,7 +326,7 @@ fn only_this_version_is_spoken() {
 
 #[test]
 fn nothing_but_a_login_comes_first() {
-    let mut talk = Talk::new();
+    let mut talk = Talk::begun();
     let mut header = [0; 48];
     talk.login.received(&header, &[]);
     assert_eq!(*refused(&talk.login.step()), LoginError::NotLogin(None));
@@ -419,7 +393,7 @@ proptest! {
         ), 1..9),
     ) {
         let stage = |number| [Stage::Security, Stage::Operational, Stage::FullFeature][usize::from(number)];
-        let mut talk = Talk::new();
+        let mut talk = Talk::begun();
         for (current, next, text) in requests {
             talk.request.stage = stage(current);
             talk.send(next.map(stage), &text.concat());
@@ -428,8 +402,8 @@ proptest! {
             }
             let step = talk.login.step();
             prop_assert!(!matches!(step, Step::Enter(_)), "{step:?}");
-            if let Some((header, text)) = talk.login.take_output() {
-                prop_assert!(Response::parse(&header).is_ok() && parse(&text).is_ok());
+            if let Some((_, text)) = talk.take_answer() {
+                prop_assert!(parse(&text).is_ok());
             }
             if matches!(step, Step::End(_)) {
                 break;
