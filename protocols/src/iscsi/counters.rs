@@ -1,6 +1,7 @@
 //! What the server has done, as plain numbers. How they are published is somebody else's concern.
 //!
-//! All counters only grow, but for those of what is open. They are read one by one, so two of them may be a command apart.
+//! All counters only grow, but for those of what is open. They are read one by one, so two of them
+//! may be a command apart.
 
 use crate::door::ConnectionCounters;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ pub struct Counters {
     pub logins_failed: AtomicU64,
     /// Those of them whose initiator did not prove who it is.
     pub authentications_failed: AtomicU64,
-    /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket; not those whose initiator just went.
+    /// Sessions ended by a breach of the protocol, a silent initiator or a failed socket; not those
+    /// whose initiator just went.
     pub sessions_broken: AtomicU64,
     /// Sessions that made way for another one of the same initiator port.
     pub sessions_replaced: AtomicU64,

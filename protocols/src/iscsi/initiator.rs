@@ -1,9 +1,11 @@
-//! An initiator by hand, for tests: it says what one wants it to, right or wrong, and waits for nothing that it is not told to wait for.
+//! An initiator by hand, for tests: it says what one wants it to, right or wrong, and waits for
+//! nothing that it is not told to wait for.
 //!
-//! One connection over a blocking socket. Whatever comes has to have a meaning, with the digests that were agreed; everything else
-//! is the test's to judge.
+//! One connection over a blocking socket. Whatever comes has to have a meaning, with the digests
+//! that were agreed; everything else is the test's to judge.
 //!
-//! Not for sessions in earnest: it ignores the window, and panics where a target misbehaves or is late.
+//! Not for sessions in earnest: it ignores the window, and panics where a target misbehaves or is
+//! late.
 
 use super::wire::command::{Attribute, ScsiCommand};
 use super::wire::control::{LogoutReason, LogoutRequest, NopOut};

@@ -1,10 +1,12 @@
 //! iSCSI names (section 4.2.7): `iqn.`, `eui.` and `naa.`, which world-wide say who somebody is.
 //!
-//! A [`Name`] is normalised: letters are small. Names beyond ASCII, which the standard permits after stringprep (RFC 3722), are
-//! refused: nobody was seen to use them, and one name that can be written in two ways would open what the other may not.
+//! A [`Name`] is normalised: letters are small. Names beyond ASCII, which the standard permits
+//! after stringprep (RFC 3722), are refused: nobody was seen to use them, and one name that can be
+//! written in two ways would open what the other may not.
 //!
-//! What this side names has the characters of the standard. What initiators call themselves is taken as it is, as long as it is
-//! printable ASCII without blanks: QEMU and iPXE make names of what a virtual machine or a host is called, underscores and all.
+//! What this side names has the characters of the standard. What initiators call themselves is
+//! taken as it is, as long as it is printable ASCII without blanks: QEMU and iPXE make names of
+//! what a virtual machine or a host is called, underscores and all.
 
 use std::fmt;
 use std::sync::Arc;
@@ -76,13 +78,15 @@ impl Name {
         Ok(Self(text.to_ascii_lowercase().into()))
     }
 
-    /// The same, if it has at least the beginning of a name: whoever lists initiators means one that names itself as one.
+    /// The same, if it has at least the beginning of a name: whoever lists initiators means one
+    /// that names itself as one.
     pub fn formed(self) -> Result<Self, NameError> {
         let formed = ["iqn.", "eui.", "naa."].iter().any(|form| self.0.starts_with(form));
         if formed { Ok(self) } else { Err(NameError::Form) }
     }
 
-    /// The name of what is called `own` under the prefix `prefix`, such as `iqn.2026-11.internal.landfall:`.
+    /// The name of what is called `own` under the prefix `prefix`, such as
+    /// `iqn.2026-11.internal.landfall:`.
     pub fn under(prefix: &str, own: &str) -> Result<Self, NameError> {
         Self::parse(&format!("{prefix}{own}"))
     }

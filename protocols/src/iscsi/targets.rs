@@ -1,6 +1,7 @@
 //! What the server is given to offer: targets, who may have them, and what they have to prove.
 //!
-//! Nothing of machines or points is known here: whoever implements [`Targets`] turns a name into a device.
+//! Nothing of machines or points is known here: whoever implements [`Targets`] turns a name into a
+//! device.
 
 use super::name::Name;
 use super::scsi::{InitiatorPort, Nexus};
@@ -35,16 +36,16 @@ pub trait Targets: Send + Sync + 'static {
     /// The targets this visitor may know of. The list is capped by the implementation.
     fn list<'a>(&'a self, visitor: &'a Visitor) -> LocalBoxFuture<'a, Vec<Name>>;
 
-    /// What the visitor has to prove before it gets what it wants, or why it gets nothing. Whether a target is there should
-    /// look the same to all who may not have it.
+    /// What the visitor has to prove before it gets what it wants, or why it gets nothing. Whether
+    /// a target is there should look the same to all who may not have it.
     fn demand<'a>(
         &'a self,
         want: &'a Want,
         visitor: &'a Visitor,
     ) -> LocalBoxFuture<'a, Result<Demand, OpenError>>;
 
-    /// Opens a target for a visitor who has proved what it had to, and who comes by `port`. What is held is released when the last
-    /// nexus goes, and with it the last session.
+    /// Opens a target for a visitor who has proved what it had to, and who comes by `port`. What is
+    /// held is released when the last nexus goes, and with it the last session.
     fn open<'a>(
         &'a self,
         target: &'a Name,
@@ -62,7 +63,8 @@ pub enum OpenError {
     /// There is one, but not for this visitor.
     #[error("the initiator may not have this target")]
     NotAllowed,
-    /// There is one, but not beside this other one, where the visitor's initiator has a nexus. It may be tried again when that has gone.
+    /// There is one, but not beside this other one, where the visitor's initiator has a nexus. It
+    /// may be tried again when that has gone.
     #[error("the initiator has {0}, and may not have both")]
     Beside(Name),
     /// There was one, and it does not come back.

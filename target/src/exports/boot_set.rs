@@ -3,15 +3,17 @@
 //! ```text
 //!   <data>/boots/web/os.boot     8  "LFBOOT01"
 //!                                4  number of pieces          little endian, as all of it
-//!                                4  each piece: a multiple of 64 KiB of the disk, in the order in which they were read
+//!                                4  each piece: a multiple of 64 KiB of the disk, in the order in
+//!                                   which they were read
 //!                                4  CRC32C of all before it
 //! ```
 //!
-//! A boot begins with a short read of the first sector, and it writes. What is read in the two minutes after its start is
-//! remembered, unless that is more than 256 MiB: then it was something else.
+//! A boot begins with a short read of the first sector, and it writes. What is read in the two
+//! minutes after its start is remembered, unless that is more than 256 MiB: then it was something
+//! else.
 //!
-//! **Invariant:** a set is a hint. One that is missing, damaged or of another machine costs some reads and nothing else, so
-//! nothing waits for it to be durable.
+//! **Invariant:** a set is a hint. One that is missing, damaged or of another machine costs some
+//! reads and nothing else, so nothing waits for it to be durable.
 
 use landfall_disks::{ByteOffset, ByteRange};
 use landfall_retention::name::Name;

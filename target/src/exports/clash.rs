@@ -1,7 +1,9 @@
-//! Units with one name are one unit: who may not have which exports at a time, and what disks of moments are called.
+//! Units with one name are one unit: who may not have which exports at a time, and what disks of
+//! moments are called.
 //!
-//! Hypervisors and multipathing take two units with one world wide name for two ways to one disk, and read, write, reset and set modes
-//! by either. So what is another unit has another name, as snapshots of an array have, or is not to be had beside the first
+//! Hypervisors and multipathing take two units with one world wide name for two ways to one disk,
+//! and read, write, reset and set modes by either. So what is another unit has another name, as
+//! snapshots of an array have, or is not to be had beside the first
 //! ([decision 0029](../../../docs/decisions/0029-one-name-one-content.md)):
 //!
 //! ```text
@@ -27,7 +29,8 @@ pub(super) fn serial_of(export: &ExportStatus, disk: DiskIdentity) -> String {
     }
 }
 
-/// The one of `exports` by which an initiator that is `present` there has disks that are called as those of `wanted`.
+/// The one of `exports` by which an initiator that is `present` there has disks that are called as
+/// those of `wanted`.
 pub(super) fn clashing<'a>(
     wanted: &ExportStatus,
     exports: &'a [ExportStatus],

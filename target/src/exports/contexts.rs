@@ -1,18 +1,22 @@
-//! Metadata contexts of the exports: what NBD clients can ask of blocks beside whether they are allocated.
+//! Metadata contexts of the exports: what NBD clients can ask of blocks beside whether they are
+//! allocated.
 //!
 //! ```text
-//!   landfall:changed-since:WHEN   bit 0: written since; bit 1 as well: not known, a record was lost
-//!   qemu:dirty-bitmap:WHEN        bit 0: written since, or not known         what stock tools of QEMU and libnbd ask for
-//!   qemu:allocation-depth         0 nowhere, 1 this line, 2 … the lines it branched from, then the image
-//!   landfall:age                  seconds from the last write to what is shown; 2^32 - 1: before what the journal has
+//!   landfall:changed-since:WHEN  bit 0: written since; bit 1 as well: not known, a record was lost
+//!   qemu:dirty-bitmap:WHEN       bit 0: written since, or not known; what stock tools of QEMU and
+//!                                libnbd ask for
+//!   qemu:allocation-depth        0 nowhere, 1 this line, 2 … those it came from, then the image
+//!   landfall:age                 seconds from the last write to what is shown; 2^32 - 1: before
+//!                                what the journal has
 //! ```
 //!
-//! `x-landfall:` stands for `landfall:`, and means the same: the specification has namespaces begin so that are not registered
-//! with it.
+//! `x-landfall:` stands for `landfall:`, and means the same: the specification has namespaces begin
+//! so that are not registered with it.
 //!
-//! WHEN is any form that names of exports take, on the line that is shown or, before it branched off, on that which it branched
-//! from. It is resolved once, when a client selects the context, and held until the connection ends. What cannot be had is not
-//! offered, as the specification asks, and the log says why.
+//! WHEN is any form that names of exports take, on the line that is shown or, before it branched
+//! off, on that which it branched from. It is resolved once, when a client selects the context, and
+//! held until the connection ends. What cannot be had is not offered, as the specification asks,
+//! and the log says why.
 
 use futures_util::future::LocalBoxFuture;
 use landfall_disks::{ByteRange, IoFuture};
@@ -29,7 +33,8 @@ use std::time::Duration;
 
 const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
-/// Our own, under the name that people are told, and under the one that the specification has for what is not registered.
+/// Our own, under the name that people are told, and under the one that the specification has for
+/// what is not registered.
 const OURS: [&str; 2] = ["landfall:", "x-landfall:"];
 const CHANGED_SINCE: &str = "changed-since:";
 const AGE: &str = "age";
@@ -37,7 +42,8 @@ const AGE: &str = "age";
 /// Newest points that a list has contexts for.
 const LISTED_POINTS: usize = super::LISTED_POINTS;
 
-/// Contexts of one opened export that are refused aloud; a client that asks for more is told of in a whisper.
+/// Contexts of one opened export that are refused aloud; a client that asks for more is told of in
+/// a whisper.
 const LOUD: u32 = 8;
 
 /// `NBD_STATE_DIRTY`, and the bit of a change of ours.
@@ -230,7 +236,8 @@ impl BlockContext for Age {
     }
 }
 
-/// The largest number stands for what is not known, so what is known goes no further than the one before it.
+/// The largest number stands for what is not known, so what is known goes no further than the one
+/// before it.
 fn age_status(age: Option<Duration>) -> u32 {
     age.map_or(u32::MAX, |age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }

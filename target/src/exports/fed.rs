@@ -1,7 +1,8 @@
-//! Disks that machines are fed through: `MACHINE/DISK` without a moment, where somebody said that the machine is fed so.
+//! Disks that machines are fed through: `MACHINE/DISK` without a moment, where somebody said that
+//! the machine is fed so.
 //!
-//! **Invariant:** writing to one feeds the machine, so whoever shows a certificate needs that granted by itself: what may
-//! be read is in `[nbd.allow]`, what may be fed in `[nbd.feed]`.
+//! **Invariant:** writing to one feeds the machine, so whoever shows a certificate needs that
+//! granted by itself: what may be read is in `[nbd.allow]`, what may be fed in `[nbd.feed]`.
 
 use crate::config::Grant;
 use futures_util::future::LocalBoxFuture;

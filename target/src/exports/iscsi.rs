@@ -1,21 +1,27 @@
-//! What iSCSI initiators can have: the exports that were set up for it, a target each, a unit for each disk.
+//! What iSCSI initiators can have: the exports that were set up for it, a target each, a unit for
+//! each disk.
 //!
 //! ```text
-//!   landfall export add web@latest --iscsi --writable     iqn.2026-11.internal.landfall:web:3    unit 0: os, unit 1: data
+//!   landfall export add web@latest --iscsi --writable
+//!     iqn.2026-11.internal.landfall:web:3    unit 0: os, unit 1: data
 //! ```
 //!
 //! **Invariants**
-//! - Whoever an access list does not name is told no more of a target than of one that is not there.
-//! - All sessions of a target share one device, so what one of them resets the others see; it lives as long as a session does, and
-//!   what it shows with it. What they set lives as long as the export does, and this process.
-//! - Commands that read in order to write are alone with their blocks, whoever else has the branch open: the locks are the branch's,
-//!   of all its targets and of NBD.
-//! - Units with one name are one unit to whoever has them (`clash`): a branch has the serial number and name of the machine's disk, and
-//!   the physical blocks that guests know of disks in its image's format, so that a guest finds the disk it knows. A moment has names of
-//!   its own, and no initiator has two writable targets of a machine at a time.
+//! - Whoever an access list does not name is told no more of a target than of one that is not
+//!   there.
+//! - All sessions of a target share one device, so what one of them resets the others see; it lives
+//!   as long as a session does, and what it shows with it. What they set lives as long as the
+//!   export does, and this process.
+//! - Commands that read in order to write are alone with their blocks, whoever else has the branch
+//!   open: the locks are the branch's, of all its targets and of NBD.
+//! - Units with one name are one unit to whoever has them (`clash`): a branch has the serial number
+//!   and name of the machine's disk, and the physical blocks that guests know of disks in its
+//!   image's format, so that a guest finds the disk it knows. A moment has names of its own, and no
+//!   initiator has two writable targets of a machine at a time.
 //! - A target that is withdrawn has no units, whenever it was opened.
 //!
-//! **Lock order:** `entering`, then `offered`, then what the manifest, devices and their units lock. Nobody waits while holding either.
+//! **Lock order:** `entering`, then `offered`, then what the manifest, devices and their units
+//! lock. Nobody waits while holding either.
 
 use super::clash::{clashing, serial_of};
 use super::space::Levels;
@@ -40,8 +46,9 @@ use std::sync::{Arc, Weak};
 /// Most targets in an answer to SendTargets.
 const LISTED: usize = 2000;
 
-/// Bytes of a physical block of disks in `format`, as a hypervisor shows them to its guests: Hyper-V says of a VHDX what is in it,
-/// which is 4096 in all that it makes and in all that are made here; ESXi and QEMU know of nothing but 512.
+/// Bytes of a physical block of disks in `format`, as a hypervisor shows them to its guests:
+/// Hyper-V says of a VHDX what is in it, which is 4096 in all that it makes and in all that are
+/// made here; ESXi and QEMU know of nothing but 512.
 fn physical_block(format: &str) -> u32 {
     if format == "vhdx" { 4096 } else { 512 }
 }
@@ -52,7 +59,8 @@ pub(crate) struct RetentionTargets {
     /// How much space is left for what is written.
     levels: Arc<Levels>,
     settings: TargetSettings,
-    /// Those that somebody has open, or had: a target is offered for as long as its export is there.
+    /// Those that somebody has open, or had: a target is offered for as long as its export is
+    /// there.
     offered: Mutex<HashMap<ExportId, Offered>>,
     /// Held from the look at which targets an initiator has until it has one more.
     entering: Mutex<()>,
@@ -127,7 +135,8 @@ impl RetentionTargets {
         self.known(visitor).into_iter().find(of_name).ok_or(OpenError::Unknown)
     }
 
-    /// The target of the export by which the initiator of `visitor` has disks that are called as those of `export`.
+    /// The target of the export by which the initiator of `visitor` has disks that are called as
+    /// those of `export`.
     fn clash(&self, export: &ExportStatus, visitor: &Visitor) -> Option<IscsiName> {
         let present = |other: ExportId| {
             let device = self.offered.lock().get(&other).and_then(|there| there.device.upgrade());
@@ -150,7 +159,8 @@ impl RetentionTargets {
         }
         let (made, settings) = self.make(export, access).await?;
         let mut offered = self.offered.lock();
-        // Exports that go after this look are withdrawn after this, too. Numbers are never given twice.
+        // Exports that go after this look are withdrawn after this, too. Numbers are never given
+        // twice.
         let exports = self.retention().exports().into_iter();
         let there: HashSet<ExportId> = exports.map(|export| export.id).collect();
         offered.retain(|export, _| there.contains(export));
@@ -196,7 +206,8 @@ impl RetentionTargets {
         Ok((device, settings))
     }
 
-    /// Takes the units of an export that is no more from whoever has it open. What has not begun by now does nothing.
+    /// Takes the units of an export that is no more from whoever has it open. What has not begun by
+    /// now does nothing.
     pub(crate) fn withdraw(&self, export: ExportId) {
         let offered = self.offered.lock().remove(&export);
         if let Some(device) = offered.and_then(|offered| offered.device.upgrade()) {
@@ -291,7 +302,8 @@ impl Targets for RetentionTargets {
     ) -> LocalBoxFuture<'a, Result<Nexus, OpenError>> {
         Box::pin(async move {
             let (export, access) = self.find(target, visitor)?;
-            // Who logs in without a demand being met is a defect of the server; the door stays shut all the same.
+            // Who logs in without a demand being met is a defect of the server; the door stays shut
+            // all the same.
             if access.chap.as_ref().is_some_and(|chap| visitor.user.as_ref() != Some(&chap.user)) {
                 return Err(OpenError::NotAllowed);
             }

@@ -1,8 +1,10 @@
 //! What `NBD_OPT_LIST` shows: everything that opens, but of points the newest.
 //!
 //! **Invariants**
-//! - Every machine that opens is there, however many there are: the limit is one of points, which come last and in turns.
-//! - What is said of a name is what [`NBD_INFO_DESCRIPTION`](super::describe) says when it is opened.
+//! - Every machine that opens is there, however many there are: the limit is one of points, which
+//!   come last and in turns.
+//! - What is said of a name is what [`NBD_INFO_DESCRIPTION`](super::describe) says when it is
+//!   opened.
 
 use super::{
     LISTED_POINTS, RetentionExports, describe, describe_head, describe_moment, fed, machine_of,

@@ -1,12 +1,13 @@
-//! What stands between a client and the disk that it opened: what it may use, what is foreseen of it.
+//! What stands between a client and the disk that it opened: what it may use, what is foreseen of
+//! it.
 //!
 //! ```text
 //!   connection ─▶ limit of the disk, shared by all who read any moment of it
 //!              ─▶ boot set ─▶ read-ahead, both of this connection ─▶ view │ branch
 //! ```
 //!
-//! **Invariant:** a disk has one limit, however many moments of it are open and over however many connections: what is to be
-//! protected is what lies behind all of them.
+//! **Invariant:** a disk has one limit, however many moments of it are open and over however many
+//! connections: what is to be protected is what lies behind all of them.
 
 use super::boot_set::BootSets;
 use super::warm::{WarmDisk, Warmth};
@@ -42,7 +43,8 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// With boot sets in the folder `boots`, where those of others than `machines` are removed, and which `core` writes. Blocks.
+    /// With boot sets in the folder `boots`, where those of others than `machines` are removed, and
+    /// which `core` writes. Blocks.
     pub(super) fn new(
         config: &NbdConfig,
         boots: PathBuf,

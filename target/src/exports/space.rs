@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   folding ─ look ─▶ note ─▶ left, used, threshold of each machine ─▶ LOG SENSE, mode pages
-//!                       └ falls to the threshold ─▶ unit attention at every target of the machine, once
+//!                       └ falls to the threshold ─▶ unit attention, once, at all its targets
 //! ```
 //!
-//! A machine has what is least: of its quota, or of the volume that the journal is on; and it is little if either is. **Invariant:**
-//! that it has become little is told once, and again only after it was more; those who come while it is are told as they come.
+//! A machine has what is least: of its quota, or of the volume that the journal is on; and it is
+//! little if either is. **Invariant:** that it has become little is told once, and again only after
+//! it was more; those who come while it is are told as they come.
 
 use landfall_protocols::iscsi::scsi::{Device, Space, SpaceLeft};
 use landfall_retention::GroupSpace;
@@ -62,7 +63,8 @@ struct Level {
 }
 
 impl Levels {
-    /// Takes over what was found of all machines that there are, and tells initiators where it has become little.
+    /// Takes over what was found of all machines that there are, and tells initiators where it has
+    /// become little.
     pub(crate) fn note(&self, found: impl IntoIterator<Item = (Name, SpaceLeft)>) {
         let found: HashMap<Name, SpaceLeft> = found.into_iter().collect();
         let mut told = Vec::new();

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //!   read ─▶ in a piece that is there, and the disk has not changed since ─▶ memory
-//!      └──▶ disk; if it is the first of a boot: read the set, eight pieces at a time, in the order of the last boot
+//!      └──▶ disk; if it is the first of a boot: read the set, eight pieces at a time,
+//!           in the order of the last boot
 //! ```
 //!
 //! What a connection reads is watched, too, and makes the set of the next boot.
 //!
 //! **Invariants**
-//! - What is served from memory is what the disk would have given, as with read-ahead: by [`Disk::version`].
-//! - All that is kept for all connections takes no more than [`WARM_BYTES`], and is let go when the boot is over.
+//! - What is served from memory is what the disk would have given, as with read-ahead: by
+//!   [`Disk::version`].
+//! - All that is kept for all connections takes no more than [`WARM_BYTES`], and is let go when the
+//!   boot is over.
 
 use super::boot_set::{BOOT, BootSets, PIECE_BYTES, Piece, Recorder, begins};
 use futures_util::{StreamExt, stream};
@@ -193,7 +196,8 @@ impl Warming {
         });
     }
 
-    /// Reads a piece into memory, unless the guest was faster or there is no room; whether to go on.
+    /// Reads a piece into memory, unless the guest was faster or there is no room; whether to go
+    /// on.
     async fn warm_one(&self, piece: Piece) -> bool {
         let range = piece.range(self.disk.geometry().size_bytes);
         if range.is_empty() || self.state.lock().passed.contains(&piece) {

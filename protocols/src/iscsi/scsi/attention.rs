@@ -1,7 +1,8 @@
 //! Unit attentions: what an initiator is told before its next command is done (SAM-5 5.14).
 //!
-//! They are kept per logical unit and nexus. One is told at a time, the gravest first, and is gone once it has been told;
-//! a reset makes what was pending pointless. The set is bounded by the number of kinds.
+//! They are kept per logical unit and nexus. One is told at a time, the gravest first, and is gone
+//! once it has been told; a reset makes what was pending pointless. The set is bounded by the
+//! number of kinds.
 
 use super::sense::{Additional, Sense, SenseKey};
 

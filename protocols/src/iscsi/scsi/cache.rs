@@ -1,8 +1,9 @@
 //! PRE-FETCH and SYNCHRONIZE CACHE (SBC-4 5.10, 5.29).
 //!
-//! Disks learn by themselves what to keep in memory, so PRE-FETCH only checks its range; GOOD instead of CONDITION MET says that
-//! not all blocks are in a cache. A cache is made durable as a whole, whatever range is named, and IMMED does not hurry the
-//! answer: it comes when everything is durable.
+//! Disks learn by themselves what to keep in memory, so PRE-FETCH only checks its range; GOOD
+//! instead of CONDITION MET says that not all blocks are in a cache. A cache is made durable as a
+//! whole, whatever range is named, and IMMED does not hurry the answer: it comes when everything is
+//! durable.
 
 use super::decide::{Request, Step};
 use super::operation::Operation;

@@ -1,4 +1,5 @@
-//! A command descriptor block whose bits have been checked, and the fields that many commands share.
+//! A command descriptor block whose bits have been checked, and the fields that many commands
+//! share.
 
 use super::sense::Additional;
 use super::sense::Sense;
@@ -101,7 +102,8 @@ impl Cdb {
 }
 
 impl Extent {
-    /// The bytes of it, if the disk has so many blocks; at its end there are none, which is no error.
+    /// The bytes of it, if the disk has so many blocks; at its end there are none, which is no
+    /// error.
     pub(super) fn range(self, geometry: &Geometry) -> Result<ByteRange, Sense> {
         block_range(geometry, self.lba, self.count)
     }

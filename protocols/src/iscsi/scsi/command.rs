@@ -1,10 +1,13 @@
-//! The table of commands: what exists, which bits of its CDB mean something, and what has to hold before it is looked at.
+//! The table of commands: what exists, which bits of its CDB mean something, and what has to hold
+//! before it is looked at.
 //!
-//! Decoding, REPORT SUPPORTED OPERATION CODES and the page `docs/interop-iscsi.md` are all made from it. A CDB that sets a bit that
-//! is neither used nor ignored is refused with INVALID FIELD IN CDB and a pointer to that bit.
+//! Decoding, REPORT SUPPORTED OPERATION CODES and the page `docs/interop-iscsi.md` are all made
+//! from it. A CDB that sets a bit that is neither used nor ignored is refused with INVALID FIELD IN
+//! CDB and a pointer to that bit.
 //!
-//! **Invariants:** one entry per operation code and service action; the first byte of its usage map is the operation code, and
-//! the service action stands in the second one; the map is as long as the CDB.
+//! **Invariants:** one entry per operation code and service action; the first byte of its usage map
+//! is the operation code, and the service action stands in the second one; the map is as long as
+//! the CDB.
 
 use super::cdb::Cdb;
 use super::sense::{Additional, Sense};
@@ -52,7 +55,8 @@ impl Entry {
         self.usage[0]
     }
 
-    /// What it needs that `cdb` does not keep to: it is long enough, and no bit is set that means nothing.
+    /// What it needs that `cdb` does not keep to: it is long enough, and no bit is set that means
+    /// nothing.
     fn check(&self, cdb: &[u8]) -> Result<(), Sense> {
         let Some(cdb) = cdb.get(..self.usage.len()) else {
             return Err(Sense::illegal(Additional::INVALID_FIELD_IN_CDB));

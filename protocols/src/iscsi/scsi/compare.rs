@@ -1,6 +1,7 @@
 //! What reads blocks in order to write them: COMPARE AND WRITE and ORWRITE (SBC-4 5.3, 5.9).
 //!
-//! The blocks are held exclusively from the read to the end of the write, so nothing on the unit sees or does anything in between.
+//! The blocks are held exclusively from the read to the end of the write, so nothing on the unit
+//! sees or does anything in between.
 
 use super::decide::{Request, Step};
 use super::execute::Run;

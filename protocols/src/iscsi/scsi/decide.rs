@@ -134,8 +134,8 @@ impl Ready {
     }
 }
 
-/// Where there is no unit, three commands are answered all the same (SAM-5 4.6.4, SPC-4 6.6, 6.33 and 6.39), and the well
-/// known unit is ready.
+/// Where there is no unit, three commands are answered all the same (SAM-5 4.6.4, SPC-4 6.6, 6.33
+/// and 6.39), and the well known unit is ready.
 fn without_unit(device: &Device, nexus: NexusId, lun: Lun, cdb: &[u8]) -> Result<DataIn, Sense> {
     let known = lun.addressed() == Addressed::ReportLuns;
     // That there is no unit comes before everything that may be wrong with the command.

@@ -1,4 +1,5 @@
-//! READ DEFECT DATA (SBC-4 5.17, 5.18): there are none to report, whichever list and format is asked for.
+//! READ DEFECT DATA (SBC-4 5.17, 5.18): there are none to report, whichever list and format is
+//! asked for.
 
 use super::decide::{Request, Step};
 

@@ -1,11 +1,13 @@
 //! The SCSI target device: its logical units, and the nexuses that have to be told about them.
 //!
 //! ```text
-//!   Device ── inventory ─┬─ units:   number → LogicalUnit ── state: mode pages, size last seen, attentions of each nexus
+//!   Device ── inventory ─┬─ units:   number → LogicalUnit ── state: mode pages, size last seen,
+//!                        │                                          attentions of each nexus
 //!                        └─ nexuses: id → initiator port
 //! ```
 //!
-//! **Lock order:** the inventory before the state of a unit; never two units at once. Nobody waits while holding either.
+//! **Lock order:** the inventory before the state of a unit; never two units at once. Nobody waits
+//! while holding either.
 
 use super::attention::{Attention, Pending};
 use super::log::threshold_sets;
@@ -71,8 +73,8 @@ impl Device {
         Ok(())
     }
 
-    /// Takes number `number` away. What the disk is doing ends as it would have, and commands go no further; every nexus learns that
-    /// the inventory has changed.
+    /// Takes number `number` away. What the disk is doing ends as it would have, and commands go no
+    /// further; every nexus learns that the inventory has changed.
     pub fn detach(&self, number: LunNumber) -> Result<Unit, NoUnit> {
         let mut inventory = self.inventory.write();
         let gone = inventory.take(number).ok_or(NoUnit(number))?;
@@ -99,8 +101,8 @@ impl Device {
         }
     }
 
-    /// Tells every nexus that the space of the units, which they have in common, has become little. Units of which nobody knows
-    /// how much space is left have none to tell of.
+    /// Tells every nexus that the space of the units, which they have in common, has become little.
+    /// Units of which nobody knows how much space is left have none to tell of.
     pub fn soft_threshold_reached(&self) {
         for unit in self.units().iter().filter(|unit| unit.unit.space.is_some()) {
             unit.tell(Attention::SoftThreshold, Audience::All);
@@ -112,8 +114,9 @@ impl Device {
         self.inventory.read().nexuses.values().any(|port| port.name == name)
     }
 
-    /// A new nexus with `port`, which learns that it is new with its first command to each unit. One that exists for the same
-    /// port is being replaced: the session is reinstated (RFC 7143 6.3.5), which is a loss of the nexus.
+    /// A new nexus with `port`, which learns that it is new with its first command to each unit.
+    /// One that exists for the same port is being replaced: the session is reinstated (RFC 7143
+    /// 6.3.5), which is a loss of the nexus.
     pub fn nexus(self: &Arc<Self>, port: InitiatorPort) -> Nexus {
         let mut inventory = self.inventory.write();
         let lost = inventory.nexuses.values().any(|known| *known == port);
@@ -317,7 +320,8 @@ impl UnitState {
         self.settings.keep(self.kept);
     }
 
-    /// Values are what they were to begin with, and nobody prevents anything; a medium that is out stays out.
+    /// Values are what they were to begin with, and nobody prevents anything; a medium that is out
+    /// stays out.
     pub(super) fn reset(&mut self) {
         self.set_modes(self.modes().defaults());
         self.preventing.clear();

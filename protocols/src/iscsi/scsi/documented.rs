@@ -1,4 +1,5 @@
-//! `docs/interop-iscsi.md` says of commands and sense data what the code does: its tables are made from it.
+//! `docs/interop-iscsi.md` says of commands and sense data what the code does: its tables are made
+//! from it.
 
 use super::command::{Attentions, Entry, Medium, TABLE};
 use super::sense::Additional;

@@ -1,9 +1,10 @@
 //! Carries out what was decided: the only part that waits, for the disk and for range locks.
 //!
-//! **Invariant:** whoever reads bytes in order to write them, or to compare them with what it has just written, holds its range
-//! exclusively; every other command holds its range shared while it moves bytes. So COMPARE AND WRITE is atomic against everything
-//! on the unit, and plain reads and writes do not wait for each other. The locks are those of the disk ([`Unit::locks`]): what
-//! comes to it in other ways, by another target or another protocol, takes part.
+//! **Invariant:** whoever reads bytes in order to write them, or to compare them with what it has
+//! just written, holds its range exclusively; every other command holds its range shared while it
+//! moves bytes. So COMPARE AND WRITE is atomic against everything on the unit, and plain reads and
+//! writes do not wait for each other. The locks are those of the disk ([`Unit::locks`]): what comes
+//! to it in other ways, by another target or another protocol, takes part.
 //!
 //! [`Unit::locks`]: super::unit::Unit::locks
 
@@ -47,15 +48,17 @@ impl Run<'_> {
         if self.unit.is_detached() { Err(Failure::Lost) } else { Ok(()) }
     }
 
-    /// Changes the disk, unless the task is aborted before the disk has decided about it. Of one that was aborted after its first change
-    /// no other is made: it would lie over what its initiator has written since.
+    /// Changes the disk, unless the task is aborted before the disk has decided about it. Of one
+    /// that was aborted after its first change no other is made: it would lie over what its
+    /// initiator has written since.
     pub(super) async fn change(&self, change: Change, range: ByteRange) -> Result<(), Failure> {
         self.proceed()?;
         let changed = self.disk().change(change, self.ticket).await;
         changed.map_err(|error| self.failure(&error, range))
     }
 
-    /// How much has to be on stable storage where the command does not say: with the write cache switched off, all of it.
+    /// How much has to be on stable storage where the command does not say: with the write cache
+    /// switched off, all of it.
     pub(super) fn durability(&self) -> Durability {
         if self.unit.state().modes().caches_writes() {
             Durability::Cached
@@ -99,7 +102,8 @@ pub(super) async fn execute(
         Err(Failure::Aborted) => Completion::with_status(Status::TaskAborted),
         Err(Failure::Refused(sense)) => refused(task, sense),
         Err(Failure::Lost) => {
-            // What ESXi takes for a permanent loss: it gives up, instead of trying for as long as it takes.
+            // What ESXi takes for a permanent loss: it gives up, instead of trying for as long as
+            // it takes.
             device.lose(&task.unit);
             refused(task, Sense::illegal(Additional::NOT_SUPPORTED_LUN))
         }

@@ -11,7 +11,8 @@ use super::vpd;
 /// Bytes of standard data, version descriptors included.
 const STANDARD_BYTES: usize = 96;
 
-/// Peripheral device types, and the qualifier that says that no unit can be here (SPC-4 tables 144 and 145).
+/// Peripheral device types, and the qualifier that says that no unit can be here (SPC-4 tables 144
+/// and 145).
 pub(super) const DISK: u8 = 0x00;
 pub(super) const WELL_KNOWN: u8 = 0x1e;
 const NOTHING: u8 = 0x7f;

@@ -1,4 +1,5 @@
-//! LOG SENSE (SPC-4 6.8): how much space there is (SBC-4 6.4.5), for whoever asked for a unit that says so.
+//! LOG SENSE (SPC-4 6.8): how much space there is (SBC-4 6.4.5), for whoever asked for a unit that
+//! says so.
 
 use super::decide::{Request, Step};
 use super::sense::Sense;

@@ -7,7 +7,8 @@
 //!   C1           01       0      well known logical unit REPORT LUNS
 //! ```
 //!
-//! Both ways to address a small number are understood; what is told to others uses the shortest one.
+//! Both ways to address a small number are understood; what is told to others uses the shortest
+//! one.
 
 use std::fmt;
 
@@ -38,7 +39,8 @@ impl fmt::Display for LunNumber {
     }
 }
 
-/// The field of eight bytes in which a command names its logical unit. Any bytes are a `Lun`; few address something.
+/// The field of eight bytes in which a command names its logical unit. Any bytes are a `Lun`; few
+/// address something.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lun([u8; 8]);
 

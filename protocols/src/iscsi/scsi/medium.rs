@@ -1,7 +1,8 @@
 //! START STOP UNIT and PREVENT ALLOW MEDIUM REMOVAL (SBC-4 5.25, 6.13).
 //!
-//! A disk has no power conditions: to be stopped, idle or in standby makes durable what was written, NO_FLUSH or not, and leaves
-//! the unit ready. Guests stop their disks when they shut down; the next one, or its firmware, has to find them ready.
+//! A disk has no power conditions: to be stopped, idle or in standby makes durable what was
+//! written, NO_FLUSH or not, and leaves the unit ready. Guests stop their disks when they shut
+//! down; the next one, or its firmware, has to find them ready.
 
 use super::attention::Attention;
 use super::decide::{Request, Step};

@@ -1,17 +1,19 @@
 //! SCSI: logical units over disks, for any transport.
 //!
 //! ```text
-//!   (LUN, CDB) ──▶ Nexus::decide ──┬─▶ Answer(Completion)                      all that needs no data and no disk
+//!   (LUN, CDB) ──▶ Nexus::decide ──┬─▶ Answer(Completion)      all that needs no data and no disk
 //!                   table          └─▶ Do(Task) ──▶ Nexus::execute ──▶ Completion
-//!                   attentions           how much data-out comes first, how much data-in may follow
+//!                   attentions           how much data-out comes first, how much data-in follows
 //! ```
 //!
-//! [`Device`] is the SCSI target device, one per iSCSI target: its logical units, and what initiators have set and still have to
-//! be told. A [`Nexus`] is one initiator port's relation to it. Deciding is pure and never waits; only executing does,
-//! and only for the disk and for range locks.
+//! [`Device`] is the SCSI target device, one per iSCSI target: its logical units, and what
+//! initiators have set and still have to be told. A [`Nexus`] is one initiator port's relation to
+//! it. Deciding is pure and never waits; only executing does, and only for the disk and for range
+//! locks.
 //!
-//! **Invariants:** every command goes through one table (`command`), which also answers REPORT SUPPORTED OPERATION CODES; whatever
-//! is refused changes nothing; whatever reads before it writes holds its blocks against everybody who has the disk.
+//! **Invariants:** every command goes through one table (`command`), which also answers REPORT
+//! SUPPORTED OPERATION CODES; whatever is refused changes nothing; whatever reads before it writes
+//! holds its blocks against everybody who has the disk.
 
 mod attention;
 mod cache;

@@ -1,7 +1,8 @@
 //! An initiator's relation to the device: where commands come in.
 //!
 //! ```text
-//!   decide:   LUN ─▶ table ─▶ unit attention ─▶ bits of the CDB ─▶ medium ─▶ write protection ─▶ fields and range
+//!   decide:   LUN ─▶ table ─▶ unit attention ─▶ bits of the CDB ─▶ medium ─▶ write protection
+//!                 ─▶ fields and range
 //!             each step may answer; nothing behind it has been looked at then
 //! ```
 
@@ -13,7 +14,8 @@ use super::task::{Completion, Decision, Task};
 use landfall_disks::Buffer;
 use std::sync::Arc;
 
-/// An iSCSI initiator port: what tells two sessions of a target apart (RFC 7143 4.4.2, SAM-5 4.6.4).
+/// An iSCSI initiator port: what tells two sessions of a target apart (RFC 7143 4.4.2, SAM-5
+/// 4.6.4).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InitiatorPort {
     /// iSCSI name of the initiator.
@@ -41,7 +43,8 @@ pub enum ResetScope {
     Target,
 }
 
-/// An I_T nexus: one initiator port and this device. It ends when it is dropped, if it has not ended before.
+/// An I_T nexus: one initiator port and this device. It ends when it is dropped, if it has not
+/// ended before.
 #[derive(Debug)]
 pub struct Nexus {
     device: Arc<Device>,
@@ -58,32 +61,37 @@ impl Nexus {
         &self.device
     }
 
-    /// Ends it before it is dropped, for its initiator is gone: commands that still run keep it from being dropped.
+    /// Ends it before it is dropped, for its initiator is gone: commands that still run keep it
+    /// from being dropped.
     pub fn end(&self) {
         self.device.leave(self.id);
     }
 
     /// What becomes of the command `cdb` to `lun`. Waits for nothing, reads and writes no disk.
     ///
-    /// Commands that need neither are done here and now; the others come back as a [`Task`]. A CDB is as long as its operation
-    /// code says (SAM-5 5.2); bytes behind it, with which iSCSI fills its field of sixteen, are not looked at.
+    /// Commands that need neither are done here and now; the others come back as a [`Task`]. A CDB
+    /// is as long as its operation code says (SAM-5 5.2); bytes behind it, with which iSCSI fills
+    /// its field of sixteen, are not looked at.
     ///
-    /// `announced` is how many bytes of data-out the initiator says it has: commands that mean nothing with more or less than what
-    /// they ask for (WRITE SAME, COMPARE AND WRITE) are refused then; the others take what they ask for, or what there is.
+    /// `announced` is how many bytes of data-out the initiator says it has: commands that mean
+    /// nothing with more or less than what they ask for (WRITE SAME, COMPARE AND WRITE) are refused
+    /// then; the others take what they ask for, or what there is.
     pub fn decide(&self, lun: Lun, cdb: &[u8], announced: u32) -> Decision {
         super::decide::decide(&self.device, self.id, lun, cdb, announced)
     }
 
-    /// Executes `task`, whose data-out is `data_out`: [`Task::data_out`] bytes, in one piece from their first to their last.
+    /// Executes `task`, whose data-out is `data_out`: [`Task::data_out`] bytes, in one piece from
+    /// their first to their last.
     ///
-    /// The future is bound to the I/O core that polls it first. It should be polled to its end also when the task is aborted:
-    /// see [`Task`].
+    /// The future is bound to the I/O core that polls it first. It should be polled to its end also
+    /// when the task is aborted: see [`Task`].
     pub async fn execute(&self, task: &Task, data_out: Buffer) -> Completion {
         super::execute::execute(&self.device, self.id, task, data_out).await
     }
 
-    /// Does what a reset does beside ending tasks, which whoever serves the sessions has done before: values that were set go
-    /// back to their defaults, and every nexus of the units learns of it. `false` if there is no such unit.
+    /// Does what a reset does beside ending tasks, which whoever serves the sessions has done
+    /// before: values that were set go back to their defaults, and every nexus of the units learns
+    /// of it. `false` if there is no such unit.
     pub fn reset(&self, scope: ResetScope) -> bool {
         let (units, attention) = match scope {
             ResetScope::Target => (self.device.units(), Attention::TargetReset),
@@ -101,7 +109,8 @@ impl Nexus {
         true
     }
 
-    /// Tasks of this nexus at `lun` were aborted by another nexus (CLEAR TASK SET): it is told (SAM-5 5.14, TAS being zero).
+    /// Tasks of this nexus at `lun` were aborted by another nexus (CLEAR TASK SET): it is told
+    /// (SAM-5 5.14, TAS being zero).
     pub fn cleared_by_another(&self, lun: Lun) {
         if let Addressed::Unit(number) = lun.addressed()
             && let Some(unit) = self.device.unit(number)
@@ -119,7 +128,8 @@ impl Nexus {
         }
     }
 
-    /// CHECK CONDITION for what the transport found wrong with a command to `lun`, in the format its initiators want.
+    /// CHECK CONDITION for what the transport found wrong with a command to `lun`, in the format
+    /// its initiators want.
     pub fn check(&self, lun: Lun, sense: Sense) -> Completion {
         let unit = match lun.addressed() {
             Addressed::Unit(number) => self.device.unit(number),

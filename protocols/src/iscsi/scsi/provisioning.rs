@@ -1,8 +1,9 @@
 //! GET LBA STATUS (SBC-4 5.7): which blocks are mapped.
 //!
-//! What a disk knows to be zeroes is deallocated: a hole, and what somebody unmapped or zeroed, of which a branch keeps no more than
-//! that. What is deallocated reads as zeroes (LBPRZ), and there are no anchored blocks to tell it from (ANC_SUP is zero). A block of
-//! which a part is data is mapped.
+//! What a disk knows to be zeroes is deallocated: a hole, and what somebody unmapped or zeroed, of
+//! which a branch keeps no more than that. What is deallocated reads as zeroes (LBPRZ), and there
+//! are no anchored blocks to tell it from (ANC_SUP is zero). A block of which a part is data is
+//! mapped.
 
 use super::cdb::block_range;
 use super::decide::{Request, Step};

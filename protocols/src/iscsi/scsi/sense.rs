@@ -1,7 +1,7 @@
 //! Sense data: why a command was refused or failed, or what an initiator has to know (SPC-4 4.5).
 //!
-//! Both formats say the same. Which one is used is the initiator's choice (D_SENSE of the control mode page); the fixed one has
-//! 32 bits for INFORMATION, and leaves out what does not fit.
+//! Both formats say the same. Which one is used is the initiator's choice (D_SENSE of the control
+//! mode page); the fixed one has 32 bits for INFORMATION, and leaves out what does not fit.
 
 /// Bytes of fixed format sense data as it is sent (SPC-4 4.5.3).
 const FIXED_BYTES: usize = 18;
@@ -48,16 +48,22 @@ pub struct Additional {
 
 /// Names the codes in use, as constants and in words.
 macro_rules! additional {
-    ($(#[doc = $when:literal] $name:ident = $code:literal / $qualifier:literal, $text:literal;)*) => {
+    ($(
+        $(#[doc = $when:literal])+
+        $name:ident = $code:literal / $qualifier:literal, $text:literal;
+    )*) => {
         impl Additional {
-            $(#[doc = $when] pub const $name: Self = Self { code: $code, qualifier: $qualifier };)*
+            $(
+                $(#[doc = $when])+
+                pub const $name: Self = Self { code: $code, qualifier: $qualifier };
+            )*
 
             /// Every code that is in use, with the text of the standard.
             pub const ALL: &'static [(Self, &'static str)] = &[$((Self::$name, $text)),*];
 
             /// When each of them is used, for people.
             #[cfg(test)]
-            pub(super) const WHEN: &'static [&'static str] = &[$($when),*];
+            pub(super) const WHEN: &'static [&'static str] = &[$(concat!($($when),+)),*];
         }
     };
 }
@@ -65,13 +71,15 @@ macro_rules! additional {
 additional! {
     /// NO SENSE: nothing to tell (REQUEST SENSE).
     NONE = 0x00 / 0x00, "NO ADDITIONAL SENSE INFORMATION";
-    /// NOT READY: the disk cannot be used now, and will be there again: the service stops, or a key is missing.
+    /// NOT READY: the disk cannot be used now, and will be there again: the service stops, or a key
+    /// is missing.
     NOT_READY = 0x04 / 0x00, "LOGICAL UNIT NOT READY, CAUSE NOT REPORTABLE";
     /// ABORTED COMMAND: more unsolicited data than was agreed (RFC 7143 11.4.7.2).
     UNEXPECTED_UNSOLICITED_DATA = 0x0c / 0x0c, "WRITE ERROR - UNEXPECTED UNSOLICITED DATA";
     /// ABORTED COMMAND: less unsolicited data than was announced (RFC 7143 11.4.7.2).
     NOT_ENOUGH_UNSOLICITED_DATA = 0x0c / 0x0d, "WRITE ERROR - NOT ENOUGH UNSOLICITED DATA";
-    /// ILLEGAL REQUEST: data-out ends within a block, or WRITE SAME, COMPARE AND WRITE or VERIFY of one block come with more or less than they mean.
+    /// ILLEGAL REQUEST: data-out ends within a block, or WRITE SAME, COMPARE AND WRITE or VERIFY of
+    /// one block come with more or less than they mean.
     INVALID_INFORMATION_UNIT = 0x0e / 0x03, "INVALID FIELD IN COMMAND INFORMATION UNIT";
     /// MEDIUM ERROR: stored blocks are damaged, lost or sealed; INFORMATION is the first of them.
     UNRECOVERED_READ_ERROR = 0x11 / 0x00, "UNRECOVERED READ ERROR";
@@ -79,15 +87,18 @@ additional! {
     FAILED_RETRANSMISSION = 0x11 / 0x13, "READ ERROR - FAILED RETRANSMISSION REQUEST";
     /// ILLEGAL REQUEST: a parameter list ends too early.
     PARAMETER_LIST_LENGTH = 0x1a / 0x00, "PARAMETER LIST LENGTH ERROR";
-    /// MISCOMPARE: what was compared differs; INFORMATION is the offset of the first byte that does.
+    /// MISCOMPARE: what was compared differs; INFORMATION is the offset of the first byte that
+    /// does.
     MISCOMPARE = 0x1d / 0x00, "MISCOMPARE DURING VERIFY OPERATION";
     /// ILLEGAL REQUEST: there is no such command.
     INVALID_OPERATION_CODE = 0x20 / 0x00, "INVALID COMMAND OPERATION CODE";
     /// ILLEGAL REQUEST: blocks behind the end.
     LBA_OUT_OF_RANGE = 0x21 / 0x00, "LOGICAL BLOCK ADDRESS OUT OF RANGE";
-    /// ILLEGAL REQUEST: a field of the CDB is wrong, or a bit is set that means nothing; with a pointer to it.
+    /// ILLEGAL REQUEST: a field of the CDB is wrong, or a bit is set that means nothing; with a
+    /// pointer to it.
     INVALID_FIELD_IN_CDB = 0x24 / 0x00, "INVALID FIELD IN CDB";
-    /// ILLEGAL REQUEST: there is no such unit, or no more: its export was removed, or its disk is gone for good, as a branch that was discarded.
+    /// ILLEGAL REQUEST: there is no such unit, or no more: its export was removed, or its disk is
+    /// gone for good, as a branch that was discarded.
     NOT_SUPPORTED_LUN = 0x25 / 0x00, "LOGICAL UNIT NOT SUPPORTED";
     /// ILLEGAL REQUEST: a field of a parameter list is wrong; with a pointer to it.
     INVALID_FIELD_IN_PARAMETERS = 0x26 / 0x00, "INVALID FIELD IN PARAMETER LIST";
@@ -184,7 +195,8 @@ impl Sense {
         Self::new(SenseKey::IllegalRequest, additional)
     }
 
-    /// ILLEGAL REQUEST, INVALID FIELD IN CDB: the field whose most significant bit is `bit` of byte `byte`.
+    /// ILLEGAL REQUEST, INVALID FIELD IN CDB: the field whose most significant bit is `bit` of byte
+    /// `byte`.
     pub const fn invalid_field(byte: u16, bit: u8) -> Self {
         let field = FieldPointer { place: FieldPlace::Command, byte, bit: Some(bit) };
         let sense = Self::illegal(Additional::INVALID_FIELD_IN_CDB);

@@ -19,10 +19,11 @@ pub enum Decision {
 
 /// A command that was found right and waits for its data or its disk.
 ///
-/// A task that is aborted is answered at once by whoever serves the session, and its future goes on: dropping it would leave
-/// bytes old or new in the middle of a disk operation. It is told by [`Task::ticket`] instead, which goes with every change of the disk:
-/// the disk decides, once for all of them, whether the abort came in time. Then the task ends with [`Status::TaskAborted`] and nobody
-/// ever sees anything of it; else it ends as if nobody had aborted it.
+/// A task that is aborted is answered at once by whoever serves the session, and its future goes
+/// on: dropping it would leave bytes old or new in the middle of a disk operation. It is told by
+/// [`Task::ticket`] instead, which goes with every change of the disk: the disk decides, once for
+/// all of them, whether the abort came in time. Then the task ends with [`Status::TaskAborted`] and
+/// nobody ever sees anything of it; else it ends as if nobody had aborted it.
 #[derive(Debug)]
 pub struct Task {
     pub(super) command: Command,
@@ -39,13 +40,14 @@ impl Task {
         self.command
     }
 
-    /// Bytes of data-out that are needed before it is executed: no more than were announced. What was announced beyond them is
-    /// thrown away.
+    /// Bytes of data-out that are needed before it is executed: no more than were announced. What
+    /// was announced beyond them is thrown away.
     pub fn data_out(&self) -> usize {
         self.data_out_wanted().min(self.announced)
     }
 
-    /// Bytes of data-out the command asks for, which may be more than were announced: what residual counts are made of.
+    /// Bytes of data-out the command asks for, which may be more than were announced: what residual
+    /// counts are made of.
     pub fn data_out_wanted(&self) -> usize {
         self.operation.data_out(self.unit.block_length())
     }

@@ -1,7 +1,8 @@
 //! READ and WRITE of all lengths (SBC-4 5.11 to 5.14 and 5.34 to 5.37).
 //!
-//! DPO is a hint that disks have no use for. FUA of a read asks for nothing more than a read gives: completed writes are seen by
-//! every read, and what is read back is what will be durable. FUA of a write makes it durable.
+//! DPO is a hint that disks have no use for. FUA of a read asks for nothing more than a read gives:
+//! completed writes are seen by every read, and what is read back is what will be durable. FUA of a
+//! write makes it durable.
 
 use super::cdb::Extent;
 use super::decide::{Request, Step};
@@ -37,7 +38,8 @@ fn extent(request: &Request<'_>) -> Extent {
 }
 
 impl Request<'_> {
-    /// How much has to be on stable storage when a write is answered: with the write cache switched off, all of it.
+    /// How much has to be on stable storage when a write is answered: with the write cache switched
+    /// off, all of it.
     pub(super) fn durability(&self) -> Durability {
         if self.unit.state().modes().caches_writes() {
             self.cdb.durability()

@@ -10,12 +10,15 @@ use std::sync::Arc;
 /// A disk that is offered as a logical unit.
 #[derive(Clone)]
 pub struct Unit {
-    /// The blocks. Its logical sector is the logical block; a disk that is read-only makes a write protected unit.
+    /// The blocks. Its logical sector is the logical block; a disk that is read-only makes a write
+    /// protected unit.
     pub disk: Arc<dyn Disk>,
-    /// Bytes of a physical block, as initiators are told: whole logical blocks, and no more than hints where writes are best cut.
+    /// Bytes of a physical block, as initiators are told: whole logical blocks, and no more than
+    /// hints where writes are best cut.
     pub physical_block: u32,
-    /// Held by commands for the blocks they touch, alone where bytes are read in order to be written. Everybody else who writes to
-    /// the disk has to hold what they touch in the same locks.
+    /// Held by commands for the blocks they touch, alone where bytes are read in order to be
+    /// written. Everybody else who writes to the disk has to hold what they touch in the same
+    /// locks.
     pub locks: RangeLocks,
     /// Answered writes may be lost with the power until a flush, as [`Disk`] allows.
     pub volatile_cache: bool,
@@ -27,13 +30,14 @@ pub struct Unit {
     pub removable: bool,
     /// Who knows how much space is left, if somebody does.
     pub space: Option<Arc<dyn Space>>,
-    /// What initiators have set, for as long as the unit is offered, whether or not somebody is there.
+    /// What initiators have set, for as long as the unit is offered, whether or not somebody is
+    /// there.
     pub settings: Settings,
 }
 
 impl Unit {
-    /// A fixed, writable unit (if the disk is) with the disk's physical blocks and a volatile cache, that nobody else writes to, and
-    /// of which nobody knows how much space is left.
+    /// A fixed, writable unit (if the disk is) with the disk's physical blocks and a volatile
+    /// cache, that nobody else writes to, and of which nobody knows how much space is left.
     pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
         Self {
             physical_block: disk.geometry().physical_sector,
@@ -49,10 +53,11 @@ impl Unit {
     }
 }
 
-/// What initiators have set of a unit: mode pages, and whether its medium was ejected. Clones are the same settings.
+/// What initiators have set of a unit: mode pages, and whether its medium was ejected. Clones are
+/// the same settings.
 ///
-/// Losing all nexuses changes nothing of it (SAM-5 6.3.4): whoever makes a unit anew for those who come later hands over those of the
-/// one before, which is no more by then.
+/// Losing all nexuses changes nothing of it (SAM-5 6.3.4): whoever makes a unit anew for those who
+/// come later hands over those of the one before, which is no more by then.
 #[derive(Clone, Debug, Default)]
 pub struct Settings(Arc<Mutex<Option<Kept>>>);
 
@@ -82,7 +87,8 @@ impl fmt::Debug for Unit {
 
 /// How much space there is for what is written to a unit.
 pub trait Space: Send + Sync {
-    /// What is known now, if anything is yet. Called for LOG SENSE, MODE SENSE and whoever comes; must not wait, nor touch a device.
+    /// What is known now, if anything is yet. Called for LOG SENSE, MODE SENSE and whoever comes;
+    /// must not wait, nor touch a device.
     fn left(&self) -> Option<SpaceLeft>;
 }
 

@@ -1,10 +1,12 @@
 //! UNMAP (SBC-4 5.31).
 //!
-//! Blocks that were unmapped read as zeroes (LBPRZ), whatever the granularity in which the disk gives space back: parts of its
-//! blocks are zeroed and stay mapped. All descriptors are checked before the first is acted upon.
+//! Blocks that were unmapped read as zeroes (LBPRZ), whatever the granularity in which the disk
+//! gives space back: parts of its blocks are zeroed and stay mapped. All descriptors are checked
+//! before the first is acted upon.
 //!
-//! Descriptors that touch are one range: what they say has no order, a disk zeroes one range at the cost of one write, and blocks
-//! of the disk that only several descriptors together cover are given back.
+//! Descriptors that touch are one range: what they say has no order, a disk zeroes one range at the
+//! cost of one write, and blocks of the disk that only several descriptors together cover are given
+//! back.
 
 use super::cdb::block_range;
 use super::decide::{Request, Step};
@@ -73,7 +75,8 @@ pub(super) async fn perform(run: &Run<'_>, list: &[u8], announced: usize) -> Res
     Ok(())
 }
 
-/// Makes `range` zeroes, in strides that another command that wants some of the blocks can come between.
+/// Makes `range` zeroes, in strides that another command that wants some of the blocks can come
+/// between.
 pub(super) async fn zero(run: &Run<'_>, range: ByteRange, mode: ZeroMode) -> Result<(), Failure> {
     let durability = run.durability();
     for stride in strides(range, ZERO_STRIDE) {

@@ -1,7 +1,7 @@
 //! VERIFY, WRITE AND VERIFY, and the write that both kinds of writes end in (SBC-4 5.32, 5.38).
 //!
-//! BYTCHK says what is compared: nothing (the blocks are read, and damage is found), each byte of data-out, or one block of data-out
-//! with every block.
+//! BYTCHK says what is compared: nothing (the blocks are read, and damage is found), each byte of
+//! data-out, or one block of data-out with every block.
 
 use super::decide::{Request, Step};
 use super::execute::Run;
@@ -139,8 +139,8 @@ async fn compare(run: &Run<'_>, range: ByteRange, with: &[u8]) -> Result<(), Fai
     each(run, range, |at, bytes| difference(bytes, &with[at..at + bytes.len()])).await
 }
 
-/// Reads `range` in strides; `differs` is given the place of each from the start, and its bytes, and says where in it is
-/// something else than expected.
+/// Reads `range` in strides; `differs` is given the place of each from the start, and its bytes,
+/// and says where in it is something else than expected.
 async fn each(
     run: &Run<'_>,
     range: ByteRange,

@@ -108,7 +108,8 @@ fn name_string(name: &str) -> Vec<u8> {
 /// Longest name in a designator, so that the zero behind it fits.
 const MAX_NAME_BYTES: usize = 251;
 
-/// SIMPSUP: of task attributes, SIMPLE. Every command is taken as that, so ORDERED and HEAD OF QUEUE are not promised.
+/// SIMPSUP: of task attributes, SIMPLE. Every command is taken as that, so ORDERED and HEAD OF
+/// QUEUE are not promised.
 const SIMPLE_TASKS: u8 = 0x01;
 /// V_SUP.
 const VOLATILE_CACHE: u8 = 0x01;
@@ -151,7 +152,8 @@ fn characteristics() -> Vec<u8> {
     body
 }
 
-/// A threshold set is this many blocks, as a power of two: the unit in which LOG SENSE counts space.
+/// A threshold set is this many blocks, as a power of two: the unit in which LOG SENSE counts
+/// space.
 pub(super) const THRESHOLD_EXPONENT: u8 = 11;
 
 /// Page B2h: thin; UNMAP and both WRITE SAME unmap, and what is unmapped reads as zeroes.

@@ -1,9 +1,10 @@
 //! WRITE SAME (SBC-4 5.43, 5.44).
 //!
-//! What is read afterwards is the block that came (SBC-3 3.1.83): a block of zeroes is not written but zeroed, and with UNMAP
-//! unmapped; any other is written in strides, also with UNMAP. Strides are held one at a time: others
-//! that want some of the blocks wait for one of them and not for all. WRITE SAME (10) with UNMAP alone unmaps whatever comes:
-//! `WRITESAME10.UnmapUntilEnd` of `iscsi-test-cu` sends ones and wants zeroes. No number of blocks means all to the end (WSNZ is
+//! What is read afterwards is the block that came (SBC-3 3.1.83): a block of zeroes is not written
+//! but zeroed, and with UNMAP unmapped; any other is written in strides, also with UNMAP. Strides
+//! are held one at a time: others that want some of the blocks wait for one of them and not for
+//! all. WRITE SAME (10) with UNMAP alone unmaps whatever comes: `WRITESAME10.UnmapUntilEnd` of
+//! `iscsi-test-cu` sends ones and wants zeroes. No number of blocks means all to the end (WSNZ is
 //! zero).
 
 use super::cdb::block_range;

@@ -1,10 +1,11 @@
 //! One connection, from its first byte to its last: what its parts share, and how they take turns.
 //!
 //! ```text
-//!   login ─▶ receive ─▶ session ─▶ act ─▶ task          commands to the disks and back, task management
-//!     │                    │              discover      SendTargets
-//!     │                    └─▶ pump ─▶ socket           outgoing
-//!     │      beside them: keepalive, orders (other sessions), request_logout (the server stops, the target is no more)
+//!   login ─▶ receive ─▶ session ─▶ act ─▶ task     commands to the disks and back, task management
+//!     │                    │              discover SendTargets
+//!     │                    └─▶ pump ─▶ socket
+//!     │      beside them: keep_alive, follow (orders of other sessions), request_logout (the
+//!     │                   server stops, the target is no more)
 //!     │         └── whichever ends first ─▶ end ─▶ last words ─▶ closed
 //!     └── refused, time over, cut off, server stopped
 //! ```

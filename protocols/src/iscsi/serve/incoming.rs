@@ -48,7 +48,8 @@ impl Shape {
 pub(super) enum IncomingError {
     #[error(transparent)]
     Socket(#[from] io::Error),
-    /// Where the next PDU starts is not known any more (section 7.8: the connection must be dropped).
+    /// Where the next PDU starts is not known any more (section 7.8: the connection must be
+    /// dropped).
     #[error("the digest of a header is wrong")]
     HeaderDigest,
     /// Section 11.2.1.6: no segment is longer than was declared.
@@ -61,7 +62,8 @@ impl Incoming {
         Self { receiver }
     }
 
-    /// The next PDU. Dropped in between it may lose a part of one: it is dropped only when the connection ends.
+    /// The next PDU. Dropped in between it may lose a part of one: it is dropped only when the
+    /// connection ends.
     pub(super) async fn receive(&mut self, shape: Shape) -> Result<Pdu, IncomingError> {
         let bytes = self.receiver.read_exact(HEADER).await?;
         let header: HeaderBytes = (*bytes).try_into().expect("exactly as many were received");

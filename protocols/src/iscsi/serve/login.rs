@@ -1,4 +1,5 @@
-//! Login over a socket: moves PDUs for the [`Login`], asks who may have what, and finds the session a seat.
+//! Login over a socket: moves PDUs for the [`Login`], asks who may have what, and finds the session
+//! a seat.
 
 use super::incoming::{Incoming, IncomingError, Shape};
 use super::seats::{Port, Replaced, Seat};
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 const MAKE_WAY: Duration = Duration::from_secs(5);
 const _: () = assert!(ORDER_TIME.as_millis() < MAKE_WAY.as_millis());
 
-/// How long an initiator has to show that it is where it keeps itself out from elsewhere. ESXi waits five seconds for an answer to its
-/// login.
+/// How long an initiator has to show that it is where it keeps itself out from elsewhere. ESXi
+/// waits five seconds for an answer to its login.
 pub(super) const PROOF_TIME: Duration = Duration::from_secs(3);
 
 /// How soon a session that comes or goes is looked at again.
@@ -190,15 +191,17 @@ async fn open(
     Ok(Opened { visitor, units, seat, served })
 }
 
-/// Whether a target was removed while it was opened: its sessions were told, and this one had no seat yet.
+/// Whether a target was removed while it was opened: its sessions were told, and this one had no
+/// seat yet.
 async fn target_is_gone(service: &Service, want: &Want, visitor: &Visitor) -> bool {
     service.targets.demand(want, visitor).await.is_err()
 }
 
-/// A nexus at `target`. It is made while the one it replaces is there: SCSI has to know that it was lost.
+/// A nexus at `target`. It is made while the one it replaces is there: SCSI has to know that it was
+/// lost.
 ///
-/// Who has a target already that this one may not be had beside is asked there whether it is still there: a host that lost its power is
-/// not, and need not wait until that session is found silent.
+/// Who has a target already that this one may not be had beside is asked there whether it is still
+/// there: a host that lost its power is not, and need not wait until that session is found silent.
 async fn nexus(
     target: &Name,
     entering: &Entering,
@@ -226,7 +229,8 @@ async fn nexus(
     }
 }
 
-/// Whether `initiator` has a session at `target` and is there; as soon as it shows, or its sessions have ended.
+/// Whether `initiator` has a session at `target` and is there; as soon as it shows, or its sessions
+/// have ended.
 async fn is_there(service: &Service, target: &Name, initiator: &Name) -> bool {
     let asked = service.seats.ask(target, initiator);
     if asked.is_empty() {

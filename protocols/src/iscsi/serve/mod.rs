@@ -2,20 +2,22 @@
 //!
 //! ```text
 //!   serve ──accept──▶ connection (a task on one of the cores)
-//!                       login        one PDU at a time, within a time limit; a seat among the sessions
-//!                       receive      PDU by PDU into the session ──Start──▶ a task of its own (disk) ──▶ session
-//!                       pump         everything that is ready goes out in one send
-//!                       orders       what other sessions want of this one
-//!                       keep_alive   a ping when nothing comes, the end when nobody answers it
+//!                       login       one PDU at a time, within a time limit; a seat among sessions
+//!                       receive     PDU by PDU into the session
+//!                                     ──Start──▶ a task of its own (disk) ──▶ session
+//!                       pump        everything that is ready goes out in one send
+//!                       follow      what other sessions want of this one
+//!                       keep_alive  a ping when nothing comes, the end when nobody answers it
 //! ```
 //!
 //! **Invariants**
-//! - Nothing that a session does waits for a disk, but the task of the command itself: task management is answered whatever
-//!   the disks do.
-//! - A session never holds more commands or bytes than its budget, and a share for those that wait for it. An initiator that does
-//!   not read its answers is not read from, once so many of them wait.
-//! - A command's future runs to its end, also when it was aborted or its session is gone. Sessions that are gone and have some are
-//!   counted, and nobody enters while there are too many.
+//! - Nothing that a session does waits for a disk, but the task of the command itself: task
+//!   management is answered whatever the disks do.
+//! - A session never holds more commands or bytes than its budget, and a share for those that wait
+//!   for it. An initiator that does not read its answers is not read from, once so many of them
+//!   wait.
+//! - A command's future runs to its end, also when it was aborted or its session is gone. Sessions
+//!   that are gone and have some are counted, and nobody enters while there are too many.
 
 mod connection;
 mod incoming;
@@ -51,29 +53,33 @@ const ORDER_TIME: Duration = Duration::from_millis(500);
 /// The group of portals. All listeners of a server lead to the same sessions.
 const PORTAL_GROUP: PortalGroup = PortalGroup::new(1);
 
-/// Limits of a server. What commands may hold in memory is at most `sessions` times twice `bytes_in_flight` (for a session that is
-/// there, and for one that is gone whose commands still run) and the window times `FirstBurstLength`.
+/// Limits of a server. What commands may hold in memory is at most `sessions` times twice
+/// `bytes_in_flight` (for a session that is there, and for one that is gone whose commands still
+/// run) and the window times `FirstBurstLength`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Sessions of targets at a time. One more is refused at its login, unless it replaces one. As many may be gone that have
-    /// commands which still run.
+    /// Sessions of targets at a time. One more is refused at its login, unless it replaces one. As
+    /// many may be gone that have commands which still run.
     pub sessions: u64,
     /// Sessions of discovery at a time.
     pub discoveries: u64,
-    /// Connections of a listener that log in at a time. With one more, the oldest of them is closed.
+    /// Connections of a listener that log in at a time. With one more, the oldest of them is
+    /// closed.
     pub logging_in: usize,
     /// What is offered to initiators.
     pub offer: Offer,
-    /// Bytes that the commands of a session may hold in either direction. A single command may hold more when it is alone.
+    /// Bytes that the commands of a session may hold in either direction. A single command may hold
+    /// more when it is alone.
     pub bytes_in_flight: u64,
     /// Time for a login, from the accepted connection to the first command.
     pub login_time: Duration,
-    /// Time without a word after which an initiator is asked whether it is there, and after which it is not, if it does not
-    /// answer.
+    /// Time without a word after which an initiator is asked whether it is there, and after which
+    /// it is not, if it does not answer.
     pub idle_time: Duration,
     /// Time for discovery, from the login on.
     pub discovery_time: Duration,
-    /// Time, from the stop of the server on, in which initiators are asked to log out, and served until they do.
+    /// Time, from the stop of the server on, in which initiators are asked to log out, and served
+    /// until they do.
     pub parting_time: Duration,
     /// Time that commands under way get to finish after that.
     pub drain_time: Duration,
@@ -169,26 +175,29 @@ impl Service {
         &self.counters
     }
 
-    /// Ends it, from any thread: no connection is accepted any more, initiators are asked to log out, and dropped when they do
-    /// not; [`serve`] returns when all connections have ended.
+    /// Ends it, from any thread: no connection is accepted any more, initiators are asked to log
+    /// out, and dropped when they do not; [`serve`] returns when all connections have ended.
     pub fn stop(&self) {
         self.stopping.begin();
     }
 
-    /// Ends the sessions of a target that is no more, from any thread: their initiators are asked to log out, and dropped when
-    /// they do not. Whoever wants commands to come to nothing meanwhile has detached its units before.
+    /// Ends the sessions of a target that is no more, from any thread: their initiators are asked
+    /// to log out, and dropped when they do not. Whoever wants commands to come to nothing
+    /// meanwhile has detached its units before.
     pub fn dismiss(&self, target: &Name) {
         self.seats.tell(target, Tsih::NEW, || Order::RequestLogout);
     }
 
-    /// Whether as many sessions have gone and left commands that still run as there may be sessions.
+    /// Whether as many sessions have gone and left commands that still run as there may be
+    /// sessions.
     fn is_haunted(&self) -> bool {
         self.counters.sessions_lingering.load(Relaxed) >= self.settings.sessions
     }
 }
 
-/// Accepts connections on `listener` and deals them out to `cores`, or keeps them on the current core if there are none. Runs
-/// on an I/O core. Returns after [`Service::stop`], when the connections it accepted have ended.
+/// Accepts connections on `listener` and deals them out to `cores`, or keeps them on the current
+/// core if there are none. Runs on an I/O core. Returns after [`Service::stop`], when the
+/// connections it accepted have ended.
 pub async fn serve(listener: Listener, service: Arc<Service>, cores: &[Core]) {
     let Settings { logging_in, parting_time, drain_time, .. } = service.settings;
     let door = Door {

@@ -1,15 +1,17 @@
 //! The sessions of a server: their names, and how they reach each other.
 //!
 //! ```text
-//!   a session ──orders──▶ those of the same target          task management that concerns all of them
-//!   a login   ──End─────▶ the session that it replaces      section 6.3.5: same initiator, ISID and target
-//!             ──Ping────▶ those that keep it out            same initiator, another target
+//!   a session ──orders──▶ those of the same target      task management that concerns all of them
+//!   a login   ──End─────▶ the session that it replaces  section 6.3.5: same initiator, ISID and
+//!                                                       target
+//!             ──Ping────▶ those that keep it out        same initiator, another target
 //! ```
 //!
-//! Sessions of targets and of discovery have places of their own: whoever discovers has proved nothing, and keeps nobody out.
+//! Sessions of targets and of discovery have places of their own: whoever discovers has proved
+//! nothing, and keeps nobody out.
 //!
-//! **Invariant:** two sessions never have the same name, nor the same initiator port at a target. Whoever comes again takes the
-//! place that it had, also when there is no other.
+//! **Invariant:** two sessions never have the same name, nor the same initiator port at a target.
+//! Whoever comes again takes the place that it had, also when there is no other.
 
 use super::Ended;
 use crate::iscsi::name::Name;
@@ -36,7 +38,8 @@ pub(super) enum Order {
     End(Ended, oneshot::Sender<()>),
     /// To request a logout of its initiator, and to end when none comes: the target is no more.
     RequestLogout,
-    /// To ask its initiator whether it is there. That it is, is said here; what is here is dropped when the session has ended.
+    /// To ask its initiator whether it is there. That it is, is said here; what is here is dropped
+    /// when the session has ended.
     Ping(oneshot::Sender<()>),
     /// To abort its tasks. What is here is dropped when it has.
     Abort {
@@ -91,7 +94,8 @@ impl Seats {
         Self { capacity, taken: Mutex::default() }
     }
 
-    /// A place for a session of `port`: a new one, or the one of a session that exists (`tsih`). Whoever is there makes way.
+    /// A place for a session of `port`: a new one, or the one of a session that exists (`tsih`).
+    /// Whoever is there makes way.
     pub(super) fn take(
         self: &Arc<Self>,
         port: Port,
@@ -107,7 +111,8 @@ impl Seats {
             }
             (Tsih::NEW, _) => taken.free().ok_or(LoginStatus::OutOfResources)?,
             (tsih, Some((number, known))) if tsih.number() == number => {
-                // Section 6.3.4: the same connection is made anew. Another one is one too many: MaxConnections is 1.
+                // Section 6.3.4: the same connection is made anew. Another one is one too many:
+                // MaxConnections is 1.
                 if cid != known {
                     return Err(LoginStatus::TooManyConnections);
                 }

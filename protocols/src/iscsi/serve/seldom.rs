@@ -1,4 +1,5 @@
-//! Lines of the log that others can cause are written now and then: the first at once, those that come soon after it are counted.
+//! Lines of the log that others can cause are written now and then: the first at once, those that
+//! come soon after it are counted.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};

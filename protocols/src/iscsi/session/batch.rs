@@ -87,7 +87,8 @@ impl Batch {
     }
 }
 
-/// What comes behind a data segment: padding to four bytes, and the digest of both (RFC 7143, section 11.7.5).
+/// What comes behind a data segment: padding to four bytes, and the digest of both (RFC 7143,
+/// section 11.7.5).
 struct Tail {
     bytes: [u8; 7],
     length: usize,

@@ -1,4 +1,5 @@
-//! CHAP, in one direction or both (section 12.1.3, RFC 1994): who knows a secret, without saying it.
+//! CHAP, in one direction or both (section 12.1.3, RFC 1994): who knows a secret, without saying
+//! it.
 //!
 //! ```text
 //!   initiator                                target
@@ -9,9 +10,10 @@
 //!                                ◀─ [CHAP_N=… CHAP_R=…]                Done
 //! ```
 //!
-//! Both secrets are those of one target. A challenge comes from outside (random bytes, fresh for every connection) and is used
-//! once. Whoever sends this side's own challenge back wants its answer from this very side, and is refused, as is a target whose two
-//! secrets are the same (section 9.2.1).
+//! Both secrets are those of one target. A challenge comes from outside (random bytes, fresh for
+//! every connection) and is used once. Whoever sends this side's own challenge back wants its
+//! answer from this very side, and is refused, as is a target whose two secrets are the same
+//! (section 9.2.1).
 
 use crate::iscsi::wire::keys::{Pair, append, binary, number, to_hexadecimal};
 use md5::{Digest, Md5};
@@ -176,7 +178,8 @@ impl Exchange {
         &self.chap.initiator.user
     }
 
-    /// Takes the pairs of CHAP in one request and appends what is answered. Without any, nothing happens.
+    /// Takes the pairs of CHAP in one request and appends what is answered. Without any, nothing
+    /// happens.
     pub fn take(&mut self, pairs: &[Pair<'_>], answer: &mut Vec<u8>) -> Result<(), ChapError> {
         if pairs.is_empty() {
             return Ok(());

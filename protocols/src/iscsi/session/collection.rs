@@ -1,16 +1,17 @@
 //! The data of a command on its way here (sections 4.2.5.2, 11.7 and 11.8).
 //!
 //! ```text
-//!   0 ─────── immediate ─────── unsolicited ─────── first R2T ──── second R2T ──── needed ─ ─ ─ announced
-//!                                                   └ at most max_burst each, some at a time ┘   thrown away
+//!   0 ──── immediate ──── unsolicited ──── first R2T ──── second R2T ──── needed ─ ─ ─ announced
+//!                                          └ at most max_burst each, some at a time ┘  thrown away
 //! ```
 //!
-//! PDUs and sequences come in order, as was agreed (`DataPDUInOrder`, `DataSequenceInOrder`), so what comes next has one place.
-//! Data that is spoilt ends its command, once everything that was asked for has come (section 7.8): a sequence that goes on would
-//! otherwise hit whatever has the same tag next.
+//! PDUs and sequences come in order, as was agreed (`DataPDUInOrder`, `DataSequenceInOrder`), so
+//! what comes next has one place. Data that is spoilt ends its command, once everything that was
+//! asked for has come (section 7.8): a sequence that goes on would otherwise hit whatever has the
+//! same tag next.
 //!
-//! **Invariant:** memory is taken for what is needed, not for what is announced; and for what comes by itself no more than that may
-//! be, until the rest was asked for: whoever asks has room for it.
+//! **Invariant:** memory is taken for what is needed, not for what is announced; and for what comes
+//! by itself no more than that may be, until the rest was asked for: whoever asks has room for it.
 
 use super::terms::Terms;
 use crate::iscsi::wire::data::DataOut;
@@ -78,8 +79,8 @@ pub struct Collection {
 }
 
 impl Collection {
-    /// A command that takes `needed` of the `announced` bytes, of which `immediate` came along; unsolicited data follows unless
-    /// `is_final`.
+    /// A command that takes `needed` of the `announced` bytes, of which `immediate` came along;
+    /// unsolicited data follows unless `is_final`.
     pub fn new(
         terms: &Terms,
         (needed, announced): (u32, u32),
@@ -385,7 +386,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes: no panic, an end as soon as all sequences have ended, and the right bytes if nothing was wrong.
+        /// Whatever comes: no panic, an end as soon as all sequences have ended, and the right
+        /// bytes if nothing was wrong.
         #[test]
         fn a_collection_ends_with_the_right_bytes_or_a_fault(
             needed in 0u32..400, more in 0u32..100, immediate in 0u32..100, is_final: bool,

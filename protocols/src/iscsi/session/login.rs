@@ -5,10 +5,12 @@
 //!      ▲  │      │         │           │
 //!      └──┘      └─────────┴───────────┴──────▶ End(Refused)
 //!
-//!   stages    Security ─▶ Operational ─▶ FullFeature      each may be left out; the initiator asks (T), the target agrees
+//!   stages    Security ─▶ Operational ─▶ FullFeature      each may be left out; the initiator
+//!                                                        asks (T), the target agrees
 //! ```
 //!
-//! The caller sends [`Login::take_output`], then does what [`Login::step`] says. Nobody is told why it was not recognised.
+//! The caller sends [`Login::take_output`], then does what [`Login::step`] says. Nobody is told why
+//! it was not recognised.
 
 use super::chap::{Challenge, Chap, ChapError, Exchange};
 use super::negotiate::{KeyError, Negotiation, Phase};
@@ -84,7 +86,8 @@ pub struct Entered {
 /// What the caller has to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Receive a PDU, of at most [`DEFAULT_SEGMENT`] bytes of data, and hand it to [`Login::received`].
+    /// Receive a PDU, of at most [`DEFAULT_SEGMENT`] bytes of data, and hand it to
+    /// [`Login::received`].
     Receive,
     /// Say what this initiator has to prove: [`Login::answered`].
     Knock(Knock),

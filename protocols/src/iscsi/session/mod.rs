@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   login       stages, names, CHAP (chap), keys (negotiate) ─▶ terms
-//!   full        the session that follows: commands in their order (window), their data (collection), task management,
-//!               text, pings and logout
+//!   full        the session that follows: commands in their order (window), their data
+//!               (collection), task management, text, pings and logout
 //!   text        text in several PDUs
 //!   batch       what is sent, with its digests
 //! ```

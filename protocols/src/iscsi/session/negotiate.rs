@@ -3,11 +3,12 @@
 //! | result function | keys |
 //! |---|---|
 //! | first of the list that is known | `HeaderDigest` `DataDigest` `TaskReporting` |
-//! | the smaller | `MaxConnections` `MaxBurstLength` `FirstBurstLength` `MaxOutstandingR2T` `DefaultTime2Retain` `ErrorRecoveryLevel` `iSCSIProtocolLevel` |
+//! | the smaller | `MaxConnections` `MaxBurstLength` `FirstBurstLength` `MaxOutstandingR2T` |
+//! | | `DefaultTime2Retain` `ErrorRecoveryLevel` `iSCSIProtocolLevel` |
 //! | the greater | `DefaultTime2Wait` |
 //! | or | `InitialR2T` `DataPDUInOrder` `DataSequenceInOrder` |
 //! | and | `ImmediateData` |
-//! | declared, no answer | `MaxRecvDataSegmentLength` `InitiatorAlias`, and the names, which are the login's |
+//! | declared, no answer | `MaxRecvDataSegmentLength` `InitiatorAlias`, names (the login's) |
 //!
 //! What the login itself deals with (`InitiatorName`, `AuthMethod`, `CHAP_*` …) does not come here.
 
@@ -78,8 +79,8 @@ impl Negotiation {
         }
     }
 
-    /// Takes the pairs of a request and appends what is answered. `FirstBurstLength` comes last: it must not exceed
-    /// `MaxBurstLength` (section 13.14), whichever of them was said first.
+    /// Takes the pairs of a request and appends what is answered. `FirstBurstLength` comes last: it
+    /// must not exceed `MaxBurstLength` (section 13.14), whichever of them was said first.
     pub fn take_all<'a>(
         &mut self,
         pairs: impl Iterator<Item = Pair<'a>>,
@@ -274,7 +275,8 @@ fn length(key: &'static str, value: &str) -> Result<u32, KeyError> {
     u32::try_from(bytes).map_err(|_| KeyError::Value(key))
 }
 
-/// The first of the list that is known here. A list without any ends the login: nothing would be agreed upon.
+/// The first of the list that is known here. A list without any ends the login: nothing would be
+/// agreed upon.
 fn digest(key: &'static str, value: &str, on: &mut bool) -> Result<String, KeyError> {
     let known = value.split(',').find(|one| ["CRC32C", "None"].contains(one));
     let chosen = known.ok_or(KeyError::Value(key))?;

@@ -1,5 +1,5 @@
-//! What keeps a session going and ends it: NOP, text, logout and SNACK (sections 11.10, 11.11, 11.14 to 11.16, 11.18 and
-//! 11.19).
+//! What keeps a session going and ends it: NOP, text, logout and SNACK (sections 11.10, 11.11,
+//! 11.14 to 11.16, 11.18 and 11.19).
 
 use super::header::{CONTINUE, DataLength, FINAL, Lead, request};
 use super::number::{

@@ -115,7 +115,8 @@ pub struct DataStatus {
     pub stat_sn: StatSn,
 }
 
-/// Data of a command, to the initiator. It has a number of its own only where it is the end (section 11.7.1).
+/// Data of a command, to the initiator. It has a number of its own only where it is the end
+/// (section 11.7.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DataIn {
     /// The last of its sequence.

@@ -1,8 +1,8 @@
-//! Digests: CRC32C over a header or a data segment (section 13.1), computed by the processor's own instruction where it has
-//! one.
+//! Digests: CRC32C over a header or a data segment (section 13.1), computed by the processor's own
+//! instruction where it has one.
 //!
-//! The padding of a segment counts, the digest itself does not. It is sent least significant byte first: RFC 7143 has the
-//! polynomial reflected, and its examples (appendix A.4) are the test here.
+//! The padding of a segment counts, the digest itself does not. It is sent least significant byte
+//! first: RFC 7143 has the polynomial reflected, and its examples (appendix A.4) are the test here.
 
 /// Length of a digest in bytes.
 pub const DIGEST: usize = 4;

@@ -11,7 +11,8 @@ use std::fmt;
 /// Longest name of a key in bytes (section 6.1: standard-label).
 pub const MAX_KEY: usize = 63;
 
-/// Longest value of a key in bytes (section 6.1: text-value), but for binary ones, of which the longest is a CHAP challenge.
+/// Longest value of a key in bytes (section 6.1: text-value), but for binary ones, of which the
+/// longest is a CHAP challenge.
 pub const MAX_VALUE: usize = 8192;
 
 /// Longest text that is put together, in bytes.
@@ -115,7 +116,8 @@ fn all(digits: &str, is: impl Fn(u8) -> bool) -> bool {
     !digits.is_empty() && digits.bytes().all(is)
 }
 
-/// Bytes of a value: hexadecimal behind `0x` or base64 behind `0b`, at most `most` (section 6.1: binary-value).
+/// Bytes of a value: hexadecimal behind `0x` or base64 behind `0b`, at most `most` (section 6.1:
+/// binary-value).
 pub fn binary(value: &str, most: usize) -> Option<Vec<u8>> {
     let (form, digits) = value.split_at_checked(2)?;
     let bytes = match form {

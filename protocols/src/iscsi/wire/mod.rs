@@ -14,9 +14,9 @@
 //!   number     tags and sequence numbers
 //! ```
 //!
-//! Everything is big-endian. What the standard calls reserved is written as zero and ignored when it comes (section 11: "Any
-//! compliant receiver MUST ignore any bit not defined and all reserved fields"). Parsers take a header of 48 bytes, never
-//! panic, and allocate nothing.
+//! Everything is big-endian. What the standard calls reserved is written as zero and ignored when
+//! it comes (section 11: "Any compliant receiver MUST ignore any bit not defined and all reserved
+//! fields"). Parsers take a header of 48 bytes, never panic, and allocate nothing.
 
 pub mod command;
 pub mod control;
@@ -36,11 +36,12 @@ pub const HEADER: usize = 48;
 /// A basic header segment.
 pub type HeaderBytes = [u8; HEADER];
 
-/// What data segments and additional headers are filled up to, in bytes (sections 11.2.2 and 11.2.4).
+/// What data segments and additional headers are filled up to, in bytes (sections 11.2.2 and
+/// 11.2.4).
 pub const PADDING: usize = 4;
 
-/// Data segments in bytes until somebody has declared more: the default of `MaxRecvDataSegmentLength` (section 13.12), and
-/// the most there is in a login (section 6.1).
+/// Data segments in bytes until somebody has declared more: the default of
+/// `MaxRecvDataSegmentLength` (section 13.12), and the most there is in a login (section 6.1).
 pub const DEFAULT_SEGMENT: u32 = 8192;
 
 /// Longest data segment that can be declared, in bytes: the length field has 24 bits.

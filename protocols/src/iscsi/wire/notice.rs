@@ -1,4 +1,5 @@
-//! What the target says without being asked: asynchronous messages and rejects (sections 11.9 and 11.17).
+//! What the target says without being asked: asynchronous messages and rejects (sections 11.9 and
+//! 11.17).
 
 use super::header::{DataLength, FINAL, Lead};
 use super::number::{Cid, DataSn, LunField, ResponseNumbers, ResponseNumbersLayout};

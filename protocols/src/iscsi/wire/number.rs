@@ -1,7 +1,7 @@
 //! Tags, sequence numbers and names of sessions, each a type of its own.
 //!
-//! Sequence numbers count in a circle (section 4.2.2: serial number arithmetic of RFC 1982): one comes before another if the way
-//! from it is shorter than half the circle.
+//! Sequence numbers count in a circle (section 4.2.2: serial number arithmetic of RFC 1982): one
+//! comes before another if the way from it is shorter than half the circle.
 
 use std::fmt;
 use zerocopy::big_endian::{U16, U32};
@@ -58,7 +58,8 @@ macro_rules! serial {
                 Self(self.0.wrapping_add(count))
             }
 
-            /// How far it is from `earlier` to here; half the circle or more means that it is not later at all.
+            /// How far it is from `earlier` to here; half the circle or more means that it is not
+            /// later at all.
             pub const fn since(self, earlier: Self) -> u32 {
                 self.0.wrapping_sub(earlier.0)
             }
@@ -123,7 +124,8 @@ impl Tsih {
     pub const NEW: Self = Self(0);
 }
 
-/// What every response says of the order of PDUs (section 4.2.2), in twelve bytes that are always in the same place.
+/// What every response says of the order of PDUs (section 4.2.2), in twelve bytes that are always
+/// in the same place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ResponseNumbers {
     /// Its own number; that of the next response if it does not count.

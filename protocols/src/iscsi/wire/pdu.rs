@@ -1,7 +1,7 @@
 //! Which PDU it is (section 11.2.1.2), in both directions.
 //!
-//! The length of the data segment and of additional headers is not part of the meaning: [`Lengths`](super::header::Lengths) has
-//! it.
+//! The length of the data segment and of additional headers is not part of the meaning:
+//! [`Lengths`](super::header::Lengths) has it.
 
 use super::HeaderBytes;
 use super::command::{ScsiCommand, ScsiResponse};

@@ -1,4 +1,5 @@
-//! Mode parameters: MODE SENSE, MODE SELECT and the pages behind them (SPC-4 6.11 to 6.14, 7.5; SBC-4 6.5).
+//! Mode parameters: MODE SENSE, MODE SELECT and the pages behind them (SPC-4 6.11 to 6.14, 7.5;
+//! SBC-4 6.5).
 //!
 //! ```text
 //!   Modes    what initiators can change: three bits
@@ -8,8 +9,8 @@
 //!   select   the way back: checked as a whole, then taken as a whole
 //! ```
 //!
-//! Nothing is saved (SPC-4 7.5.1): after a reset, and when whoever offers the unit starts again, it has the default values. Sessions
-//! that come and go change nothing of them.
+//! Nothing is saved (SPC-4 7.5.1): after a reset, and when whoever offers the unit starts again, it
+//! has the default values. Sessions that come and go change nothing of them.
 
 mod pages;
 mod select;
@@ -45,8 +46,8 @@ impl Modes {
         Self::new(self.volatile)
     }
 
-    /// Whether `after` may be in force only once all that was written is durable: where the cache is switched off (SBC-3 6.5.5)
-    /// and where writes begin to be refused (SPC-4 7.5.8).
+    /// Whether `after` may be in force only once all that was written is durable: where the cache
+    /// is switched off (SBC-3 6.5.5) and where writes begin to be refused (SPC-4 7.5.8).
     fn needs_flush(&self, after: &Self) -> bool {
         self.cached && !after.cached || !self.protected && after.protected
     }

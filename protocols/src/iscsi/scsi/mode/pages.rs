@@ -1,7 +1,8 @@
 //! Mode pages as bytes.
 //!
-//! **Invariant:** a page has the same length whatever its values; a bit differs between two values of a page only if it is set in
-//! its changeable values, or belongs to a threshold, which is nobody's to change.
+//! **Invariant:** a page has the same length whatever its values; a bit differs between two values
+//! of a page only if it is set in its changeable values, or belongs to a threshold, which is
+//! nobody's to change.
 
 use super::Modes;
 
@@ -165,7 +166,8 @@ impl Page {
         bytes
     }
 
-    /// What `modes` become with the values of `page`, which has the right length and only changes what can be.
+    /// What `modes` become with the values of `page`, which has the right length and only changes
+    /// what can be.
     pub(super) fn apply(self, page: &[u8], modes: &mut Modes) {
         match self {
             Self::ErrorRecovery
@@ -182,7 +184,8 @@ impl Page {
 }
 
 impl Contents {
-    /// The pages there are, in the order of their codes. Thresholds are there where somebody knows of space.
+    /// The pages there are, in the order of their codes. Thresholds are there where somebody knows
+    /// of space.
     pub(super) fn pages(&self) -> impl Iterator<Item = Page> {
         let known = self.threshold != Threshold::None;
         Page::ALL.into_iter().filter(move |page| known || *page != Page::Provisioning)

@@ -97,7 +97,8 @@ fn header(list: &[u8], form: SelectForm, geometry: &Geometry) -> Result<usize, S
         SelectForm::Ten => 8,
     };
     let header = list.get(..header_bytes).ok_or(SHORT)?;
-    // The mode data length is reserved here, and the device-specific parameter says nothing that could be set.
+    // The mode data length is reserved here, and the device-specific parameter says nothing that
+    // could be set.
     let (medium_type, long) = match form {
         SelectForm::Six => (1, false),
         SelectForm::Ten => (2, header[4] & 1 != 0),

@@ -40,8 +40,9 @@ impl Connection {
     }
 }
 
-/// A `TargetAddress` (section 13.8): the address at which the initiator came. A listener for both families has those of IPv4 as
-/// mapped ones, and link-local ones with a scope that means nothing elsewhere.
+/// A `TargetAddress` (section 13.8): the address at which the initiator came. A listener for both
+/// families has those of IPv4 as mapped ones, and link-local ones with a scope that means nothing
+/// elsewhere.
 fn address(portal: SocketAddr) -> String {
     let portal = SocketAddr::new(portal.ip().to_canonical(), portal.port());
     format!("{portal},{}", PORTAL_GROUP.number())

@@ -33,8 +33,9 @@ impl Drop for Remains {
 }
 
 impl Connection {
-    /// Once the server stops, or the target is no more: asks the initiator to leave, and waits for it, and for what is under way. At a
-    /// target that is no more it has no units to do anything with, but it may log out and knows why it should.
+    /// Once the server stops, or the target is no more: asks the initiator to leave, and waits for
+    /// it, and for what is under way. At a target that is no more it has no units to do anything
+    /// with, but it may log out and knows why it should.
     pub(super) async fn request_logout(&self) -> Ended {
         let (stopped, dismissed) =
             (pin!(self.service.stopping.begun()), pin!(self.dismissed.notified()));
@@ -86,7 +87,8 @@ impl Connection {
         }
     }
 
-    /// The session is over; its last words are ready to be sent. Commands that run on are not waited for.
+    /// The session is over; its last words are ready to be sent. Commands that run on are not
+    /// waited for.
     pub(super) fn end(self: &Rc<Self>, ended: &Ended) {
         self.ended.set(true);
         self.session.borrow_mut().abort(Scope::All);

@@ -1,7 +1,7 @@
 //! Whether the initiator is there: pings (NOP-In, section 11.19) when it says nothing.
 //!
-//! A sign of life is a PDU that came, or room that it made for more to be sent. Others may ask in between, and are answered by the
-//! next one.
+//! A sign of life is a PDU that came, or room that it made for more to be sent. Others may ask in
+//! between, and are answered by the next one.
 
 use super::{Connection, Ended};
 use futures_util::future::{Either, select};
@@ -18,7 +18,8 @@ impl Connection {
         }
     }
 
-    /// Asks an initiator that says nothing and takes nothing whether it is there. Discovery is not asked, and soon over.
+    /// Asks an initiator that says nothing and takes nothing whether it is there. Discovery is not
+    /// asked, and soon over.
     pub(super) async fn keep_alive(&self) -> Ended {
         if self.target.is_none() {
             sleep(self.service.settings.discovery_time).await;

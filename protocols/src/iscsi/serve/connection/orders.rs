@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Held by those who wait for the end of this session.
 pub(super) type Left = Vec<oneshot::Sender<()>>;
 
-/// What is wanted of a session whose tasks are all aborted is done already, but for its end, which `left` waits for.
+/// What is wanted of a session whose tasks are all aborted is done already, but for its end, which
+/// `left` waits for.
 pub(super) async fn disregard(orders: &mut mpsc::UnboundedReceiver<Order>, left: &mut Left) {
     while let Some(order) = orders.recv().await {
         if let Order::End(_, waiting) = order {

@@ -1,4 +1,5 @@
-//! Tasks: SCSI commands on their way to the disks and back, and task management where it concerns more than this session.
+//! Tasks: SCSI commands on their way to the disks and back, and task management where it concerns
+//! more than this session.
 //!
 //! What it means for this session alone is decided without waiting (`session/full/manage.rs`).
 

@@ -1,4 +1,5 @@
-//! Targets that an initiator may not have beside each other: it is asked whether it is still at the one.
+//! Targets that an initiator may not have beside each other: it is asked whether it is still at the
+//! one.
 
 use super::initiator::{HOST, Initiator, OTHER, Opening};
 use super::*;

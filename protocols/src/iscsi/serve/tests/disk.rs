@@ -1,4 +1,5 @@
-//! A disk in memory whose reads and writes wait when they are told to. What is aborted while it waits never comes to be.
+//! A disk in memory whose reads and writes wait when they are told to. What is aborted while it
+//! waits never comes to be.
 
 use futures_util::FutureExt;
 use landfall_disks::{

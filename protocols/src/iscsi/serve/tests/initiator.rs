@@ -156,8 +156,8 @@ impl Initiator {
         assert!(matches!(self.receive(), (Response::Logout(_), _)));
     }
 
-    /// Sends `most` PDUs, or as many as the server takes without being read from; how many that were. A part of one more may
-    /// have been sent, so nothing can be sent after it.
+    /// Sends `most` PDUs, or as many as the server takes without being read from; how many that
+    /// were. A part of one more may have been sent, so nothing can be sent after it.
     pub(super) fn sends_until_stuck(
         &mut self,
         most: u32,

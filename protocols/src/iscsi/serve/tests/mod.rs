@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Task management is answered within this time, whatever the disks do.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Who may have what: one target with one unit, for all but those that are turned away; and another one, not beside the first.
+/// Who may have what: one target with one unit, for all but those that are turned away; and another
+/// one, not beside the first.
 struct Offered {
     name: Name,
     device: Arc<Device>,

@@ -85,7 +85,8 @@ impl<T> Session<T> {
         }
     }
 
-    /// What a command reads, in segments and bursts, with its end in the last if there is one; how many PDUs that were.
+    /// What a command reads, in segments and bursts, with its end in the last if there is one; how
+    /// many PDUs that were.
     fn send_data(
         &mut self,
         tag: InitiatorTaskTag,
@@ -158,7 +159,8 @@ impl<T> Session<T> {
         self.push(&Response::Nop(response), &data[..data.len().min(most)]);
     }
 
-    /// A ping of its own, which wants an answer unless its tag is reserved. It does not count (section 11.19).
+    /// A ping of its own, which wants an answer unless its tag is reserved. It does not count
+    /// (section 11.19).
     pub(super) fn send_ping(&mut self, tag: TargetTransferTag) {
         let ping = NopIn {
             lun: LunField::default(),

@@ -1,8 +1,8 @@
 //! Task management (section 11.5), without waiting for anything.
 //!
-//! What the aborted tasks were asked for and still comes is thrown away when it does; nobody waits for it (the standard would
-//! have the target wait for data it has asked for, section 4.2.3.3, and an initiator that hangs would keep its own reset from being
-//! answered).
+//! What the aborted tasks were asked for and still comes is thrown away when it does; nobody waits
+//! for it (the standard would have the target wait for data it has asked for, section 4.2.3.3, and
+//! an initiator that hangs would keep its own reset from being answered).
 
 use super::task::{Held, State};
 use super::{Effect, Logical, MAX_IMMEDIATE, Management, Scope, Session, Waiting};
@@ -83,7 +83,8 @@ impl<T> Session<T> {
         }
     }
 
-    /// Commands of a scope that came early are aborted, too, if they were sent before the request of number `before` (section 4.2.3.3).
+    /// Commands of a scope that came early are aborted, too, if they were sent before the request
+    /// of number `before` (section 4.2.3.3).
     fn abort_early<L>(&mut self, scope: Scope, before: CmdSn, logical: &L)
     where
         L: Logical<Task = T>,

@@ -1,30 +1,31 @@
 //! A session in its full feature phase, the target's side: what comes in, and what becomes of it.
 //!
 //! ```text
-//!   receive ─┬─▶ numbers in order? ──┬─▶ command ─▶ data here? ─▶ room? ─▶ Effect::Start ─▶ completed ─▶ response
-//!            │   (window; those that │                                        └ aborted: nobody is told
-//!            │   come early wait)    ├─▶ task management ─▶ Effect::Abort, Effect::Manage ─▶ managed
+//!   receive ─┬─▶ numbers in order? ──┬─▶ command ─▶ data here? ─▶ room? ─▶ Effect::Start ─▶ …
+//!            │   (window; those that │     … completed ─▶ response, or aborted: nobody is told
+//!            │   come early wait)    ├─▶ task management ─▶ Effect::Abort, ::Manage ─▶ managed
 //!            │                       ├─▶ text ─▶ Effect::Discover ─▶ discovered
 //!            └─▶ Data-Out, SNACK     └─▶ NOP, logout
 //! ```
 //!
-//! The caller hands over PDUs in the order in which they came, does what [`Session::effect`] says, and sends
-//! [`Session::take_output`]. What SCSI means is asked of a [`Logical`].
+//! The caller hands over PDUs in the order in which they came, does what [`Session::effect`] says,
+//! and sends [`Session::take_output`]. What SCSI means is asked of a [`Logical`].
 //!
 //! | what is limited | by |
 //! |---|---|
 //! | commands under way | the window, and `MAX_IMMEDIATE` |
 //! | aborted commands that still run | as many again |
-//! | bytes that commands hold while they are done, aborted ones among them | the budget: those that do not fit wait in line |
-//! | bytes of commands that wait for their turn, their data or room | the window times `FirstBurstLength` |
-//! | what waits to be sent, beside what was read | the caller, which receives nothing while [`Session::is_congested`] |
+//! | bytes that commands hold while they are done, also aborted | the budget: what is more waits |
+//! | bytes of commands that wait for turn, data or room | the window times `FirstBurstLength` |
+//! | what waits to be sent, beside what was read | nothing comes in if [`Session::is_congested`] |
 //! | text | `MAX_TEXT`, one negotiation at a time |
 //! | resets that concern others | `MAX_IMMEDIATE` at a time |
 //!
 //! **Invariants**
-//! - Task management is answered whatever the disks do: an aborted task that runs on is a ghost, which keeps its share of the
-//!   budget until it ends, and is never told of.
-//! - What was aborted does not keep others out: a ghost gives its slot back, unless there are as many as the window has slots.
+//! - Task management is answered whatever the disks do: an aborted task that runs on is a ghost,
+//!   which keeps its share of the budget until it ends, and is never told of.
+//! - What was aborted does not keep others out: a ghost gives its slot back, unless there are as
+//!   many as the window has slots.
 //! - A task is answered once, and not after it was aborted.
 
 mod answer;
@@ -55,13 +56,15 @@ use crate::iscsi::wire::{CDB, HeaderBytes};
 use landfall_disks::Buffer;
 use std::collections::{HashMap, VecDeque};
 
-/// Immediate commands that may be under way beside the window, and requests for task management that concern others.
+/// Immediate commands that may be under way beside the window, and requests for task management
+/// that concern others.
 const MAX_IMMEDIATE: u32 = 16;
 
 /// PDUs waiting to be sent beyond which nothing more should be received.
 const MAX_WAITING: usize = 512;
 
-/// Bytes of them that are in no budget, likewise. A PDU more has come by then, which has `MaxRecvDataSegmentLength` at most.
+/// Bytes of them that are in no budget, likewise. A PDU more has come by then, which has
+/// `MaxRecvDataSegmentLength` at most.
 const MAX_UNCHARGED: usize = 1 << 20;
 
 /// What SCSI says of a command; the session asks it and knows nothing of it.
@@ -72,7 +75,8 @@ pub trait Logical {
     /// What becomes of a command for which the initiator has `announced` bytes.
     fn decide(&self, lun: LunField, cdb: &[u8; CDB], announced: u32) -> Verdict<Self::Task>;
 
-    /// How a logical unit is addressed that can be addressed in several ways; nothing if it is not there.
+    /// How a logical unit is addressed that can be addressed in several ways; nothing if it is not
+    /// there.
     fn unit(&self, lun: LunField) -> Option<LunField>;
 
     /// How a command ends whose data went wrong on its way.
@@ -304,8 +308,8 @@ impl<T> Session<T> {
         self.output.count()
     }
 
-    /// Whether so much is to be sent that nothing more should be received before some of it was: pings that come back and
-    /// rejected headers are in no budget.
+    /// Whether so much is to be sent that nothing more should be received before some of it was:
+    /// pings that come back and rejected headers are in no budget.
     pub fn is_congested(&self) -> bool {
         self.output.count() > MAX_WAITING || self.output.uncharged() > MAX_UNCHARGED
     }
@@ -373,7 +377,8 @@ impl<T> Session<T> {
                 let burst = usize::try_from(self.terms.first_burst).expect("32 bits fit a usize");
                 let is_command = matches!(request, Request::Command(_));
                 let most = if is_command { burst } else { burst.max(MAX_TEXT) };
-                // What is too long is refused in its turn, but for a ping: so much of it comes back.
+                // What is too long is refused in its turn, but for a ping: so much of it comes
+                // back.
                 let data = if data.len() > most { Buffer::copy_of(&data[..=most]) } else { data };
                 let early = Early::new(request, *header, data);
                 // What came first is what it is: a second one of its number is a duplicate.
@@ -382,7 +387,8 @@ impl<T> Session<T> {
         }
     }
 
-    /// Takes what came early and has its turn now. What is rejected in its turn leaves a gap, which the initiator has to fill.
+    /// Takes what came early and has its turn now. What is rejected in its turn leaves a gap, which
+    /// the initiator has to fill.
     fn catch_up<L>(&mut self, logical: &L)
     where
         L: Logical<Task = T>,
@@ -405,8 +411,8 @@ impl<T> Session<T> {
         }
     }
 
-    /// A request whose turn it is. Every one but an immediate one moves the window on, if it is not rejected: the number of one that
-    /// is has not come (section 7.3), and may come again.
+    /// A request whose turn it is. Every one but an immediate one moves the window on, if it is not
+    /// rejected: the number of one that is has not come (section 7.3), and may come again.
     fn request<L>(&mut self, request: &Request, header: &HeaderBytes, data: Buffer, logical: &L)
     where
         L: Logical<Task = T>,
@@ -470,7 +476,8 @@ impl<T> Session<T> {
         self.effects.push_back(Effect::Close(closing));
     }
 
-    /// Nothing came for a while: asks whether somebody is there. `false` if that was asked before and not answered.
+    /// Nothing came for a while: asks whether somebody is there. `false` if that was asked before
+    /// and not answered.
     pub fn ping(&mut self) -> bool {
         if self.ping.is_some() || self.want == Want::Discovery {
             return false;

@@ -6,8 +6,9 @@
 //!                  └────────────┴───────────▶ aborted: forgotten
 //! ```
 //!
-//! Whoever collects data that it has to ask for stands in line first: it is asked for when there is room. Whoever holds bytes
-//! when it is done starts when there is room, whatever the flags of its PDU say of a direction.
+//! Whoever collects data that it has to ask for stands in line first: it is asked for when there is
+//! room. Whoever holds bytes when it is done starts when there is room, whatever the flags of its
+//! PDU say of a direction.
 
 use super::{Effect, Logical, MAX_IMMEDIATE, Outcome, Session, TaskKey, Verdict, Waiting, Work};
 use crate::iscsi::session::collection::{Collection, Fault};
@@ -18,7 +19,8 @@ use crate::iscsi::wire::notice::RejectReason;
 use crate::iscsi::wire::number::{InitiatorTaskTag, LunField, TargetTransferTag};
 use landfall_disks::Buffer;
 
-/// Length of a Data-Out, in bytes, below which there are too many of them in a burst for all to be kept out of turn.
+/// Length of a Data-Out, in bytes, below which there are too many of them in a burst for all to be
+/// kept out of turn.
 const SHORT_PDU: usize = 512;
 
 /// What becomes of a command when its data is here.
@@ -148,7 +150,8 @@ impl<T> Session<T> {
                 self.advance(pdu.task_tag, logical);
             }
             Some(_) => self.reject(RejectReason::InvalidField, header),
-            // Of a command that waits for its turn, that was aborted or ended before its data had come, or that was ignored.
+            // Of a command that waits for its turn, that was aborted or ended before its data had
+            // come, or that was ignored.
             None => self.keep_early(pdu, data),
         }
     }
@@ -207,8 +210,8 @@ impl<T> Session<T> {
         self.finish(tag, logical.spoilt(lun, fault));
     }
 
-    /// Whether a command may hold what it has to: behind those who stand in line, however little it is. Otherwise a large one
-    /// would never have its turn beside many small ones.
+    /// Whether a command may hold what it has to: behind those who stand in line, however little it
+    /// is. Otherwise a large one would never have its turn beside many small ones.
     fn has_turn(&self, tag: InitiatorTaskTag) -> bool {
         let held = &self.tasks[&tag];
         let has_room = || self.in_line.is_empty() && self.budget.has_room(held.cost);
@@ -331,8 +334,8 @@ impl<T> Session<T> {
         self.ghosts_of_window -= 1;
     }
 
-    /// If the window was closed and is open now, and no answer says so, a NOP-In does (section 4.2.2.1): the initiator would wait
-    /// for it for ever.
+    /// If the window was closed and is open now, and no answer says so, a NOP-In does (section
+    /// 4.2.2.1): the initiator would wait for it for ever.
     pub(super) fn tell_of_window(&mut self, was_closed: bool) {
         if was_closed && !self.window.is_closed() {
             self.send_ping(TargetTransferTag::RESERVED);

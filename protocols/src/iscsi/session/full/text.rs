@@ -1,4 +1,5 @@
-//! Text in a session: `SendTargets`, and the few keys that may be negotiated in it (sections 11.10 and 11.11, appendix C).
+//! Text in a session: `SendTargets`, and the few keys that may be negotiated in it (sections 11.10
+//! and 11.11, appendix C).
 
 use super::{Effect, Session, Which};
 use crate::iscsi::session::login::Want;

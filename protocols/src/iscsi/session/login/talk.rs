@@ -1,4 +1,5 @@
-//! A login without a socket, for tests and fuzzing: requests go in as bytes, and what is answered comes out with its meaning.
+//! A login without a socket, for tests and fuzzing: requests go in as bytes, and what is answered
+//! comes out with its meaning.
 //!
 //! What the login wants besides ([`Step`](super::Step)) is left to whoever talks.
 
@@ -20,7 +21,8 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// One in which nothing was said yet; with the default offer, and a challenge that is always the same.
+    /// One in which nothing was said yet; with the default offer, and a challenge that is always
+    /// the same.
     pub fn begun() -> Self {
         let challenge = Challenge { identifier: 7, bytes: [3; CHALLENGE] };
         Self {

@@ -380,7 +380,8 @@ fn a_login_ends_some_time() {
 }
 
 proptest! {
-    /// Whatever comes, nobody enters without the secret, and every answer is one that an initiator can read.
+    /// Whatever comes, nobody enters without the secret, and every answer is one that an initiator
+    /// can read.
     #[test]
     fn nobody_enters_unproven(
         requests in prop::collection::vec((

@@ -19,7 +19,8 @@ fn waiting(session: &Session<[u8; CDB]>) -> u64 {
 }
 
 proptest! {
-    /// Whatever comes: no panic, every command is answered at most once, no more is held than may be, and all of it is given back.
+    /// Whatever comes: no panic, every command is answered at most once, no more is held than may
+    /// be, and all of it is given back.
     #[test]
     fn a_session_survives_whatever_comes(
         steps in prop::collection::vec((0u8..9, 0u32..6, 0u32..3000, any::<bool>(), 0u32..5), 0..80),
