@@ -51,6 +51,7 @@ impl FaultFile {
             changes.into_iter().map(|change| world.change(self.inode, change)).collect()
         };
         self.pause().await;
+        stalled(&self.world, false).await;
         self.alive(operation)?;
         self.world.lock().complete(self.inode, &numbers);
         Ok(())
@@ -104,6 +105,7 @@ impl FaultFile {
         self.writable("writing")?;
         numbers.extend(landing.land(length));
         self.pause().await;
+        stalled(&self.world, false).await;
         self.alive("writing")?;
         self.world.lock().complete(self.inode, &numbers);
         Ok(landing.buffer.take().expect("only here it is taken"))
@@ -153,6 +155,7 @@ impl FaultFile {
         // Only what was completed when the flush started: a flush promises nothing of what runs beside it.
         let numbers = self.world.lock().completed(self.inode);
         self.pause().await;
+        stalled(&self.world, true).await;
         self.alive("flushing")?;
         {
             let mut world = self.world.lock();
@@ -179,6 +182,17 @@ pub(super) async fn pause(world: &Mutex<World>) {
         }
         yield_once().await;
     }
+}
+
+/// Waits for as long as the folder stalls. What was to be written is there by then, and durable or not.
+pub(super) async fn stalled(world: &Mutex<World>, is_flush: bool) {
+    let over;
+    let waiting = {
+        let Some(held) = world.lock().holds(is_flush) else { return };
+        over = held;
+        over.notified()
+    };
+    waiting.await;
 }
 
 /// A write on its way. Dropped before it has landed, some of its sectors land all the same.

@@ -1,12 +1,31 @@
 //! A folder whose files lose what was not flushed.
 
 use super::Seed;
-use super::file::{FaultFile, pause};
+use super::file::{FaultFile, pause, stalled};
 use super::world::{Fault, Loss, World};
 use crate::file::{Caching, FileError, FileFuture, FileIo, Folder, OpenMode};
 use parking_lot::Mutex;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+/// As long as it is there, what changes a folder is not answered: it is neither done nor failed. Reads are.
+#[must_use = "it goes on when this is dropped"]
+pub struct Stall {
+    world: Arc<Mutex<World>>,
+}
+
+impl Stall {
+    /// Writes, flushes and the like that were held so far.
+    pub fn held(&self) -> u64 {
+        self.world.lock().held()
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.world.lock().go_on();
+    }
+}
 
 /// An in-memory file system. Clones are the same one.
 #[derive(Clone)]
@@ -53,6 +72,21 @@ impl FaultFolder {
     /// Makes the next operation of a kind fail, whatever file it is on. Adds up.
     pub fn fail_next(&self, fault: Fault) {
         self.world.lock().order(fault);
+    }
+
+    /// Holds whatever is to change something from now on, until what this gives is dropped or the power is cut.
+    pub fn stall(&self) -> Stall {
+        self.stall_as(None)
+    }
+
+    /// Holds flushes of files and syncs of folders alone, once `flushes` of them were answered.
+    pub fn stall_after_flushes(&self, flushes: u64) -> Stall {
+        self.stall_as(Some(flushes))
+    }
+
+    fn stall_as(&self, flushes: Option<u64>) -> Stall {
+        self.world.lock().stall(flushes);
+        Stall { world: Arc::clone(&self.world) }
     }
 
     /// A power cut leaves each sector of 512 bytes old or new from now on, as drives promise and most image formats need. Survives
@@ -182,6 +216,7 @@ impl Folder for FaultFolder {
 
     fn sync<'a>(&'a self, path: &'a Path) -> FileFuture<'a, ()> {
         Box::pin(async move {
+            stalled(&self.world, true).await;
             let synced = self.with(path, "syncing", |world, path| {
                 if !world.has_folder(&path) {
                     return Err(FileError::NotFound { path });

@@ -1,4 +1,4 @@
-//! Files that lose power, tear writes, run out of space and fail on request; and the seeded executor that drives them.
+//! Files that lose power, tear writes, run out of space, stall and fail on request; and the seeded executor that drives them.
 //!
 //! ```text
 //!   code under test ──▶ FaultFolder / FaultFile        volatile copy: what reads see
@@ -24,7 +24,7 @@ mod world;
 
 pub use self::executor::{Spawner, run};
 pub use self::file::FaultFile;
-pub use self::folder::FaultFolder;
+pub use self::folder::{FaultFolder, Stall};
 pub use self::seed::Seed;
 pub use self::world::Fault;
 

@@ -330,6 +330,74 @@ fn readers_share_a_lock_and_keep_writers_away() {
     });
 }
 
+/// Polls of a task that does nothing else: more than anything here takes.
+async fn a_while() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn what_stalls_is_answered_when_it_goes_on() {
+    let mut seed = Seed::new(1);
+    let folder = FaultFolder::new(seed.fork());
+    run(&mut seed, |spawner| async move {
+        let file = create(&folder).await;
+        file.write_at(0, filled(512, 1)).await.expect("written");
+        let (done, mut finished) = tokio::sync::mpsc::unbounded_channel();
+        let stall = folder.stall();
+        let writes = [(0, 2), (1024, 3)].map(|(at, byte)| {
+            let (file, done) = (Arc::clone(&file), done.clone());
+            async move {
+                file.write_at(at, filled(512, byte)).await.expect("written");
+                done.send("written").expect("the test listens");
+            }
+        });
+        writes.into_iter().for_each(|write| spawner.spawn(write));
+        let flush = async move {
+            file.flush().await.expect("flushed");
+            done.send("flushed").expect("the test listens");
+        };
+        spawner.spawn(flush);
+        a_while().await;
+        assert_eq!((stall.held(), finished.try_recv().ok()), (3, None));
+        assert_eq!(content(&folder).await[0], 2, "reads are answered, and see what was written");
+        drop(stall);
+        let mut answers = Vec::new();
+        while let Some(answer) = finished.recv().await {
+            answers.push(answer);
+        }
+        answers.sort_unstable();
+        assert_eq!(answers, ["flushed", "written", "written"]);
+    });
+}
+
+#[test]
+fn a_stall_may_begin_behind_some_flushes_and_end_in_a_power_cut() {
+    let mut seed = Seed::new(1);
+    let folder = FaultFolder::new(seed.fork());
+    run(&mut seed, |spawner| async move {
+        let file = create(&folder).await;
+        let stall = folder.stall_after_flushes(1);
+        for byte in [1, 2] {
+            file.write_at(0, filled(512, byte)).await.expect("no flush is held yet");
+            if byte == 1 {
+                file.flush().await.expect("the first is answered");
+            }
+        }
+        let (done, mut failed) = tokio::sync::oneshot::channel();
+        let flush = async move {
+            done.send(file.flush().await.is_err()).expect("the test listens");
+        };
+        spawner.spawn(flush);
+        a_while().await;
+        assert!(stall.held() == 1 && failed.try_recv().is_err());
+        let found = content(&folder.crash(&mut Seed::new(1))).await;
+        assert!(found.iter().all(|byte| [1, 2].contains(byte)), "what was flushed, or more");
+        assert!(failed.await.expect("it ends"), "the power is gone");
+    });
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run_and_others_differ() {
     let order = |number| {

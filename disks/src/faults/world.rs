@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// What shall go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,16 @@ struct Pending {
     change: Change,
     /// Its caller has been told that it is done, so the next flush must make it durable.
     completed: bool,
+}
+
+/// Nothing that is to change something gets an answer.
+struct Stalling {
+    /// Told when it goes on.
+    over: Arc<Notify>,
+    /// Flushes that are still answered; what is no flush is, too. Without a number nothing is.
+    flushes: Option<u64>,
+    /// What was not answered so far.
+    held: u64,
 }
 
 /// A file, whatever its names.
@@ -123,6 +134,7 @@ pub(super) struct World {
     pending_names: Vec<Naming>,
     folders: BTreeSet<PathBuf>,
     faults: VecDeque<Fault>,
+    stalling: Option<Stalling>,
     flushes: u64,
     crash_at: Option<u64>,
     dead: bool,
@@ -142,6 +154,7 @@ impl World {
             pending_names: Vec::new(),
             folders: BTreeSet::from([PathBuf::new()]),
             faults: VecDeque::new(),
+            stalling: None,
             flushes: 0,
             crash_at: None,
             dead: false,
@@ -174,6 +187,39 @@ impl World {
 
     pub(super) fn order(&mut self, fault: Fault) {
         self.faults.push_back(fault);
+    }
+
+    /// From now on nothing is answered; or no flush, once so many were.
+    pub(super) fn stall(&mut self, flushes: Option<u64>) {
+        assert!(self.stalling.is_none(), "it stalls already");
+        self.stalling = Some(Stalling { over: Arc::default(), flushes, held: 0 });
+    }
+
+    /// What is held by a stall so far.
+    pub(super) fn held(&self) -> u64 {
+        self.stalling.as_ref().map_or(0, |stalling| stalling.held)
+    }
+
+    /// What an operation has to wait for before it is answered.
+    pub(super) fn holds(&mut self, is_flush: bool) -> Option<Arc<Notify>> {
+        let stalling = self.stalling.as_mut()?;
+        match &mut stalling.flushes {
+            Some(_) if !is_flush => return None,
+            Some(0) | None => {}
+            Some(left) => {
+                *left -= 1;
+                return None;
+            }
+        }
+        stalling.held += 1;
+        Some(Arc::clone(&stalling.over))
+    }
+
+    /// Whatever is held goes on.
+    pub(super) fn go_on(&mut self) {
+        if let Some(stalling) = self.stalling.take() {
+            stalling.over.notify_waiters();
+        }
     }
 
     pub(super) fn crash_after(&mut self, flushes: u64) {
@@ -332,6 +378,8 @@ impl World {
     /// Cuts the power and gives what is found when it comes back.
     pub(super) fn crash(&mut self, seed: &mut Seed, loss: Loss) -> Self {
         self.dead = true;
+        // To hear that the power is gone.
+        self.go_on();
         let mut next = Self::new(seed.fork());
         next.folders.clone_from(&self.folders);
         next.capacity = self.capacity;
