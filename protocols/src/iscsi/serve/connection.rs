@@ -21,6 +21,7 @@ use self::ending::Remains;
 use self::orders::{Left, disregard};
 use super::incoming::{Incoming, Shape};
 use super::login::{self, Failure, login};
+use super::running::Running;
 use super::seats::Order;
 use super::units::Units;
 use super::{Ended, FAREWELL, Service};
@@ -28,16 +29,14 @@ use crate::admission::Place;
 use crate::iscsi::counters::count;
 use crate::iscsi::name::Name;
 use crate::iscsi::scsi::Task;
-use crate::iscsi::session::full::{Effect, Session, TaskKey};
+use crate::iscsi::session::full::{Effect, Session};
 use crate::iscsi::session::login::{Entered, Want};
 use crate::iscsi::targets::Visitor;
 use crate::iscsi::wire::number::Tsih;
 use futures_util::future::{Either, select};
-use landfall_disks::Ticket;
 use landfall_disks::uring::net::{Peer, Sender, Stream};
 use landfall_disks::uring::{spawn, timeout};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -72,9 +71,10 @@ pub(super) async fn run(stream: Stream, peer: Peer, mut place: Place, service: A
     };
     let login::Session { entered, visitor, units, seat, served: _served } = session;
     tracing::debug!(%visitor, want = ?entered.entering.want, "iSCSI session begun");
-    let connection = Connection::new(&entered, visitor, units, portal, &service);
-    service.counters.sessions_open.fetch_add(1, Relaxed);
     let mut seat = seat;
+    let running = Arc::clone(&seat.running);
+    let connection = Connection::new(&entered, (visitor, units), portal, running, &service);
+    service.counters.sessions_open.fetch_add(1, Relaxed);
     let (ended, left) = connection.serve(&mut incoming, &mut sender, &mut seat.orders).await;
     tracing::debug!(visitor = %connection.visitor, %ended, "iSCSI session ended");
     service.counters.sessions_open.fetch_sub(1, Relaxed);
@@ -93,7 +93,9 @@ struct Connection {
     portal: Option<SocketAddr>,
     service: Arc<Service>,
     /// How commands that run are told that they were aborted.
-    running: RefCell<HashMap<TaskKey, Ticket>>,
+    running: Arc<Running>,
+    /// An order was followed, or none is any more.
+    followed: Notify,
     /// PDUs that came and pieces that made room for others, in total.
     life: Cell<u64>,
     /// Who waits for the next of them.
@@ -122,9 +124,9 @@ struct Connection {
 impl Connection {
     fn new(
         entered: &Entered,
-        visitor: Visitor,
-        units: Units,
+        (visitor, units): (Visitor, Units),
         portal: Option<SocketAddr>,
+        running: Arc<Running>,
         service: &Arc<Service>,
     ) -> Rc<Self> {
         let settings = &service.settings;
@@ -141,7 +143,8 @@ impl Connection {
             visitor,
             portal,
             service: Arc::clone(service),
-            running: RefCell::default(),
+            running,
+            followed: Notify::new(),
             life: Cell::new(0),
             asked: RefCell::default(),
             pinged: Notify::new(),

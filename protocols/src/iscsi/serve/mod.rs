@@ -22,6 +22,7 @@
 mod connection;
 mod incoming;
 mod login;
+mod running;
 mod seats;
 mod seldom;
 mod units;

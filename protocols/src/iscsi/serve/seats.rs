@@ -1,7 +1,9 @@
 //! The sessions of a server: their names, and how they reach each other.
 //!
 //! ```text
-//!   a session ──orders──▶ those of the same target      task management that concerns all of them
+//!   a session ──orders──▶ those of the same target      task management that concerns all of them:
+//!                                                       what runs is aborted at once, the rest is
+//!                                                       theirs
 //!   a login   ──End─────▶ the session that it replaces  section 6.3.5: same initiator, ISID and
 //!                                                       target
 //!             ──Ping────▶ those that keep it out        same initiator, another target
@@ -14,6 +16,7 @@
 //! Whoever comes again takes the place that it had, also when there is no other.
 
 use super::Ended;
+use super::running::Running;
 use crate::iscsi::name::Name;
 use crate::iscsi::session::full::Scope;
 use crate::iscsi::wire::login::LoginStatus;
@@ -76,6 +79,7 @@ struct Record {
     port: Port,
     cid: Cid,
     orders: mpsc::UnboundedSender<Order>,
+    running: Arc<Running>,
 }
 
 /// The place of a session, given up when it is dropped.
@@ -84,6 +88,8 @@ pub(super) struct Seat {
     tsih: Tsih,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     own: mpsc::UnboundedSender<Order>,
+    /// Its commands, which others may abort.
+    pub(super) running: Arc<Running>,
 }
 
 /// A session that has to make way.
@@ -128,8 +134,10 @@ impl Seats {
             Replaced(gone)
         });
         let (own, orders) = mpsc::unbounded_channel();
-        taken.sessions.insert(number, Record { port, cid, orders: own.clone() });
-        let seat = Seat { seats: Arc::clone(self), tsih: Tsih::new(number), orders, own };
+        let running = Arc::<Running>::default();
+        let record = Record { port, cid, orders: own.clone(), running: Arc::clone(&running) };
+        taken.sessions.insert(number, record);
+        let seat = Seat { seats: Arc::clone(self), tsih: Tsih::new(number), orders, own, running };
         Ok((seat, replaced))
     }
 
@@ -146,9 +154,18 @@ impl Seats {
     pub(super) fn tell(&self, target: &Name, own: Tsih, order: impl Fn() -> Order) {
         let of_target = |record: &Record| record.port.target.as_ref() == Some(target);
         for (number, record) in &self.taken.lock().sessions {
-            if *number != own.number() && of_target(record) {
+            if *number == own.number() || !of_target(record) {
+                continue;
+            }
+            let order = order();
+            let aborts = if let Order::Abort { scope, .. } = order { Some(scope) } else { None };
+            let give = || {
                 // Whoever has gone has no tasks any more.
-                let _ = record.orders.send(order());
+                let _ = record.orders.send(order);
+            };
+            match aborts {
+                Some(scope) => record.running.abort_for(scope, give),
+                None => give(),
             }
         }
     }
@@ -198,6 +215,8 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::iscsi::session::full::TaskKey;
+    use landfall_disks::Ticket;
 
     fn port(target: &str, isid: u8) -> Port {
         let name = |own: &str| Name::under("iqn.2026-11.com.example:", own).expect("a name");
@@ -286,6 +305,11 @@ mod tests {
         let (mut other, _) = take(&seats, port("a", 2));
         let (mut elsewhere, _) = take(&seats, port("b", 1));
         let target = port("a", 1).target.expect("a target");
+        let tickets = [&own, &other, &elsewhere].map(|seat| {
+            let ticket = Ticket::default();
+            seat.running.begin(TaskKey::new(0), None, ticket.clone());
+            ticket
+        });
         seats.tell(&target, own.tsih(), || Order::Abort {
             scope: Scope::All,
             cleared: false,
@@ -293,5 +317,7 @@ mod tests {
         });
         assert!(other.orders.try_recv().is_ok());
         assert!(own.orders.try_recv().is_err() && elsewhere.orders.try_recv().is_err());
+        let aborted = tickets.map(|ticket| ticket.is_aborted());
+        assert_eq!(aborted, [false, true, false], "at once, before anybody follows");
     }
 }

@@ -93,6 +93,8 @@ impl Connection {
         self.ended.set(true);
         self.session.borrow_mut().abort(Scope::All);
         self.act();
+        self.running.over();
+        self.followed.notify_waiters();
         self.lose_nexus();
         self.asked.take();
         if self.session.borrow().under_way() > 0 {

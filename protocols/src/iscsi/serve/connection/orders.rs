@@ -50,6 +50,8 @@ impl Connection {
                         nexus.cleared_by_another(Lun::from_bytes(lun.0));
                     }
                     self.act();
+                    self.running.followed();
+                    self.followed.notify_waiters();
                 }
                 None => unreachable!("a seat keeps its own end of the channel"),
             }

@@ -12,8 +12,8 @@ use crate::iscsi::serve::units::{is_good, outcome};
 use crate::iscsi::session::full::{Management, Scope, TaskKey};
 use crate::iscsi::wire::task::{Function, TaskAnswer};
 use futures_util::future::join_all;
+use landfall_disks::Buffer;
 use landfall_disks::uring::{spawn, timeout};
-use landfall_disks::{Buffer, Ticket};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
@@ -25,12 +25,17 @@ impl Connection {
         let counters = &self.service.counters;
         count(&counters.commands);
         add(&counters.bytes_written, data.len());
-        self.running.borrow_mut().insert(key, task.ticket());
+        let unit = self.session.borrow().unit_of(key);
+        self.running.begin(key, unit, task.ticket());
         let connection = Rc::clone(self);
         spawn(async move {
             let nexus = connection.units.0.as_ref().expect("commands have a nexus");
             let outcome = outcome(nexus.execute(&task, data).await);
-            connection.running.borrow_mut().remove(&key);
+            while connection.running.is_ordered(key) {
+                // It is no task any more once that was followed, and is not answered.
+                connection.followed.notified().await;
+            }
+            connection.running.end(key);
             let counters = &connection.service.counters;
             add(&counters.bytes_read, outcome.data.len());
             if !is_good(&outcome) {
@@ -51,7 +56,7 @@ impl Connection {
     /// Tells a command that runs that it was aborted.
     pub(super) fn abort(&self, key: TaskKey) {
         let counters = &self.service.counters;
-        let in_time = self.running.borrow().get(&key).is_none_or(Ticket::abort);
+        let in_time = self.running.abort(key);
         // Nobody lost patience where a session ends with commands under way.
         if self.ended.get() {
             return count(&counters.commands_dropped);

@@ -5,7 +5,7 @@
 //! an initiator that hangs would keep its own reset from being answered).
 
 use super::task::{Held, State};
-use super::{Effect, Logical, MAX_IMMEDIATE, Management, Scope, Session, Waiting};
+use super::{Effect, Logical, MAX_IMMEDIATE, Management, Scope, Session, TaskKey, Waiting};
 use crate::iscsi::session::window::Turn;
 use crate::iscsi::wire::number::{CmdSn, InitiatorTaskTag, LunField};
 use crate::iscsi::wire::pdu::Request;
@@ -110,11 +110,14 @@ impl<T> Session<T> {
         any
     }
 
+    /// The unit that a command which runs is for, unless it was aborted.
+    pub fn unit_of(&self, key: TaskKey) -> Option<LunField> {
+        let held = self.tasks.get(self.keys.get(&key)?)?;
+        Some(held.lun)
+    }
+
     pub(super) fn abort_scope(&mut self, scope: Scope) -> bool {
-        let of_scope = |held: &Held<T>| match scope {
-            Scope::All => true,
-            Scope::Unit(lun) => held.lun == lun,
-        };
+        let of_scope = |held: &Held<T>| scope.covers(held.lun);
         let tags: Vec<_> = self.tasks.iter().filter(|(_, held)| of_scope(held)).collect();
         let tags: Vec<_> = tags.into_iter().map(|(tag, _)| *tag).collect();
         self.abort_tasks(&tags);

@@ -120,6 +120,14 @@ pub struct Outcome {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TaskKey(u64);
 
+#[cfg(test)]
+impl TaskKey {
+    /// For those who need one without a session.
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Task management that concerns others than this session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Management {
@@ -138,6 +146,16 @@ pub enum Scope {
     All,
     /// Those of one unit, as [`Logical::unit`] has it.
     Unit(LunField),
+}
+
+impl Scope {
+    /// Whether tasks of `unit`, as [`Logical::unit`] has it, are among them.
+    pub fn covers(self, unit: LunField) -> bool {
+        match self {
+            Self::All => true,
+            Self::Unit(one) => one == unit,
+        }
+    }
 }
 
 /// Which targets somebody wants to know of.
