@@ -1,6 +1,8 @@
 //! Commands on the disk of a branch, aborted at every moment: nothing of one that was aborted in time is there, and of any other
 //! nothing comes to be behind what was written after its abort.
 
+mod served;
+
 use landfall_disks::faults::{Fault, Seed};
 use landfall_disks::{
     Buffer, ByteOffset, ByteRange, Change, Disk, DiskError, Durability, Ticket, ZeroMode,
