@@ -167,6 +167,26 @@ impl Initiator {
         }
     }
 
+    /// ABORT TASK of a command that may end meanwhile: its status if it did, and the answer.
+    #[track_caller]
+    pub fn abort(&mut self, sent: &Sent) -> (Option<u8>, TaskAnswer) {
+        let tag = self.connection.request(Function::AbortTask, Some(&sent.command));
+        let mut status = None;
+        loop {
+            match self.receive() {
+                (Response::Command(response), _)
+                    if response.task_tag == sent.command.task_tag && status.is_none() =>
+                {
+                    status = Some(response.status);
+                }
+                (Response::Task(response), _) if response.task_tag == tag => {
+                    return (status, response.answer);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// Whether nothing comes for a while.
     #[track_caller]
     pub fn hears_nothing(&mut self, time: Duration) -> bool {

@@ -1,5 +1,6 @@
 //! What goes wrong around a target: a full disk, flipped bytes, strangers at the door; and what must stay small.
 
+mod late;
 mod removed;
 mod stalled;
 

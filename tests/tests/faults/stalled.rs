@@ -27,26 +27,26 @@ fn at_once<T>(what: &str, act: impl FnOnce() -> T) -> T {
 }
 
 /// What the disk of the branch has to hold.
-struct Expected(Vec<u8>);
+pub(super) struct Expected(Vec<u8>);
 
 impl Expected {
-    fn of(source: &Source, folder: &Path) -> Self {
+    pub(super) fn of(source: &Source, folder: &Path) -> Self {
         let copy = folder.join("source-as-it-was.raw");
         source.keep(&copy);
         Self(fs::read(copy).expect("the copy"))
     }
 
-    fn write(&mut self, lba: u32, data: &[u8]) {
+    pub(super) fn write(&mut self, lba: u32, data: &[u8]) {
         self.0[lba as usize * 512..][..data.len()].copy_from_slice(data);
     }
 
-    fn at(&self, lba: u32, bytes: usize) -> Vec<u8> {
+    pub(super) fn at(&self, lba: u32, bytes: usize) -> Vec<u8> {
         self.0[lba as usize * 512..][..bytes].to_vec()
     }
 
     /// That the head of the branch is this.
     #[track_caller]
-    fn check(&self, target: &Target) {
+    pub(super) fn check(&self, target: &Target) {
         let file = target.folder().join("expected.raw");
         fs::write(&file, &self.0).expect("written");
         let uri = target.uri("web~b/os");
@@ -56,7 +56,7 @@ impl Expected {
 
 /// Waits until a counter has reached `least`.
 #[track_caller]
-fn until(target: &Target, counter: &str, least: f64) {
+pub(super) fn until(target: &Target, counter: &str, least: f64) {
     let begun = Instant::now();
     while target.metrics().sum(counter) < least {
         assert!(begun.elapsed() < PATIENCE, "{counter} does not reach {least}");
@@ -64,7 +64,7 @@ fn until(target: &Target, counter: &str, least: f64) {
     }
 }
 
-fn login(export: &Value, number: u8) -> Initiator {
+pub(super) fn login(export: &Value, number: u8) -> Initiator {
     let (portal, name) = (&export["iscsi"]["portal"], &export["iscsi"]["name"]);
     let portal = portal.as_str().expect("open").parse().expect("an address");
     Initiator::login(portal, name.as_str().expect("a name"), number)
