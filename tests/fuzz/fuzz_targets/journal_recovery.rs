@@ -1,7 +1,7 @@
 //! Recovery of a segment that lost parts of what was written to it.
 //!
-//! Oracle: which records stand, which bodies are reported, where the truth ends and which damage is named, worked out
-//! from what was written and what was ruined, without looking at bytes.
+//! Oracle: which records stand, what of them is void, which bodies are reported, where the truth ends and which damage is named,
+//! worked out from what was written and what was ruined, without looking at bytes.
 
 #![no_main]
 
@@ -26,8 +26,8 @@ const MOST_RECORDS: usize = 24;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// How far `durable_through` lies behind, and the blocks of each extent; zero blocks are a zero extent.
-    records: Vec<(u8, Vec<u8>)>,
+    /// How far `durable_through` lies behind, whether it is of another line, and what each extent is: see [`extent`].
+    records: Vec<(u8, bool, Vec<u8>)>,
     /// Which record, its head or one of its bodies, which byte of it, by what.
     ruins: Vec<(u8, Option<u8>, u16, u8)>,
     ruin_header: bool,
@@ -47,23 +47,44 @@ struct Written {
     ruined: Vec<usize>,
 }
 
-fn record(number: u64, behind: u8, extents: &[u8]) -> Record {
+/// Extents of earlier records, each with the sequence of its record: what may be aborted.
+type Earlier = Vec<(Sequence, RecordExtent)>;
+
+/// Data of one block or two, zeroes, or an abort of one of the `earlier` ones; sometimes of another disk, where nothing is. One of an
+/// extent of the other line, which has other sequences, aborts nothing either.
+fn extent(what: u8, earlier: &Earlier, (block, body): (u64, &mut u64), fill: u8) -> RecordExtent {
+    let at = |blocks: u64| ByteRange::at(ByteOffset::new(block), blocks * UNIT).expect("small");
+    let disk = DiskId::new(1);
+    match what % 4 {
+        3 if !earlier.is_empty() => {
+            let (of, target) = earlier[usize::from(what / 4 % 32) % earlier.len()];
+            let disk = DiskId::new(if what < 128 { 1 } else { 2 });
+            RecordExtent { disk, content: ExtentContent::Abort { of }, ..target }
+        }
+        0 | 3 => RecordExtent { disk, range: at(1), content: ExtentContent::Zero },
+        blocks => {
+            let range = at(blocks.into());
+            let start = u32::try_from(*body).expect("small");
+            *body += range.length();
+            let bytes = vec![fill; usize::try_from(range.length()).expect("small")];
+            let content =
+                ExtentContent::Data { body: start, hash: *blake3::hash(&bytes).as_bytes() };
+            RecordExtent { disk, range, content }
+        }
+    }
+}
+
+fn record(
+    number: u64,
+    (behind, other_line): (u8, bool),
+    extents: &[u8],
+    earlier: &Earlier,
+) -> Record {
     let mut body = Record::head_bytes(extents.len(), 0);
-    let mut block = 0;
-    let extents = extents.iter().map(|blocks| {
-        let length = (u64::from(*blocks).max(1)) * UNIT;
-        let range = ByteRange::at(ByteOffset::new(block), length).expect("small");
-        block = range.end().bytes();
-        let content = if *blocks == 0 {
-            ExtentContent::Zero
-        } else {
-            let start = u32::try_from(body).expect("small");
-            body += length;
-            let bytes = vec![fill(number); usize::try_from(length).expect("small")];
-            ExtentContent::Data { body: start, hash: *blake3::hash(&bytes).as_bytes() }
-        };
-        RecordExtent { disk: DiskId::new(1), range, content }
-    });
+    let extents = extents
+        .iter()
+        .zip((0..).step_by(8192))
+        .map(|(what, block)| extent(*what, earlier, (block, &mut body), fill(number)));
     Record {
         extents: extents.collect(),
         kind: RecordKind::Batch,
@@ -71,7 +92,7 @@ fn record(number: u64, behind: u8, extents: &[u8]) -> Record {
         lane_sequence: LaneSequence::new(number),
         durable_through: LaneSequence::new((number - 1).saturating_sub(behind.into())),
         group: GroupId::new(1),
-        line: LineId::new(1),
+        line: LineId::new(if other_line { 2 } else { 1 }),
         sequence: Sequence::new(number),
         generation: Generation::default(),
         stream: StreamId::NONE,
@@ -159,6 +180,41 @@ fn expected(
     found
 }
 
+/// Marks what standing records abort of standing records: that is void, and nobody cares what its body is.
+fn void(found: &mut Examination) {
+    let aborts = |one: &FoundRecord| {
+        let (line, extents) = (one.record.line, one.record.extents.clone());
+        extents.into_iter().filter_map(move |extent| match extent.content {
+            ExtentContent::Abort { of } => Some((line, of, extent.disk, extent.range)),
+            _ => None,
+        })
+    };
+    let aborted: Vec<_> = found.records.iter().flat_map(aborts).collect();
+    for one in &mut found.records {
+        for (number, extent) in one.record.extents.iter_mut().enumerate() {
+            let (line, sequence) = (one.record.line, one.record.sequence);
+            if !aborted.contains(&(line, sequence, extent.disk, extent.range)) {
+                continue;
+            }
+            extent.content = match extent.content {
+                ExtentContent::Data { body, hash } => {
+                    ExtentContent::Void { data: Some((body, hash)) }
+                }
+                ExtentContent::Zero => ExtentContent::Void { data: None },
+                other => other,
+            };
+            if !matches!(extent.content, ExtentContent::Void { .. }) {
+                continue;
+            }
+            let was_damaged = one.damaged_bodies.contains(&number);
+            one.damaged_bodies.retain(|damaged| *damaged != number);
+            if was_damaged && one.damaged_bodies.is_empty() {
+                found.damage.retain(|damage| damage.bytes.start != one.offset);
+            }
+        }
+    }
+}
+
 fuzz_target!(|input: Input| {
     let mut bytes = vec![0; 4096];
     let header = SegmentHeader {
@@ -170,10 +226,13 @@ fuzz_target!(|input: Input| {
         created: Timestamp::default(),
     };
     header.encode(&mut bytes);
-    let mut written = Vec::new();
-    for (number, (behind, extents)) in (FIRST..).zip(input.records.iter().take(MOST_RECORDS)) {
-        let extents: Vec<u8> = extents.iter().take(3).map(|blocks| blocks % 3).collect();
-        let record = record(number, *behind, &extents);
+    let (mut written, mut earlier) = (Vec::new(), Earlier::new());
+    for (number, (behind, other_line, extents)) in
+        (FIRST..).zip(input.records.iter().take(MOST_RECORDS))
+    {
+        let extents = &extents[..extents.len().min(3)];
+        let record = record(number, (*behind, *other_line), extents, &earlier);
+        earlier.extend(record.extents.iter().map(|extent| (record.sequence, *extent)));
         let offset = bytes.len() as u64;
         append(&mut bytes, &record, SALT);
         let head_end = offset + 256 + 80 * extents.len() as u64;
@@ -183,7 +242,12 @@ fuzz_target!(|input: Input| {
     for number in 0..input.earlier_life % 4 {
         append(
             &mut bytes,
-            &record(FIRST + written.len() as u64 + u64::from(number), 0, &[1]),
+            &record(
+                FIRST + written.len() as u64 + u64::from(number),
+                (0, false),
+                &[1],
+                &Earlier::new(),
+            ),
             SALT + 1,
         );
     }
@@ -242,5 +306,6 @@ fuzz_target!(|input: Input| {
         }
         (expected.end, expected.next) = (end, next);
     }
+    void(&mut expected);
     assert_eq!(examine(&entry, &bytes), expected);
 });
