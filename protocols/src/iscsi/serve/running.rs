@@ -44,15 +44,15 @@ impl Running {
         commands.tickets.insert(key, (unit, ticket));
     }
 
-    /// Whether an order is about to drop a command that has ended.
-    pub(super) fn is_ordered(&self, key: TaskKey) -> bool {
-        let commands = self.0.lock();
-        commands.tickets.get(&key).is_some_and(|(unit, _)| commands.is_ordered(*unit))
-    }
-
-    /// It has ended.
-    pub(super) fn end(&self, key: TaskKey) {
-        self.0.lock().tickets.remove(&key);
+    /// It has ended. False if an order is about to drop it: then it has not until that was followed.
+    pub(super) fn end(&self, key: TaskKey) -> bool {
+        let mut commands = self.0.lock();
+        let ordered =
+            commands.tickets.get(&key).is_some_and(|(unit, _)| commands.is_ordered(*unit));
+        if !ordered {
+            commands.tickets.remove(&key);
+        }
+        !ordered
     }
 
     /// Aborts one; whether that was in time, also if somebody else had done so before.
@@ -102,15 +102,13 @@ mod tests {
         let tickets = [(); 3].map(|()| Ticket::default());
         running.begin(one, Some(UNIT), tickets[0].clone());
         running.begin(other, Some(OTHER), tickets[1].clone());
-        assert!(!running.is_ordered(one));
         running.abort_for(Scope::Unit(UNIT), || assert!(!tickets[0].is_aborted(), "not yet"));
         running.begin(late, Some(UNIT), tickets[2].clone());
         assert!(tickets[0].is_aborted() && tickets[2].is_aborted() && !tickets[1].is_aborted());
-        assert!(running.is_ordered(one) && running.is_ordered(late) && !running.is_ordered(other));
+        assert!(!running.end(one) && !running.end(late) && running.end(other));
         assert!(running.abort(one), "it was in time");
         running.followed();
-        assert!(!running.is_ordered(one) && !running.is_ordered(late));
-        running.end(one);
+        assert!(running.end(one) && running.end(late));
         assert!(running.abort(one), "there is nothing to be late for");
     }
 
@@ -123,9 +121,9 @@ mod tests {
             running.abort_for(scope, || {});
         }
         running.followed();
-        assert!(running.is_ordered(key));
+        assert!(!running.end(key));
         running.over();
         running.abort_for(Scope::All, || {});
-        assert!(!running.is_ordered(key), "nobody follows it");
+        assert!(running.end(key), "nobody follows it");
     }
 }

@@ -129,8 +129,11 @@ impl Seats {
         let replaced = there.and_then(|(number, _)| taken.sessions.remove(&number));
         let replaced = replaced.map(|record| {
             let (done, gone) = oneshot::channel();
-            // If it has gone by itself, `done` is dropped, which says so.
-            let _ = record.orders.send(Order::End(Ended::Replaced, done));
+            // Nobody's reset finds it from here on, however late its core is.
+            record.running.abort_for(Scope::All, || {
+                // If it has gone by itself, `done` is dropped, which says so.
+                let _ = record.orders.send(Order::End(Ended::Replaced, done));
+            });
             Replaced(gone)
         });
         let (own, orders) = mpsc::unbounded_channel();
@@ -273,7 +276,10 @@ mod tests {
     fn who_comes_again_replaces_itself() {
         let seats = seats();
         let (mut old, _) = take(&seats, port("a", 1));
+        let ticket = Ticket::default();
+        old.running.begin(TaskKey::new(0), None, ticket.clone());
         let (new, replaced) = take(&seats, port("a", 1));
+        assert!(ticket.is_aborted(), "no reset finds it any more");
         let mut gone = replaced.expect("somebody was there").0;
         assert!(matches!(old.orders.try_recv(), Ok(Order::End(Ended::Replaced, _))));
         assert!(matches!(gone.try_recv(), Err(oneshot::error::TryRecvError::Closed)));

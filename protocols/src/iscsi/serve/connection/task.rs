@@ -31,11 +31,10 @@ impl Connection {
         spawn(async move {
             let nexus = connection.units.0.as_ref().expect("commands have a nexus");
             let outcome = outcome(nexus.execute(&task, data).await);
-            while connection.running.is_ordered(key) {
+            while !connection.running.end(key) {
                 // It is no task any more once that was followed, and is not answered.
                 connection.followed.notified().await;
             }
-            connection.running.end(key);
             let counters = &connection.service.counters;
             add(&counters.bytes_read, outcome.data.len());
             if !is_good(&outcome) {
