@@ -327,6 +327,9 @@ impl Retention {
             }
         };
         self.keys().remove(id, &keys);
+        if !keys.is_empty() {
+            self.forget_read().await;
+        }
         let disks: Vec<DiskId> = {
             let mut machines = self.machines.write();
             machines.streams.remove(&id);

@@ -16,6 +16,7 @@ use crate::sealing::{
     DataKey, Encryption, KekId, KeyEncryptionKey, KeyOwner, Keyring, SealError, WrappedKey,
 };
 use crate::time::Timestamp;
+use landfall_disks::uring::offload;
 use std::sync::Arc;
 
 /// A data key, as listings show it.
@@ -228,11 +229,16 @@ impl Retention {
         // Also where a file has them still: they are out of use, and durably so.
         if self.manifest.state().keys.destroyed(id).is_some() {
             self.keys().destroy(&self.manifest.state().keys, id, at);
-            // It holds what they opened.
-            self.reading.cache.clear();
+            self.forget_read().await;
         }
         changed?;
         Ok(self.list_keys(Some(machine))?)
+    }
+
+    /// Drops from memory what keys have opened.
+    pub(crate) async fn forget_read(&self) {
+        let reading = Arc::clone(&self.reading);
+        offload(move || reading.cache.clear()).await;
     }
 
     /// Machines that cannot write because a key is not there, and why; not those whose keys were destroyed.

@@ -13,9 +13,13 @@
 //! Reads of more than [`LONGEST_READ`] pass by: copies and restores see every block once, and would drive out what guests
 //! come back to.
 //!
-//! **Invariant:** a cached block is what its place holds. In the journal that never changes. In an image it does, by folds and
-//! scrubs; whoever writes to one says so when the write has ended ([`ReadCache::image_changed`]), and what was read meanwhile is not
-//! kept. Nobody reads what a fold is writing (see [`fold`](crate::fold)). An image without a floor is not cached at all.
+//! **Invariants**
+//! - A cached block is what its place holds. In the journal that never changes. In an image it does, by folds and scrubs; whoever
+//!   writes to one says so when the write has ended ([`ReadCache::image_changed`]), and what was read meanwhile is not kept. Nobody
+//!   reads what a fold is writing (see [`fold`](crate::fold)).
+//! - It was proven. A block of an image of which no checksum is known yet, or which is being copied for the first time, is not
+//!   kept: what is known tomorrow could not take it back.
+//! - Whoever looks for damage reads past it (`View::past_cache`).
 
 use crate::ids::{DiskId, SegmentId};
 use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, Block, ByteRange};
@@ -23,10 +27,15 @@ use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-/// Longest read that is looked up and kept, in bytes.
-const LONGEST_READ: u64 = 128 << 10;
+/// Longest read that is looked up and kept, in bytes: 128 KiB, at any sector.
+const LONGEST_READ: u64 = (128 << 10) + BLOCK_SIZE;
+/// Counters of changes to images; disks with the same remainder share one.
+const IMAGE_COUNTERS: u64 = 64;
+/// Blocks of a change from which on all of the cache is looked through, instead of each looked up.
+const MANY_BLOCKS: u64 = 4096;
 /// Memory that a block takes besides its bytes: key, value, place in the queue, header of the allocation.
 const OVERHEAD_BYTES: usize = 128;
 
@@ -46,15 +55,28 @@ type Blocks = Cache<CachePlace, Arc<[u8]>, UnitWeighter, BuildHasherDefault<Defa
 pub(crate) struct ReadCache {
     /// None if it was given no memory.
     blocks: Option<Blocks>,
-    /// Raised whenever something goes.
-    changes: AtomicU64,
+    /// Raised when everything goes.
+    cleared: AtomicU64,
+    images: Box<[ImageChanges]>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
-/// A read that begins: what it finds is kept only if nothing went since.
+/// What happened to the images of some disks.
+#[derive(Default)]
+struct ImageChanges {
+    /// Raised with every change.
+    changes: AtomicU64,
+    /// Whether a block of them was ever kept.
+    kept: AtomicBool,
+}
+
+/// A read of a disk that begins: what it finds is kept only if it has not gone since.
 #[derive(Clone, Copy)]
-pub(crate) struct Beginning(u64);
+pub(crate) struct Beginning {
+    cleared: u64,
+    image: u64,
+}
 
 /// What a cache has done since the start, and holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,7 +99,8 @@ impl ReadCache {
         };
         Self {
             blocks: (blocks > 0).then(cache),
-            changes: AtomicU64::new(0),
+            cleared: AtomicU64::new(0),
+            images: (0..IMAGE_COUNTERS).map(|_| ImageChanges::default()).collect(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -95,55 +118,91 @@ impl ReadCache {
     /// Counts a read that was looked up.
     pub(crate) fn count(&self, hit: bool) {
         let counter = if hit { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(1, Relaxed);
     }
 
-    /// To be called before something is read that is to be kept.
-    pub(crate) fn begin(&self) -> Beginning {
-        Beginning(self.changes.load(Ordering::SeqCst))
+    fn images_of(&self, disk: DiskId) -> &ImageChanges {
+        let index = u64::from(disk.number()) % IMAGE_COUNTERS;
+        &self.images[usize::try_from(index).expect("below 64")]
     }
 
-    /// Keeps blocks that were read since `beginning`, where they have a place.
-    pub(crate) fn keep(
+    /// To be called before something of a disk is read that is to be kept.
+    pub(crate) fn begin(&self, disk: DiskId) -> Beginning {
+        Beginning {
+            cleared: self.cleared.load(SeqCst),
+            image: self.images_of(disk).changes.load(SeqCst),
+        }
+    }
+
+    /// Whether what was read at a place since `beginning` is there still.
+    fn stands(&self, beginning: Beginning, place: &CachePlace) -> bool {
+        let image_stands = match place {
+            CachePlace::Journal { .. } => true,
+            CachePlace::Image { disk, .. } => {
+                self.images_of(*disk).changes.load(SeqCst) == beginning.image
+            }
+        };
+        image_stands && self.cleared.load(SeqCst) == beginning.cleared
+    }
+
+    /// Keeps blocks that were read since `beginning`.
+    pub(crate) fn keep<'a>(
         &self,
         beginning: Beginning,
-        places: impl Iterator<Item = Option<CachePlace>> + Clone,
-        bytes: &[u8],
+        found: impl Iterator<Item = (CachePlace, &'a [u8])>,
     ) {
         let Some(blocks) = &self.blocks else { return };
-        let found = places.zip(bytes.chunks(BLOCK_BYTES));
-        let found = found.filter_map(|(place, block)| Some((place?, block)));
-        for (place, block) in found.clone() {
+        for (place, block) in found {
+            if !self.stands(beginning, &place) || blocks.peek(&place).is_some() {
+                continue;
+            }
+            if let CachePlace::Image { disk, .. } = place {
+                self.images_of(disk).kept.store(true, SeqCst);
+            }
             blocks.insert(place, Arc::from(block));
-        }
-        // Looked at only now: what goes later finds what was put in here.
-        if self.changes.load(Ordering::SeqCst) != beginning.0 {
-            found.for_each(|(place, _)| drop(blocks.remove(&place)));
+            // Once more: what goes from here on finds what was put in.
+            if !self.stands(beginning, &place) {
+                blocks.remove(&place);
+            }
         }
     }
 
     /// Drops what it holds of `range` of an image, which was written, whole or in part.
     pub(crate) fn image_changed(&self, disk: DiskId, range: ByteRange) {
         let Some(blocks) = &self.blocks else { return };
-        self.changes.fetch_add(1, Ordering::SeqCst);
+        let images = self.images_of(disk);
+        images.changes.fetch_add(1, SeqCst);
+        if !images.kept.load(SeqCst) {
+            return;
+        }
         let range = range.widen(BLOCK_SIZE);
-        for block in range.start().block().index()..range.end().block().index() {
-            blocks.remove(&CachePlace::Image { disk, block: Block::new(block) });
+        let numbers = range.start().block().index()..range.end().block().index();
+        if range.length() / BLOCK_SIZE < MANY_BLOCKS {
+            for number in numbers {
+                blocks.remove(&CachePlace::Image { disk, block: Block::new(number) });
+            }
+        } else {
+            blocks.retain(|place, _| match place {
+                CachePlace::Image { disk: of, block } => {
+                    *of != disk || !numbers.contains(&block.index())
+                }
+                CachePlace::Journal { .. } => true,
+            });
         }
     }
 
-    /// Drops everything.
+    /// Drops everything. Takes its time: off the I/O cores.
     pub(crate) fn clear(&self) {
         let Some(blocks) = &self.blocks else { return };
-        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.cleared.fetch_add(1, SeqCst);
         blocks.clear();
     }
 
     pub(crate) fn status(&self) -> ReadCacheStatus {
         let blocks = self.blocks.as_ref().map_or(0, Blocks::len) as u64;
         ReadCacheStatus {
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
             bytes: blocks * BLOCK_SIZE,
         }
     }
@@ -169,8 +228,8 @@ mod tests {
     }
 
     fn keep(cache: &ReadCache, beginning: Beginning, places: &[CachePlace], byte: u8) {
-        let bytes = vec![byte; places.len() * BLOCK_BYTES];
-        cache.keep(beginning, places.iter().copied().map(Some), &bytes);
+        let block = [byte; BLOCK_BYTES];
+        cache.keep(beginning, places.iter().map(|place| (*place, &block[..])));
     }
 
     fn has(cache: &ReadCache, place: CachePlace) -> bool {
@@ -180,32 +239,36 @@ mod tests {
     #[test]
     fn what_is_written_to_an_image_goes_and_nothing_else() {
         let cache = ReadCache::new(1 << 20);
-        keep(&cache, cache.begin(), &[image(0), image(1), image(2), image(3), journal(1)], 1);
+        keep(&cache, cache.begin(DISK), &[image(0), image(1), image(2), image(3), journal(1)], 1);
         // Parts of blocks count as blocks.
         let written = ByteRange::at(ByteOffset::new(BLOCK_SIZE + 512), BLOCK_SIZE).expect("small");
         cache.image_changed(DISK, written);
         assert!(has(&cache, image(0)) && has(&cache, image(3)) && has(&cache, journal(1)));
         assert!(!has(&cache, image(1)) && !has(&cache, image(2)));
-        cache.image_changed(DiskId::new(8), range(0, 4));
-        assert!(has(&cache, image(0)), "of another disk");
+        for disk in [DiskId::new(8), DiskId::new(7 + 64)] {
+            cache.image_changed(disk, range(0, 2 * MANY_BLOCKS));
+            assert!(has(&cache, image(0)), "of another disk");
+        }
+        cache.image_changed(DISK, range(3, MANY_BLOCKS));
+        assert!(has(&cache, image(0)) && has(&cache, journal(1)) && !has(&cache, image(3)));
     }
 
     #[test]
     fn what_was_read_while_an_image_was_written_is_not_kept() {
         let cache = ReadCache::new(1 << 20);
-        let beginning = cache.begin();
+        let beginning = cache.begin(DISK);
         cache.image_changed(DISK, range(0, 1));
-        keep(&cache, beginning, &[image(0)], 1);
-        assert!(!has(&cache, image(0)));
-        keep(&cache, cache.begin(), &[image(0)], 2);
+        keep(&cache, beginning, &[image(0), journal(4)], 1);
+        assert!(!has(&cache, image(0)) && has(&cache, journal(4)));
+        keep(&cache, cache.begin(DISK), &[image(0)], 2);
         assert_eq!(cache.get(&image(0)).expect("kept")[0], 2);
     }
 
     #[test]
     fn what_was_read_before_all_is_dropped_is_not_kept_after_it() {
         let cache = ReadCache::new(1 << 20);
-        keep(&cache, cache.begin(), &[journal(1)], 1);
-        let beginning = cache.begin();
+        keep(&cache, cache.begin(DISK), &[journal(1)], 1);
+        let beginning = cache.begin(DISK);
         cache.clear();
         keep(&cache, beginning, &[journal(2)], 1);
         assert!(!has(&cache, journal(1)) && !has(&cache, journal(2)));
@@ -217,7 +280,7 @@ mod tests {
         let bytes = 1 << 20;
         let cache = ReadCache::new(bytes);
         for unit in 0..10_000 {
-            keep(&cache, cache.begin(), &[journal(unit)], 1);
+            keep(&cache, cache.begin(DISK), &[journal(unit)], 1);
         }
         let held = cache.status().bytes;
         assert!(held > 0 && held <= bytes as u64, "{held}");
@@ -226,10 +289,10 @@ mod tests {
     #[test]
     fn without_memory_and_for_long_reads_there_is_none() {
         let cache = ReadCache::new(1 << 20);
-        assert!(cache.takes(range(0, 32)) && !cache.takes(range(0, 33)));
+        assert!(cache.takes(range(0, 33)) && !cache.takes(range(0, 34)));
         let none = ReadCache::new(0);
         assert!(!none.takes(range(0, 1)));
-        keep(&none, none.begin(), &[image(0)], 1);
+        keep(&none, none.begin(DISK), &[image(0)], 1);
         assert!(!has(&none, image(0)));
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct View {
     showing: Showing,
     /// What the disk has at that moment.
     size_bytes: u64,
+    /// Whether reads look only at what is stored.
+    past_cache: bool,
     /// Keeps the moment while it is open.
     _lease: Option<Lease>,
 }
@@ -69,7 +71,12 @@ impl View {
         showing: Showing,
     ) -> Self {
         let size_bytes = disk.size_in(&line.place(showing.newest()));
-        Self { reading, disk, line, showing, size_bytes, _lease: None }
+        Self { reading, disk, line, showing, size_bytes, past_cache: false, _lease: None }
+    }
+
+    /// The view, which reads what is stored, whatever memory has of it: for those who look for what is damaged.
+    pub(crate) fn past_cache(self) -> Self {
+        Self { past_cache: true, ..self }
     }
 
     /// The view, which keeps its moment as long as it lives.
@@ -191,7 +198,7 @@ impl View {
     /// Reads whole blocks, from the cache if it has all of them.
     async fn read_whole(&self, whole: ByteRange) -> Result<Buffer, DiskError> {
         let cache = &self.reading.cache;
-        if !cache.takes(whole) {
+        if self.past_cache || !cache.takes(whole) {
             return self.read_stored(whole, self.runs(whole).await?).await;
         }
         let cached = self.read_cached(whole).await?;
@@ -199,10 +206,12 @@ impl View {
         if let Some(bytes) = cached {
             return Ok(bytes);
         }
-        let (beginning, runs) = (cache.begin(), self.runs(whole).await?);
+        let (beginning, runs) = (cache.begin(self.disk.id()), self.runs(whole).await?);
         let places = self.places(&runs);
         let bytes = self.read_stored(whole, runs).await?;
-        cache.keep(beginning, places.into_iter(), &bytes);
+        let found = places.into_iter().zip(bytes.chunks(BLOCK_BYTES));
+        let found = found.filter_map(|(place, bytes)| Some((place?, bytes)));
+        cache.keep(beginning, found.filter(|(place, bytes)| self.is_proven(place, bytes)));
         Ok(bytes)
     }
 
@@ -221,43 +230,55 @@ impl View {
 
     /// Whole blocks, if all of them are zeroes or in the cache.
     async fn read_cached(&self, whole: ByteRange) -> Result<Option<Buffer>, DiskError> {
-        let mut bytes = Buffer::for_overwriting(length(whole.length()));
-        let mut blocks = bytes.chunks_exact_mut(BLOCK_BYTES);
+        let mut bytes: Option<Buffer> = None;
+        let mut at = 0;
         for piece in whole.chunks(LEAF_BYTES) {
             let leaf = self.leaf(LeafIndex::of(piece.start())).await?;
             for block in piece.start().block().index()..piece.end().block().index() {
                 let block = Block::new(block);
-                let into = blocks.next().expect("as many as there are in the range");
                 let place = match leaf.place(block) {
-                    BlockPlace::Zero => {
-                        into.fill(0);
-                        continue;
-                    }
+                    BlockPlace::Zero => None,
                     BlockPlace::Lost => return Ok(None),
-                    BlockPlace::Image => CachePlace::Image { disk: self.disk.id(), block },
+                    BlockPlace::Image => Some(CachePlace::Image { disk: self.disk.id(), block }),
                     BlockPlace::Journal { segment, unit, checksum } => {
-                        CachePlace::Journal { segment, unit, checksum }
+                        Some(CachePlace::Journal { segment, unit, checksum })
                     }
                 };
-                let Some(cached) = self.reading.cache.get(&place) else { return Ok(None) };
-                into.copy_from_slice(&cached);
+                let cached = place.map(|place| self.reading.cache.get(&place));
+                let buffer = || Buffer::for_overwriting(length(whole.length()));
+                match cached {
+                    Some(None) => return Ok(None),
+                    Some(Some(cached)) => bytes.get_or_insert_with(buffer)[at..at + BLOCK_BYTES]
+                        .copy_from_slice(&cached),
+                    None => bytes.get_or_insert_with(buffer)[at..at + BLOCK_BYTES].fill(0),
+                }
+                at += BLOCK_BYTES;
             }
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
-    /// Where the cache keeps the blocks of runs, of each that it may keep.
+    /// Whether a block is known to be what its place was told to hold. Those of the journal were checked when they were read.
+    fn is_proven(&self, place: &CachePlace, bytes: &[u8]) -> bool {
+        match place {
+            CachePlace::Journal { .. } => true,
+            CachePlace::Image { block, .. } => {
+                self.disk.checked_by().is_some_and(|hashes| hashes.proves(*block, bytes))
+            }
+        }
+    }
+
+    /// Where the cache keeps the blocks of runs, of each that it can keep.
     fn places(&self, runs: &[(ByteRange, Run)]) -> Vec<Option<CachePlace>> {
-        // Without a floor the image is being written, by its first copy.
-        let (disk, settled) = (self.disk.id(), self.disk.floor().is_some());
+        let disk = self.disk.id();
         let mut places = Vec::new();
         for (range, run) in runs {
             let blocks = range.start().block().index()..range.end().block().index();
             match run {
                 Run::Zero | Run::Lost => places.extend(blocks.map(|_| None)),
-                Run::Image => places.extend(blocks.map(|block| {
-                    settled.then_some(CachePlace::Image { disk, block: Block::new(block) })
-                })),
+                Run::Image => places.extend(
+                    blocks.map(|block| Some(CachePlace::Image { disk, block: Block::new(block) })),
+                ),
                 Run::Journal { segment, unit, checksums, .. } => {
                     let places_of = (*unit..).zip(checksums).map(|(unit, checksum)| {
                         let (segment, checksum) = (*segment, *checksum);

@@ -1,12 +1,13 @@
 //! The read cache: what it answers, what it must not hold on to.
 
 use futures_util::future::LocalBoxFuture;
-use landfall_disks::faults::Seed;
+use landfall_disks::faults::{Seed, run};
+use landfall_disks::file::Folder as _;
 use landfall_disks::{Buffer, ByteOffset, ByteRange, DiskError, Durability};
 use landfall_retention::ids::Sequence;
 use landfall_retention::sealing::{Encryption, KeyEncryptionKey};
-use landfall_retention::{FoldPace, Retention, Settings, Stream};
-use landfall_tests::web::{add_web, mark, put, read, request, with_settings, with_store};
+use landfall_retention::{BlockHash, FoldPace, HASH_BLOCK_BYTES, Retention, Settings, Stream};
+use landfall_tests::web::{IMAGE, add_web, mark, put, read, request, with_settings, with_store};
 use landfall_tests::world::{World, moment, name};
 use std::time::Duration;
 
@@ -129,6 +130,48 @@ fn long_reads_pass_by() {
             // The longest that is kept; the image holds its zeroes, too.
             read(&store, "web@latest", ByteRange::up_to(128 << 10)).await.expect("whole");
             assert_eq!(store.read_cache().bytes - before.bytes, 128 << 10);
+        })
+    });
+}
+
+#[test]
+fn what_rots_behind_it_is_sent_again_by_its_source() {
+    let world = World::new(&mut Seed::new(6));
+    let folder = world.folder.clone();
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            drop(past(&store).await);
+            let first = ByteRange::up_to(HASH_BLOCK_BYTES);
+            let before = read(&store, "web@latest", first).await.expect("whole");
+            folder.corrupt(IMAGE, 9 * BLOCK + 5, 1);
+            let after = read(&store, "web@latest", first).await.expect("in memory");
+            assert!(after == before && store.read_cache().hits == 1);
+            let stream = store.open_stream(request(1, 0, SIZE)).await.expect("nobody streams");
+            let disk = stream.disks()[0].id;
+            let hashes = stream.hashes(disk, first).await.expect("it is a range");
+            assert!(matches!(hashes[..], [BlockHash::Unknown]), "{hashes:?}");
+        })
+    });
+}
+
+#[test]
+fn what_nobody_can_prove_is_not_kept() {
+    let world = World::new(&mut Seed::new(7));
+    with_store(&world, |store, _| Box::pin(async move { drop(past(&store).await) }));
+    let files = world.folder.files();
+    let hashes = files.into_iter().find(|path| path.ends_with("1.hashes")).expect("one");
+    let folder = world.folder.clone();
+    run(&mut Seed::new(1), |_| async move { folder.remove(&hashes).await.expect("removed") });
+    with_store(&world, |store, _| {
+        Box::pin(async move {
+            for _ in 0..2 {
+                check(&store, "web@latest", 9, 1).await;
+            }
+            assert_eq!((store.read_cache().hits, store.read_cache().bytes), (0, 0), "of the image");
+            for _ in 0..2 {
+                check(&store, "web@latest", 0, 3).await;
+            }
+            assert_eq!((store.read_cache().hits, store.read_cache().bytes), (1, BLOCK));
         })
     });
 }

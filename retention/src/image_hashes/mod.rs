@@ -35,7 +35,7 @@ use format::{Header, PAGE_BLOCKS, PAGE_BYTES, PAGE_GRANULES, page_offset, parse_
 use futures_util::future::try_join_all;
 use landfall_disks::file::{FileError, FileIo};
 use landfall_disks::range_locks::RangeLocks;
-use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, Buffer, ByteOffset, ByteRange};
+use landfall_disks::{BLOCK_BYTES, BLOCK_SIZE, Block, Buffer, ByteOffset, ByteRange};
 use page::{blocks_within, pages_of};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -129,6 +129,15 @@ impl ImageHashes {
         None
     }
 
+    /// Whether `bytes` are known to be what the image was told to hold in `block`, by what is in memory.
+    pub(crate) fn proves(&self, block: Block, bytes: &[u8]) -> bool {
+        let number = PageNumber::of(block.offset());
+        let range = ByteRange::at(block.offset(), bytes.len() as u64).expect("on the disk");
+        let Some(checks) = self.cache.0.get(&(self.disk, number)) else { return false };
+        let within = blocks_within(number, range).next().expect("one of its blocks");
+        checks.known(within).is_some_and(|known| known == block_checksum(bytes))
+    }
+
     /// Brings the pages of `range` into the cache, so that whoever reads meanwhile does not wait for them afterwards.
     pub(crate) async fn prefetch(&self, range: ByteRange) {
         let Some(file) = &self.file else { return };
@@ -195,6 +204,19 @@ impl Checks {
     fn of(page: &Page) -> Self {
         Self::Known(Arc::new(KnownChecks { known: page.known, checksums: page.checksums }))
     }
+
+    /// CRC32C of a block of the page, if it is known.
+    fn known(&self, block: usize) -> Option<u32> {
+        match self {
+            Self::Unknown => None,
+            Self::Zeroes => Some(zero_checksum()),
+            Self::Known(page) => {
+                let granule = page.known[block / format::GRANULE_BLOCKS];
+                let is_known = granule >> (block % format::GRANULE_BLOCKS) & 1 == 1;
+                is_known.then(|| page.checksums[block])
+            }
+        }
+    }
 }
 
 /// A page as it is in the file.
@@ -229,18 +251,7 @@ fn first_mismatch(
         let at = first + *block as u64 * BLOCK_SIZE - range.start().bytes();
         let at = usize::try_from(at).expect("a request");
         let block_bytes = &bytes[at..bytes.len().min(at + BLOCK_BYTES)];
-        let known = match checks {
-            Checks::Unknown => return false,
-            Checks::Zeroes => zero_checksum(),
-            Checks::Known(page) => {
-                let granule = page.known[block / format::GRANULE_BLOCKS];
-                if granule >> (block % format::GRANULE_BLOCKS) & 1 == 0 {
-                    return false;
-                }
-                page.checksums[*block]
-            }
-        };
-        block_checksum(block_bytes) != known
+        checks.known(*block).is_some_and(|known| block_checksum(block_bytes) != known)
     };
     let found = blocks_within(number, range).find(differs)?;
     let start = ByteOffset::new(first + found as u64 * BLOCK_SIZE);

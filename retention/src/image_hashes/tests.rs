@@ -221,8 +221,13 @@ fn a_page_that_was_read_damaged_once_is_read_again() {
         let block = range(PAGE_SPAN, PAGE_SPAN + BLOCK_SIZE);
         let other = [model.content[usize::try_from(PAGE_SPAN).expect("small")] ^ 1; BLOCK_BYTES];
         assert_eq!(hashes.mismatch(block, &other).await, None, "the page says nothing");
+        let number = block.start().block();
+        assert!(!hashes.proves(number, &other), "nor is that a proof");
         file.write_at(at, whole).await.expect("fine");
         assert_eq!(hashes.mismatch(block, &other).await, Some(block));
+        let start = usize::try_from(PAGE_SPAN).expect("small");
+        assert!(!hashes.proves(number, &other));
+        assert!(hashes.proves(number, &model.content[start..start + BLOCK_BYTES]));
         model.verify(&hashes).await;
     });
 }

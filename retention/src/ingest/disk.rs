@@ -47,7 +47,9 @@ impl FedDisk {
         peer: String,
     ) -> Self {
         let blocks = feed.blocks(replica.id());
-        let head = View::new(Arc::clone(&retention.reading), replica, line, Showing::Head);
+        // What is damaged differs from what a client writes, also where memory has it still.
+        let reading = Arc::clone(&retention.reading);
+        let head = View::new(reading, replica, line, Showing::Head).past_cache();
         let retention = Arc::clone(retention);
         Self { retention, feed, head, blocks, peer, session: Mutex::default() }
     }

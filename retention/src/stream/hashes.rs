@@ -52,7 +52,8 @@ impl Stream {
             return Err(StreamError::BadRange { disk, range, size_bytes });
         }
         let (reading, line) = (Arc::clone(&self.parts.reading), Arc::clone(&self.parts.line));
-        let head = View::new(reading, Arc::clone(disk), line, Showing::Head);
+        // What is damaged is to be sent again, also where memory has it still.
+        let head = View::new(reading, Arc::clone(disk), line, Showing::Head).past_cache();
         let pieces: Vec<ByteRange> = range.chunks(HASH_READ_BYTES).collect();
         let mut hashes = Vec::new();
         for some in pieces.chunks(HASH_READS) {
