@@ -159,6 +159,7 @@ fn reset_unit(
     let mut two = login(export, 2);
     let commands = target.metrics().sum("landfall_iscsi_commands_total");
     let frozen = small.freeze();
+    let begun = Instant::now();
     for (number, initiator) in (0u32..).zip([&mut *one, &mut two]) {
         let lba = 20_480 + 64 * number;
         let write = initiator.write(lba, &[0x66; 4096]);
@@ -174,6 +175,7 @@ fn reset_unit(
         assert_eq!(at_once("TEST UNIT READY", || initiator.test_unit_ready()), 2, "it is told");
         assert_eq!(at_once("TEST UNIT READY", || initiator.test_unit_ready()), 0);
     }
+    std::thread::sleep(STALL.saturating_sub(begun.elapsed()));
     drop(frozen);
     for lba in [20_480, 20_544, 24_576] {
         let read = two.read(lba, 4096);
