@@ -212,10 +212,24 @@ fn a_target_opens_to_those_it_is_for_also_after_a_restart() {
         let name = by_name["iscsi"]["name"].as_str().expect("a name");
         assert!(told(friend).contains(name) && !told(other).contains(name));
     };
+    // What guests and hypervisors know it by: name of the target, serial number, identification (VPD 80h, 83h).
+    let names = |web: &Web| {
+        let listed = web.target.json(&["export", "list", "--json"]);
+        let (by_chap, by_name) = (&listed["exports"][0], &listed["exports"][1]);
+        let unit = uri(by_name, "");
+        let page = |page: &str| {
+            let friend = "iqn.2026-11.example:friend";
+            run("iscsi-inq", &["-i", friend, "-e", "1", "-c", page, &unit])
+        };
+        let targets = [by_chap, by_name].map(|export| export["iscsi"]["name"].to_string());
+        (targets, page("128"), page("131"))
+    };
     check(&web);
+    let before = names(&web);
     web.target.kill();
     web.target.start_again();
     check(&web);
+    assert_eq!(names(&web), before);
 }
 
 /// Waits until the target has refused as many initiators that did not prove who they are: it counts them once they are told.
