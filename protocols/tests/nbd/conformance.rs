@@ -55,7 +55,14 @@ const TOOLS: [&str; 10] =
     ["cp", "date", "env", "kill", "mkfs.ext4", "mount", "setpriv", "sh", "sha256sum", "umount"];
 
 /// Files of tests that are not about NBD, or have the words that are looked for here.
-const OTHERS: [&str; 4] = ["iscsi.rs", "iscsi_boot.rs", "iscsi_conformance.rs", "conformance.rs"];
+const OTHERS: [&str; 6] = [
+    "iscsi.rs",
+    "iscsi_boot.rs",
+    "iscsi_conformance.rs",
+    "iscsi_exposure.rs",
+    "iscsi_space.rs",
+    "conformance.rs",
+];
 
 /// Programs that tests start, of this server alone and of the whole target.
 fn peers() -> BTreeSet<String> {
