@@ -55,12 +55,13 @@ const TOOLS: [&str; 10] =
     ["cp", "date", "env", "kill", "mkfs.ext4", "mount", "setpriv", "sh", "sha256sum", "umount"];
 
 /// Files of tests that are not about NBD, or have the words that are looked for here.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "iscsi.rs",
     "iscsi_boot.rs",
     "iscsi_conformance.rs",
     "iscsi_exposure.rs",
     "iscsi_space.rs",
+    "iscsi_transfer.rs",
     "conformance.rs",
 ];
 

@@ -12,6 +12,7 @@ mod iscsi_conformance;
 mod iscsi_exposure;
 mod iscsi_removal;
 mod iscsi_space;
+mod iscsi_transfer;
 mod jobs;
 mod leaks;
 mod live;
