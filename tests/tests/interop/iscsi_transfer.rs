@@ -76,7 +76,7 @@ fn read(initiator: &mut Initiator, lba: u32, bytes: usize) -> (Vec<u8>, usize) {
 
 /// Bytes that differ from block to block.
 fn content(bytes: usize, salt: usize) -> Vec<u8> {
-    (0..bytes).map(|at| ((at / 512 * 31 + at + salt) % 251) as u8).collect()
+    (0..bytes).map(|at| ((at / 512 * 31 + at + salt) % 251).to_le_bytes()[0]).collect()
 }
 
 #[test]
